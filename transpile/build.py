@@ -1,0 +1,381 @@
+"""The one pipeline: source files -> Tile IR -> target sources, in memory.
+
+``build`` never writes; ``transpile.outputs`` does. Problems are collected, not raised, so that all
+of them are known in one run; whatever escapes a stage as another exception is a bug of kt and
+becomes a KT0900 diagnostic.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from transpile import resources, sources
+from transpile.ir import ir
+from transpile.ir.diagnostics import Diagnostic, KtError, error, in_file
+
+if TYPE_CHECKING:
+    from transpile.emitters import EmitResult, Target
+    from transpile.frontend import FrontendResult
+    from transpile.frontend.project import ProjectConfig
+
+#: targets of the design whose emitters this version does not have
+PLANNED = ("cute", "pallas", "metal")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What the command line says; ``args`` and ``sets`` are texts by parameter name."""
+
+    targets: tuple[str, ...] = ("triton",)
+    kernels: tuple[str, ...] = ()
+    args: Mapping[str, str] = field(default_factory=dict)
+    sets: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+    config_file: str | None = None
+    arch: str | None = None
+    inline_shim: bool = False
+    keep_going: bool = False
+
+
+@dataclass(slots=True)
+class BuiltKernel:
+    """One kernel for one signature, as the report names it."""
+
+    name: str
+    signature: str
+
+
+@dataclass(slots=True)
+class BuiltFile:
+    """What became of one source file. ``outputs`` maps names to texts."""
+
+    path: str
+    text: str = ""
+    kernels: list[BuiltKernel] = field(default_factory=list)
+    outputs: dict[str, str] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return any(d.severity == "error" for d in self.diagnostics)
+
+
+@dataclass(slots=True)
+class BuildResult:
+    """All files of one call. ``diagnostics`` are those that belong to no single file."""
+
+    files: list[BuiltFile] = field(default_factory=list)
+    shims: dict[str, str] = field(default_factory=dict)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+
+    def all_diagnostics(self) -> list[Diagnostic]:
+        """Every diagnostic, in the order of the files; what several files say alike, once."""
+        found = [d for file in self.files for d in file.diagnostics]
+        return list(dict.fromkeys([*self.diagnostics, *found]))
+
+    @property
+    def failed(self) -> bool:
+        return any(d.severity == "error" for d in self.all_diagnostics())
+
+    def outputs(self) -> dict[str, str]:
+        """Generated files and shims, by name."""
+        files = {name: text for file in self.files for name, text in file.outputs.items()}
+        return files | (self.shims if files else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A parsed file: its kernels (one per signature) and what was said about them."""
+
+    source: sources.Source
+    project: ProjectConfig
+    kernels: list[ir.Kernel]
+    diagnostics: list[Diagnostic]
+
+
+def build(paths: Sequence[str], options: BuildOptions) -> BuildResult:
+    """Build every file for every target. Never raises for anything that is wrong with them."""
+    result = BuildResult()
+    with collecting(result.diagnostics):
+        targets = resolve_targets(options)
+        check_arguments(options)
+        result.diagnostics += sources.check_names(paths)
+        if result.failed:
+            return result
+        projects: dict[str, ProjectConfig] = {}
+        known = _Known()
+        for path in paths:
+            result.files.append(_build_file(path, options, targets, projects, known))
+        if not result.failed:
+            known.check(options)
+        if not options.inline_shim:
+            for target in targets:
+                result.shims |= {name: resources.read("runtime_shims", name) for name in target.shims}
+    return result
+
+
+def _build_file(
+    path: str,
+    options: BuildOptions,
+    targets: Sequence[Target],
+    projects: dict[str, ProjectConfig],
+    known: _Known,
+) -> BuiltFile:
+    built = BuiltFile(path)
+    with collecting(built.diagnostics, path):
+        loaded = load(path, options, projects)
+        built.text = loaded.source.text
+        built.diagnostics += loaded.diagnostics
+        known.add(loaded.kernels)
+        built.kernels = [BuiltKernel(k.name, k.signature) for k in loaded.kernels]
+        more = (loaded.project.path, options.config_file)
+        built.inputs = [path, *(os.path.relpath(p) for p in more if p)]
+        for target in targets:
+            built.outputs |= _emit(loaded, target, options, built.diagnostics)
+    if built.failed and not options.keep_going:
+        built.outputs = {}
+    return built
+
+
+# -- stages ------------------------------------------------------------------------------------
+
+
+def load(
+    path: str, options: BuildOptions, projects: dict[str, ProjectConfig] | None = None
+) -> Loaded:
+    """Read and parse one file. Raises KtError; other problems are in the result."""
+    from transpile.frontend import FrontendOptions, SourceFile
+    from transpile.frontend import load as parse
+    from transpile.frontend.project import find_project
+
+    source = sources.read(path)
+    projects = {} if projects is None else projects
+    folder = os.path.dirname(os.path.abspath(path))
+    if folder not in projects:
+        projects[folder] = find_project(path)
+    frontend_options = FrontendOptions(
+        kernels=options.kernels,
+        args=dict(options.args),
+        sets=dict(options.sets),
+        config=None if options.config is None else dict(options.config),
+        project=projects[folder],
+    )
+    parsed: FrontendResult = parse(SourceFile(path, source.text, source.digest), frontend_options)
+    found = in_file(parsed.diagnostics, path)
+    if not parsed.kernels and not options.kernels and not any(d.severity == "error" for d in found):
+        raise error(
+            "KT0102", "the file defines no kernel", ir.Span(1, 1),
+            remedy="decorate a function with `@helion.kernel`",
+        )  # fmt: skip
+    return Loaded(source, projects[folder], list(parsed.kernels), found)
+
+
+def _emit(
+    loaded: Loaded, target: Target, options: BuildOptions, found: list[Diagnostic]
+) -> dict[str, str]:
+    """The files of one target. Problems go to ``found``; with --keep-going the kernels that
+    have none are still built."""
+    groups = group_kernels(loaded.kernels)
+    if not groups:
+        return {}
+    problems: list[Diagnostic] = []
+    with collecting(problems, loaded.source.path):
+        result = emit_groups(loaded.source, groups, target, options)
+        found += in_file(result.diagnostics, loaded.source.path)
+        return dict(result.files)
+    found += problems
+    if not options.keep_going or len(groups) == 1:
+        return {}
+    fine = [g for g in groups if _emits(loaded.source, g, target, options)]
+    with collecting(found, loaded.source.path):
+        return dict(emit_groups(loaded.source, fine, target, options).files) if fine else {}
+    return {}
+
+
+def _emits(
+    source: sources.Source, group: list[ir.Kernel], target: Target, options: BuildOptions
+) -> bool:
+    problems: list[Diagnostic] = []
+    with collecting(problems, source.path):
+        emit_groups(source, [group], target, options)
+    return not problems
+
+
+def emit_groups(
+    source: sources.Source,
+    groups: list[list[ir.Kernel]],
+    target: Target,
+    options: BuildOptions,
+) -> EmitResult:
+    """Print kernels for a target; ``groups`` has one list per source kernel."""
+    from transpile.emitters import EmitOptions, SourceInfo
+
+    emitter = importlib.import_module(target.module)
+    info = SourceInfo(source.stem, source.filename, source.digest)
+    emit: Callable[..., EmitResult] = emitter.emit
+    return emit(info, groups, EmitOptions(arch=options.arch, inline_shim=options.inline_shim))
+
+
+def group_kernels(kernels: Iterable[ir.Kernel]) -> list[list[ir.Kernel]]:
+    """The signatures of each kernel together; the frontend hands them over adjacent."""
+    return [list(group) for _, group in groupby(kernels, key=lambda k: k.name)]
+
+
+# -- targets and arguments ---------------------------------------------------------------------
+
+
+def resolve_targets(options: BuildOptions) -> list[Target]:
+    """The registry's entries for the chosen targets. Raises KtError KT0601, KT0010."""
+    from transpile.emitters import TARGETS
+
+    names = dict.fromkeys(options.targets)
+    if "all" in names:
+        names = dict.fromkeys(TARGETS)
+    for name in names:
+        if name not in TARGETS:
+            available = ", ".join(TARGETS)
+            raise error(
+                "KT0601", f"target `{name}` is not available yet",
+                why=f"this version of kt writes: {available}",
+                remedy=f"build with `-t {available.split(', ', maxsplit=1)[0]}`; "
+                "`kt targets` lists what each target supports",
+            )  # fmt: skip
+    chosen = [TARGETS[name] for name in names]
+    if options.arch is not None and not any(options.arch in t.archs for t in chosen):
+        known = ", ".join(a for t in chosen for a in t.archs)
+        raise error(
+            "KT0010", f"unknown architecture `{options.arch}`", remedy=f"one of {known}"
+        )
+    return chosen
+
+
+def check_arguments(options: BuildOptions) -> None:
+    """Every --arg and --set text can be read, whether or not a kernel has the parameter."""
+    from transpile.frontend.signatures import parse_literal, parse_spec
+
+    found: list[Diagnostic] = []
+    for name, text in options.args.items():
+        with collecting(found):
+            parse_spec(text, f"--arg {name}")
+    for name, text in options.sets.items():
+        with collecting(found):
+            parse_literal(text, f"--set {name}")
+    if found:
+        raise KtError(*found)
+
+
+class _Known:
+    """Names that some file defines, to find the ones on the command line that none does."""
+
+    def __init__(self) -> None:
+        self.kernels: set[str] = set()
+        self.params: set[str] = set()
+
+    def add(self, kernels: Iterable[ir.Kernel]) -> None:
+        for kernel in kernels:
+            self.kernels.add(kernel.name)
+            self.params.update(p.name for p in kernel.params)
+
+    def check(self, options: BuildOptions) -> None:
+        """Raises KtError KT0011 and KT0015."""
+        found = [
+            Diagnostic("KT0011", f"no kernel `{name}`", remedy=self._closest(name, self.kernels))
+            for name in options.kernels
+            if name not in self.kernels
+        ]
+        found += [
+            Diagnostic(
+                "KT0015", f"no kernel has a parameter `{name}` (--arg {name}=...)",
+                remedy=self._closest(name, self.params),
+            )
+            for name in options.args
+            if name not in self.params
+        ]  # fmt: skip
+        if found:
+            raise KtError(*found)
+
+    def _closest(self, name: str, known: set[str]) -> str:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, 1) or sorted(known)
+        return f"there is {', '.join(f'`{n}`' for n in near)}" if near else ""
+
+
+def check_names_known(options: BuildOptions, kernels: Iterable[ir.Kernel]) -> None:
+    """KtError KT0011, KT0015 for names of the command line that these kernels do not define."""
+    known = _Known()
+    known.add(kernels)
+    known.check(options)
+
+
+# -- looking at --------------------------------------------------------------------------------
+
+
+def print_ir(kernel: ir.Kernel, stage: str) -> str:
+    """The kernel's IR as text: as the frontend made it (``tile``), or for the default schedule
+    without needless masks (``masked``)."""
+    from transpile.ir.printer import format_kernel
+
+    if stage == "thread":
+        raise error(
+            "KT0601", "the thread stage is not available yet",
+            why="it belongs to the targets cute and metal, which this version does not have",
+            remedy="use --stage tile or --stage masked",
+        )  # fmt: skip
+    if stage == "masked":
+        from transpile.passes.masks import remove_masks
+        from transpile.passes.schedule import resolve
+
+        kernel = remove_masks(kernel, resolve(kernel, "triton").blocks, pads_size_axes=True)
+    return format_kernel(kernel)
+
+
+def capabilities() -> dict[str, dict[str, list[str]]]:
+    """What each target supports, from the tables its emitter uses."""
+    from transpile.emitters import TARGETS
+
+    return {
+        name: importlib.import_module(target.module).capabilities()
+        for name, target in TARGETS.items()
+    }
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def collecting(found: list[Diagnostic], file: str = "") -> Iterator[None]:
+    """Put what goes wrong inside into ``found``: diagnostics, and bugs of kt as KT0900."""
+    try:
+        yield
+    except KtError as exc:
+        found += in_file(exc.diagnostics, file)
+    except Exception as exc:  # noqa: BLE001 - a traceback is never the user's business
+        if os.environ.get("KT_DEBUG") == "1":
+            traceback.print_exc()
+        found.append(internal_error(exc, file))
+
+
+def internal_error(exc: Exception, file: str = "") -> Diagnostic:
+    """KT0900 for an exception that no stage meant to raise, with the innermost place in kt."""
+    if isinstance(exc, RecursionError):
+        return Diagnostic("KT0104", "the source is nested too deeply", ir.Span(1, 1), file=file)
+    frames = traceback.extract_tb(exc.__traceback__)
+    ours = [f for f in frames if f"{os.sep}transpile{os.sep}" in f.filename] or list(frames)
+    place = f"{os.path.basename(ours[-1].filename)}:{ours[-1].lineno}" if ours else "unknown"
+    summary = str(exc).split("\n", 1)[0][:200]
+    message = f"internal error: {type(exc).__name__}: {summary}" if summary else ""
+    return Diagnostic(
+        "KT0900", message or f"internal error: {type(exc).__name__}", file=file,
+        why=f"a bug in kt, at {place}",
+        remedy="report it with the source; KT_DEBUG=1 prints the traceback",
+    )  # fmt: skip
+

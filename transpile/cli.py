@@ -1,0 +1,326 @@
+"""The command line (described in README.md). Exit codes: 0 good, 1 stale or failed
+verification, 2 wrong usage, 3 the source is wrong or unsupported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from transpile import __version__
+
+if TYPE_CHECKING:
+    from transpile.build import BuildOptions, BuildResult
+    from transpile.ir.diagnostics import Diagnostic
+
+STALE, USAGE, UNSUPPORTED = 1, 2, 3
+TARGET_NAMES = ("triton", "cute", "pallas", "metal", "all")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """Entry point of the ``kt`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:  # source lines may hold what the terminal's encoding cannot
+            reconfigure(errors="backslashreplace")
+    cli(prog_name="kt")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kt")
+def cli() -> None:
+    """Write the source a specialist would have written, from tile-language kernels."""
+
+
+# -- shared options ----------------------------------------------------------------------------
+
+
+class Targets(click.ParamType[tuple[str, ...]]):
+    """``triton,cute``: a comma-separated list of target names."""
+
+    name = "TARGET[,TARGET]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """The names, checked."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(","))
+        for name in names:
+            if name not in TARGET_NAMES:
+                self.fail(f"unknown target {name!r}; choose from {', '.join(TARGET_NAMES)}")
+        return names
+
+
+class Pair(click.ParamType[tuple[str, str]]):
+    """``NAME=TEXT``."""
+
+    def __init__(self, text: str) -> None:
+        self.name = f"NAME={text}"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        """The name and the text."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.strip().isidentifier():
+            self.fail(f"{value!r} is not {self.name}")
+        return name.strip(), text
+
+
+def _merged(
+    ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, str], ...]
+) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    for name, text in pairs:
+        if name in merged:
+            raise click.BadParameter(f"{name!r} is given twice")
+        merged[name] = text
+    return merged
+
+
+def _config(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
+    """``--config`` as (settings, file): a JSON object, or ``@FILE`` with one."""
+    if text is None:
+        return None, None
+    import json
+
+    file = None
+    if text.startswith("@"):
+        file = text[1:]
+        try:
+            with open(file, encoding="utf-8") as stream:
+                text = stream.read()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise click.BadParameter(f"cannot read {file!r}: {exc}") from None
+    try:
+        settings = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as exc:
+        raise click.BadParameter(f"not JSON: {exc}") from None
+    if not isinstance(settings, dict):
+        raise click.BadParameter("not a JSON object")
+    return settings, file
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    settings = dict(pairs)
+    if len(settings) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice")
+    return settings
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+target_option = click.option(
+    "-t", "--target", "targets", type=Targets(), required=True, help="Targets, or `all`."
+)
+kernel_option = click.option(
+    "--kernel", "kernels", multiple=True, metavar="NAME", help="Only this kernel (repeatable)."
+)
+source_options = _options(
+    click.option(
+        "--arg", "args", type=Pair("SPEC"), multiple=True, callback=_merged,
+        help="Signature of a parameter: x=f16[M,K], eps=f32 (repeatable).",
+    ),
+    click.option(
+        "--set", "sets", type=Pair("VALUE"), multiple=True, callback=_merged,
+        help="Compile-time value of a parameter (repeatable).",
+    ),
+    click.option(
+        "--config", metavar="JSON|@FILE", callback=_config,
+        help="Schedule for this build, keys as in helion.Config.",
+    ),
+    click.option("--arch", metavar="ARCH", help="Architecture, such as sm_90a."),
+)  # fmt: skip
+
+
+# -- build -------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@target_option
+@click.option("-o", "--output", "directory", default="generated", show_default=True, metavar="DIR")
+@kernel_option
+@source_options
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 with a diff if DIR is stale.")
+@click.option("--diff", is_flag=True, help="Write nothing; show the diff.")
+@click.option("--depfile", metavar="FILE", help="Write a Make/Ninja dependency file.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable report on stdout.")
+@click.option("--keep-going", is_flag=True, help="Write the kernels that are fine.")
+@click.option("--inline-shim", is_flag=True, help="One file per module: no shim beside it.")
+def build(
+    files: tuple[str, ...], directory: str, check: bool, diff: bool, depfile: str | None,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Write generated sources."""
+    from transpile import build as pipeline
+    from transpile import outputs
+
+    if check and diff:
+        raise click.UsageError("--check and --diff exclude each other")
+    paths = _expand(files)
+    build_options = _build_options(options)
+    result = pipeline.build(paths, build_options)
+    with pipeline.collecting(result.diagnostics):
+        result.diagnostics += outputs.replaced_inputs(directory, result.outputs(), paths)
+    writable = not result.failed or build_options.keep_going
+    generated = result.outputs() if writable else {}
+    stale: dict[str, str] = {}
+    written: list[str] = []
+    with pipeline.collecting(result.diagnostics):
+        if check or diff:
+            stale = outputs.differences(directory, generated)
+        elif generated:
+            written = outputs.write_all(directory, generated)
+        if depfile and writable:
+            _write_depfile(depfile, directory, result)
+    _report(result)
+    if as_json:
+        click.echo(_json_report(result, directory, written, stale))
+    else:
+        click.echo("".join(stale.values()) or "".join(f"{p}\n" for p in written), nl=False)
+    if result.failed:
+        raise SystemExit(_exit_code(result.all_diagnostics()))
+    raise SystemExit(STALE if check and stale else 0)
+
+
+def _expand(patterns: Sequence[str]) -> list[str]:
+    from transpile import sources
+    from transpile.ir.diagnostics import KtError
+
+    try:
+        return sources.expand(patterns)
+    except KtError as exc:
+        _print_diagnostics(exc.diagnostics, {})
+        raise SystemExit(USAGE) from None
+
+
+def _build_options(options: dict[str, Any]) -> BuildOptions:
+    from transpile.build import BuildOptions
+
+    config, config_file = options.pop("config")
+    return BuildOptions(config=config, config_file=config_file, **options)
+
+
+def _write_depfile(path: str, directory: str, result: BuildResult) -> None:
+    from transpile import outputs
+
+    built = [file for file in result.files if file.outputs]
+    targets = [os.path.join(directory, name) for file in built for name in file.outputs]
+    inputs = dict.fromkeys(name for file in built for name in file.inputs)
+    outputs.write_file(path, outputs.depfile(targets, inputs))
+
+
+def _json_report(
+    result: BuildResult, directory: str, written: list[str], stale: dict[str, str]
+) -> str:
+    import json
+
+    files = [
+        {
+            "source": file.path,
+            "kernels": [{"name": k.name, "signature": k.signature} for k in file.kernels],
+            "outputs": [os.path.join(directory, name) for name in file.outputs],
+            "failed": file.failed,
+        }
+        for file in result.files
+    ]
+    report = {
+        "version": __version__,
+        "files": files,
+        "written": written,
+        "stale": list(stale),
+        "diagnostics": [d.to_json() for d in result.all_diagnostics()],
+    }
+    return json.dumps(report, indent=2)
+
+
+def _report(result: BuildResult) -> None:
+    texts = {file.path: file.text for file in result.files}
+    _print_diagnostics(result.all_diagnostics(), texts)
+
+
+def _print_diagnostics(diagnostics: Iterable[Diagnostic], texts: dict[str, str]) -> None:
+    """All diagnostics on stderr, each file's in the order of its lines."""
+    from transpile.ir.diagnostics import render, sort_key
+
+    ordered = list(diagnostics)
+    first_seen = {file: i for i, file in reversed(list(enumerate(d.file for d in ordered)))}
+    for diag in sorted(ordered, key=lambda d: (first_seen[d.file], sort_key(d))):
+        click.echo(render(diag, texts.get(diag.file, "")), err=True)
+
+
+def _exit_code(diagnostics: Iterable[Diagnostic]) -> int:
+    """3 if anything is wrong with a source, 2 if only with the command line."""
+    from transpile.ir.codes import is_usage
+
+    errors = [d for d in diagnostics if d.severity == "error"]
+    return USAGE if all(is_usage(d.code) for d in errors) else UNSUPPORTED
+
+
+# -- ir, targets -------------------------------------------------------------------------------
+
+
+@cli.command("ir")
+@click.argument("file")
+@kernel_option
+@source_options
+@click.option(
+    "--stage", type=click.Choice(["tile", "masked", "thread"]), default="tile", show_default=True
+)
+def show_ir(file: str, stage: str, **options: Any) -> None:
+    """Print the IR of a file's kernels."""
+    from transpile import build as pipeline
+
+    build_options = _build_options(options)
+    found: list[Diagnostic] = []
+    texts: list[str] = []
+    source = ""
+    with pipeline.collecting(found, file):
+        loaded = pipeline.load(file, build_options)
+        source = loaded.source.text
+        found += loaded.diagnostics
+        pipeline.check_names_known(build_options, loaded.kernels)
+        texts = [pipeline.print_ir(kernel, stage) for kernel in loaded.kernels]
+    _print_diagnostics(found, {file: source})
+    click.echo("\n".join(texts), nl=False)
+    raise SystemExit(_exit_code(found) if any(d.severity == "error" for d in found) else 0)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def targets(as_json: bool) -> None:
+    """What each target supports: ops, dtypes, features."""
+    from transpile import build as pipeline
+
+    table = pipeline.capabilities()
+    if as_json:
+        import json
+
+        click.echo(json.dumps(table, indent=2))
+        return
+    for name, supported in table.items():
+        click.echo(name)
+        for key, values in supported.items():
+            click.echo(_wrapped(key, values))
+
+
+def _wrapped(key: str, values: Sequence[str]) -> str:
+    import textwrap
+
+    text = " ".join(values)
+    return textwrap.fill(text, 98, initial_indent=f"  {key:<12} ", subsequent_indent=" " * 15)

@@ -1,0 +1,218 @@
+"""Loops and branches, and the walk over a block."""
+
+from __future__ import annotations
+
+from transpile.emitters.triton.context import Axis, Context, axis_name, less, with_axis
+from transpile.emitters.triton.expr import PURE
+from transpile.emitters.triton.memory import lower_atomic, lower_load, lower_store
+from transpile.emitters.triton.tree import (
+    ADD,
+    ATOM,
+    Assign,
+    Copy,
+    Eval,
+    Expr,
+    For,
+    If,
+    Stmt,
+    Var,
+    While,
+    binary,
+    call,
+    lit,
+    ref,
+)
+from transpile.ir import ir
+from transpile.ir.diagnostics import KtError
+from transpile.ir.dtypes import I32
+from transpile.ir.sizes import Size
+
+
+def lower_block(ctx: Context, block: ir.Block) -> None:
+    """Lower every operation of the block into ``ctx.body``."""
+    for op in block.ops:
+        try:
+            lower_op(ctx, op)
+        except KtError as error:
+            ctx.errors.append(error)
+            for result in op.results:
+                ctx.values[result] = lit("0")
+
+
+def lower_op(ctx: Context, op: ir.Op) -> None:
+    if handler := PURE.get(type(op)):
+        expr = handler(ctx, op)
+        ctx.consume(op)
+        ctx.define(op.result, expr, hint(ctx, op, expr))
+        return
+    match op:
+        case ir.Load():
+            expr = lower_load(ctx, op)
+            ctx.consume(op)
+            ctx.define(op.result, expr, hint(ctx, op, expr))
+        case ir.Store():
+            lower_store(ctx, op)
+        case ir.Atomic():
+            lower_atomic(ctx, op)
+        case ir.ForTile() | ir.ForRange():
+            lower_for(ctx, op)
+        case ir.If():
+            lower_if(ctx, op)
+        case ir.While():
+            lower_while(ctx, op)
+        case ir.Barrier():
+            ctx.settle()
+            ctx.emit(Eval(call("tl.debug_barrier")))
+        case _:
+            lower_other(ctx, op)
+
+
+def lower_other(ctx: Context, op: ir.Op) -> None:
+    from transpile.emitters.triton.special import SPECIAL
+
+    handler = SPECIAL.get(type(op))
+    if handler is None:
+        raise ctx.unsupported(
+            f"`{type(op).__name__}`", op.span, "the Triton emitter has no lowering for it"
+        )
+    handler(ctx, op)
+
+
+def hint(ctx: Context, op: ir.Op, expr: Expr) -> str:
+    """A name for an unnamed value that needs a variable."""
+    match op:
+        case ir.Load(tensor=tensor):
+            return f"{tensor.name}_tile" if op.result.shape else f"{tensor.name}_value"
+        case ir.Reduce(name=name):
+            return f"row_{name}" if name in ("max", "min", "sum") else name
+        case ir.Elementwise(name=name) if len(op.args) == 1:
+            return name
+        case ir.TileAttr(attr=attr):
+            return attr
+        case ir.Dot():
+            return "product"
+        case _:
+            first = next(iter(expr.vars()), None)
+            return first.hint if first is not None and not first.argument else "t"
+
+
+# -- loops -----------------------------------------------------------------------------------------
+
+
+def _carried(ctx: Context, op: ir.ForTile | ir.ForRange | ir.While, params: tuple[ir.Value, ...]) -> list[Var]:
+    """Variables for the carried values, initialised before the loop."""
+    pairs: list[tuple[Var, Expr]] = []
+    yields = op.body.yields
+    for init, param, out in zip(op.inits, params, yields, strict=True):
+        var = Var(param.name or init.name or out.name or "t")
+        pairs.append((var, ctx.exact(init)))
+    ctx.consume(op)
+    ctx.settle()
+    if pairs:
+        ctx.emit(Copy(pairs))
+    for (var, _), param, result in zip(pairs, params, op.results, strict=True):
+        ctx.values[param] = ref(var, param.dtype, param.shape)
+        ctx.values[result] = ref(var, result.dtype, result.shape)
+    return [var for var, _ in pairs]
+
+
+def _body(ctx: Context, block: ir.Block, carried: list[Var], lead: list[Stmt]) -> list[Stmt]:
+    saved, ctx.body = ctx.body, lead
+    lower_block(ctx, block)
+    if carried:
+        ctx.emit(Copy([(v, ctx.exact(y)) for v, y in zip(carried, block.yields, strict=True)]))
+    body, ctx.body = ctx.body, saved
+    return body
+
+
+def lower_for(ctx: Context, op: ir.ForTile | ir.ForRange) -> None:
+    begin, end = ctx.expr(op.begin), ctx.expr(op.end)
+    loop_var = op.body.params[0]
+    lead: list[Stmt] = []
+    if isinstance(op, ir.ForTile):
+        step = ctx.block(op.block)
+        end = _stable(ctx, end, with_axis("end", loop_var.name or "tile"))
+        carried = _carried(ctx, op, op.body.params[1:])
+        target = Var(with_axis("start", loop_var.name or "tile"))
+        _loop_axis(ctx, op, loop_var, target, begin, end, lead)
+    else:
+        step = ctx.expr(op.step)
+        carried = _carried(ctx, op, op.body.params[1:])
+        target = Var(loop_var.name or "i")
+        ctx.values[loop_var] = ref(target, I32)
+    iterator = range_call(ctx, begin, end, step, op.loop)
+    body = _body(ctx, op.body, carried, lead)
+    ctx.emit(For(target, iterator, body, tuple(carried)))
+
+
+def _stable(ctx: Context, expr: Expr, name: str) -> Expr:
+    """An expression that is read more than once, as a variable."""
+    if expr.var is not None or expr.is_literal:
+        return expr
+    return ctx.let(name, expr, "inline")
+
+
+def _loop_axis(
+    ctx: Context, op: ir.ForTile, tile: ir.Value, target: Var, begin: Expr, end: Expr, lead: list[Stmt]
+) -> None:
+    start = ref(target, I32)
+    saved, ctx.body = ctx.body, lead
+    name = tile.name or "tile"
+    shape = (Size.of(op.block),)
+    offsets = binary("+", start, ctx.arange(Size.of(op.block)), ADD, I32, shape)
+    offsets = ctx.let(with_axis("offs", name), offsets)
+    axis = Axis(offsets, end, begin=start, block=op.block)
+    axis.mask = ctx.let(with_axis("mask", name), less(offsets, end), "inline").var
+    axis.count = call("tl.cdiv", _minus(end, begin), ctx.block(op.block), dtype=I32)
+    ctx.axes[tile] = axis
+    ctx.body = saved
+
+
+def _minus(a: Expr, b: Expr) -> Expr:
+    if b.is_literal and b.template == "0":
+        return a
+    return binary("-", a, b, ADD, I32)
+
+
+def range_call(ctx: Context, begin: Expr, end: Expr, step: Expr, loop: int) -> Expr:
+    """``tl.range(begin, end, step)`` with the loop's knobs."""
+    function, knobs = ctx.schedule.range_knobs(loop)
+    args = [begin, end]
+    if not (step.is_literal and step.template == "1"):
+        args.append(step)
+    elif begin.is_literal and begin.template == "0":
+        args = [end]
+    slots = ", ".join([f"{{{i}}}" for i in range(len(args))] + knobs)
+    return Expr(f"{function}({slots})", tuple(args), (0,) * len(args), ATOM)
+
+
+def lower_if(ctx: Context, op: ir.If) -> None:
+    cond = ctx.expr(op.cond)
+    ctx.consume(op)
+    ctx.settle()
+    carried = [Var(r.name or t.name or "t") for r, t in zip(op.results, op.then.yields, strict=True)]
+    then = _body(ctx, op.then, carried, [])
+    orelse = _body(ctx, op.orelse, carried, [])
+    for var, result in zip(carried, op.results, strict=True):
+        ctx.values[result] = ref(var, result.dtype, result.shape)
+    ctx.emit(If(cond, then, orelse, tuple(carried)))
+
+
+def lower_while(ctx: Context, op: ir.While) -> None:
+    carried = _carried(ctx, op, op.body.params)
+    for var, param in zip(carried, op.cond.params, strict=True):
+        ctx.values[param] = ref(var, param.dtype, param.shape)
+    saved, ctx.body = ctx.body, []
+    lower_block(ctx, op.cond)
+    test, again = ctx.expr(op.cond.yields[0]), ctx.body
+    ctx.body = saved
+    if not again:
+        ctx.emit(While(test, _body(ctx, op.body, carried, []), tuple(carried)))
+        return
+    # The condition takes statements of its own: they run before the loop and after each turn.
+    ctx.errors.append(
+        ctx.unsupported("this `while` condition", op.span, "it takes several statements")
+    )
+
+
+__all__ = ["Assign", "axis_name", "lower_block"]

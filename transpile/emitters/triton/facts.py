@@ -1,0 +1,117 @@
+"""Which integers are provably non-negative: there Triton's truncating division is Python's."""
+
+from __future__ import annotations
+
+from transpile.ir import ir
+from transpile.ir.walk import index_values, operands, regions, walk
+
+_CLOSED = frozenset({"add", "mul", "floordiv", "mod", "maximum", "minimum", "and", "or", "shr", "abs"})
+
+
+class Facts:
+    """Sign facts about the values of one phase."""
+
+    def __init__(self, phase: ir.Phase) -> None:
+        self._known: dict[ir.Value, bool] = {}
+        self._makers: dict[ir.Value, ir.Op] = {}
+        for axis in phase.axes:
+            if isinstance(axis.var.type, ir.TileType):
+                self._known[axis.var] = axis.begin.non_negative
+        for op in walk(phase.body):
+            for result in op.results:
+                self._makers[result] = op
+            if isinstance(op, ir.ForRange):
+                self._makers[op.body.params[0]] = op
+
+    def non_negative(self, value: ir.Value) -> bool:
+        """True if no lane can be below zero."""
+        if isinstance(value.type, ir.TileVar) or not value.dtype.signed:
+            return True
+        if value not in self._known:
+            self._known[value] = False  # a cycle through a loop proves nothing
+            self._known[value] = self._derive(value)
+        return self._known[value]
+
+    def _derive(self, value: ir.Value) -> bool:
+        match self._makers.get(value):
+            case ir.Const(value=number):
+                return number >= 0
+            case ir.SizeOf(size=size):
+                return size.non_negative
+            case ir.TileIndex() | ir.TileAttr():
+                return True
+            case ir.Iota(start=start, step=step):
+                return start >= 0 and step >= 0
+            case ir.ForRange(begin=begin, step=step):
+                return self.non_negative(begin) and self.non_negative(step)
+            case ir.Elementwise(name="where", args=args):
+                return all(self.non_negative(a) for a in args[1:])
+            case ir.Elementwise(name="mod", args=(_, rhs)):
+                return self.non_negative(rhs)
+            case ir.Elementwise(name=name, args=args) if name in _CLOSED:
+                return all(self.non_negative(a) for a in args)
+            case ir.Cast(value=source, bitcast=False):
+                return source.dtype.is_bool or (source.dtype.is_int and self.non_negative(source))
+            case ir.Reshape(value=source) | ir.Broadcast(value=source) | ir.Full(value=source):
+                return self.non_negative(source)
+            case ir.Permute(value=source) | ir.Mask(value=source, fill=0):
+                return self.non_negative(source)
+            case _:
+                return False
+
+
+class Lanes:
+    """Which loads' masked lanes can be observed.
+
+    A masked lane that only flows, lane by lane, into stores under at least the same guards is
+    never seen, so the load needs no value for it.
+    """
+
+    def __init__(self, phase: ir.Phase) -> None:
+        self._users: dict[ir.Value, list[ir.Op | None]] = {}
+        self._collect(phase.body)
+        self._seen: set[ir.Value] = set()
+
+    def _collect(self, block: ir.Block) -> None:
+        for op in block.ops:
+            for value in operands(op):
+                self._users.setdefault(value, []).append(op)
+            for inner in regions(op):
+                self._collect(inner)
+        for value in block.yields:
+            self._users.setdefault(value, []).append(None)
+
+    def observed(self, load: ir.Load) -> bool:
+        """True unless every path from the load ends in a store that masks what it masks."""
+        if load.mask is not None or not all(g.tile is not None for g in load.guards):
+            return not self._mirrored(load)
+        tiles = {g.tile for g in load.guards}
+        return not self._hidden(load.result, tiles, set())
+
+    def _mirrored(self, load: ir.Load) -> bool:
+        return False
+
+    def _hidden(
+        self, value: ir.Value, tiles: set[ir.Value | None], visited: set[ir.Value]
+    ) -> bool:
+        if value in visited:
+            return True
+        visited.add(value)
+        for user in self._users.get(value, []):
+            match user:
+                case ir.Elementwise() | ir.Cast() | ir.Broadcast() | ir.Reshape() | ir.Permute():
+                    if not self._hidden(user.result, tiles, visited):
+                        return False
+                case ir.Store(value=stored, guards=guards):
+                    reached = {g.tile for g in guards}
+                    if stored is not value or not tiles <= reached:
+                        return False
+                    if value in (user.mask, *_index_operands(user)):
+                        return False
+                case _:
+                    return False
+        return True
+
+
+def _index_operands(store: ir.Store) -> tuple[ir.Value, ...]:
+    return tuple(v for entry in store.index for v in index_values(entry))

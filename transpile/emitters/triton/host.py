@@ -1,0 +1,186 @@
+"""The host side: sizes in host Python, launches, and the function with the source's name."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+from transpile.emitters.triton.context import Argument
+from transpile.emitters.triton.layout import wrap
+from transpile.ir import ir
+from transpile.ir.diagnostics import error
+from transpile.ir.sizes import Opaque, Size, Sym
+from transpile.passes.schedule import Schedule
+
+
+def host_size(kernel: ir.Kernel, schedule: Schedule, size: Size) -> str:
+    """Host Python for a size at the launch, block sizes as numbers."""
+    size = size.substitute(schedule.blocks)
+    for known, name in kernel.size_names:
+        if known == size:
+            return name
+    text, loose = _divided(kernel, schedule, size)
+    return text if text is not None else _polynomial(kernel, schedule, size)[0]
+
+
+def _divided(kernel: ir.Kernel, schedule: Schedule, size: Size) -> tuple[str | None, bool]:
+    """``triton.cdiv(a, b)`` where the size is one rounded-up quotient."""
+    if len(size.terms) != 1 or size.terms[0][1] != 1 or len(size.terms[0][0]) != 1:
+        return None, False
+    atom = size.terms[0][0][0]
+    if not isinstance(atom, Opaque) or atom.op != "//":
+        return None, False
+    over = atom.lhs - atom.rhs + 1
+    if over.as_int() is None and any(c < 0 for _, c in over.terms):
+        return None, False
+    numerator = host_size(kernel, schedule, over)
+    return f"triton.cdiv({numerator}, {host_size(kernel, schedule, atom.rhs)})", False
+
+
+def _polynomial(kernel: ir.Kernel, schedule: Schedule, size: Size) -> tuple[str, bool]:
+    """Text of a sum of products, and whether it needs parentheses as a factor."""
+
+    def factor(atom: Sym | Opaque, alone: bool) -> str:
+        if isinstance(atom, Sym):
+            return spell_sym(kernel, atom)
+        whole = Size((((atom,), 1),))
+        divided, _ = _divided(kernel, schedule, whole)
+        if divided is not None:
+            return divided
+        lhs, rhs = host_size(kernel, schedule, atom.lhs), host_size(kernel, schedule, atom.rhs)
+        if atom.op in ("min", "max"):
+            return f"{atom.op}({lhs}, {rhs})"
+        lhs, rhs = (f"({t})" if " " in t and not t.endswith(")") else t for t in (lhs, rhs))
+        text = f"{lhs} {atom.op} {rhs}"
+        return text if alone else f"({text})"
+
+    out = ""
+    for mono, coeff in size.terms:
+        factors = [factor(a, len(mono) == 1 and abs(coeff) == 1) for a in mono]
+        if abs(coeff) != 1 or not factors:
+            factors.append(str(abs(coeff)))
+        text = " * ".join(factors)
+        if not out:
+            out = f"-{text}" if coeff < 0 else text
+        else:
+            out += f" - {text}" if coeff < 0 else f" + {text}"
+    return out or "0", len(size.terms) > 1
+
+
+def spell_sym(kernel: ir.Kernel, sym: Sym) -> str:
+    """A dimension or stride at the launch: the host's own name for it, or asked of a tensor."""
+    size = Size.of(sym)
+    for known, name in kernel.size_names:
+        if known == size:
+            return name
+    for tensor in kernel.tensors:
+        table, method = (tensor.strides, "stride") if sym.kind == "stride" else (tensor.shape, "size")
+        for dim, entry in enumerate(table):
+            if entry == size:
+                return f"{tensor.host}.{method}({dim})"
+    return sym.name
+
+
+def count(kernel: ir.Kernel, schedule: Schedule, axis: ir.GridAxis) -> str:
+    """Number of programs along a grid axis."""
+    extent = (axis.end - axis.begin).substitute(schedule.blocks)
+    step = schedule.blocks[axis.block] if axis.block is not None else axis.step
+    if step == 1:
+        return host_size(kernel, schedule, extent)
+    number = extent.as_int()
+    if number is not None:
+        return str(-(-number // step))
+    return f"triton.cdiv({host_size(kernel, schedule, extent)}, {step})"
+
+
+def grid(kernel: ir.Kernel, schedule: Schedule, phase: ir.Phase) -> str:
+    """The launch grid as a tuple."""
+    plan = schedule.phase(phase)
+    counts = [count(kernel, schedule, phase.axes[i]) for i in plan.order]
+    if plan.pid_type == "xyz":
+        return f"({', '.join(counts)})"
+    total = product(counts)
+    if plan.pid_type == "flat":
+        return f"({total},)"
+    device = f"{kernel.tensors[0].host}.device"
+    programs = f"kt.num_sms({device})"
+    factor = schedule.config.get("num_sm_multiplier", 1)
+    if factor != 1:
+        programs += f" * {factor}"
+    return f"(min({programs}, {total}),)"
+
+
+def product(factors: list[str]) -> str:
+    """``a * b`` with constant factors multiplied out."""
+    number, rest = 1, []
+    for f in factors:
+        if f.isdigit():
+            number *= int(f)
+        else:
+            rest.append(f if re.fullmatch(r"[\w.]+(\(.*\))?", f) else f"({f})")
+    if number != 1 or not rest:
+        rest.append(str(number))
+    return " * ".join(rest)
+
+
+def launch_call(launcher: str, grid_text: str, arguments: list[Argument]) -> str:
+    """``_matmul_launch((grid,), x, y, ...)``."""
+    passed = [a.host for a in arguments if not a.constexpr]
+    return f"{launcher}({', '.join([grid_text, *passed])})"
+
+
+def signature(kernel: ir.Kernel) -> str:
+    """``name(params) -> returns`` as in the source."""
+    params = []
+    for p in kernel.params:
+        text = p.name
+        if p.annotation:
+            text += f": {p.annotation}"
+        if p.default is not None:
+            text += f" = {p.default}" if p.annotation else f"={p.default}"
+        params.append(text)
+    returns = f" -> {kernel.returns}" if kernel.returns else ""
+    one = f"def {kernel.name}({', '.join(params)}){returns}:"
+    if len(one) <= 100:
+        return one
+    lines = "\n".join(f"    {p}," for p in params)
+    return f"def {kernel.name}(\n{lines}\n){returns}:"
+
+
+def body(kernel: ir.Kernel, schedule: Schedule, launches: dict[int, str]) -> str:
+    """The function's docstring and statements, launches in their places."""
+    lines: list[str] = []
+    if kernel.docstring is not None:
+        lines += docstring(kernel.docstring)
+    for item in kernel.host:
+        if isinstance(item, ir.HostCode):
+            text = substitute_blocks(item, schedule)
+            lines += textwrap.indent(text, "    ").split("\n")
+        else:
+            lines += wrap(launches[item.phase], 4 + 4 * item.indent)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return "\n".join(line.rstrip() for line in lines) or "    pass"
+
+
+def substitute_blocks(item: ir.HostCode, schedule: Schedule) -> str:
+    """Host text with the values of registered block sizes."""
+    values = {s.name: v for s, v in schedule.blocks.items()}
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise error("KT0900", f"no block size {match[1]}", item.span)
+        return str(values[match[1]])
+
+    return re.sub(r"__kt_block_(\w+?)__", value, item.text)
+
+
+def docstring(text: str) -> list[str]:
+    """A docstring with its quotes, indented for a function body."""
+    escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    if escaped.endswith('"'):
+        escaped = escaped[:-1] + '\\"'
+    lines = escaped.split("\n")
+    return [f'    """{lines[0]}', *lines[1:-1], lines[-1] + '"""'] if len(lines) > 1 else [
+        f'    """{escaped}"""'
+    ]

@@ -1,0 +1,177 @@
+"""Statements to lines: indentation, and breaking of what is longer than 100 columns."""
+
+from __future__ import annotations
+
+from transpile.emitters.triton.tree import Assign, Comment, Copy, Eval, For, If, Stmt, While
+
+WIDTH = 100
+_OPEN, _CLOSE = "([{", ")]}"
+
+
+def render(body: list[Stmt], indent: int = 4) -> list[str]:
+    """Source lines of a block."""
+    lines: list[str] = []
+    for stmt in body:
+        lines += _statement(stmt, indent)
+    return lines or [" " * indent + "pass"]
+
+
+def _statement(stmt: Stmt, indent: int) -> list[str]:
+    match stmt:
+        case Assign(targets=targets, value=value):
+            names = ", ".join(t.name for t in targets)
+            return assignment(names, value.text(), indent)
+        case Eval(value=value):
+            return wrap(value.text(), indent)
+        case For(target=target, iterator=iterator, body=body):
+            head = wrap(f"for {target.name} in {iterator.text()}:", indent)
+            return head + render(body, indent + 4)
+        case While(cond=cond, body=body):
+            return wrap(f"while {cond.text()}:", indent) + render(body, indent + 4)
+        case If(cond=cond, then=then, orelse=orelse):
+            lines = wrap(f"if {cond.text()}:", indent) + render(then, indent + 4)
+            if orelse:
+                lines += [" " * indent + "else:", *render(orelse, indent + 4)]
+            return lines
+        case Comment(text=text):
+            return [f"{' ' * indent}# {text}"]
+        case Copy():
+            raise AssertionError("copies are resolved before printing")
+
+
+def assignment(names: str, value: str, indent: int) -> list[str]:
+    """``names = value``; ``x = x + y`` is printed ``x += y`` where the grammar allows."""
+    for symbol in ("+", "-", "*", "/", "|", "&"):
+        head = f"{names} {symbol} "
+        if value.startswith(head) and _augments(value[len(head) :], symbol):
+            return wrap(f"{names} {symbol}= {value[len(head) :]}", indent)
+    return wrap(f"{names} = {value}", indent)
+
+
+def _augments(rest: str, symbol: str) -> bool:
+    """True if ``rest`` is one operand of the operator: nothing looser follows at depth 0."""
+    looser = {"+": (), "-": (), "*": ("+", "-"), "/": ("+", "-"), "|": (), "&": ("+", "-")}[symbol]
+    tokens = _top_level_operators(rest)
+    same = {"-": ("+", "-"), "/": ("*", "/", "//", "%"), "*": ("/", "//", "%")}.get(symbol, ())
+    comparisons = ("<", ">", "<=", ">=", "==", "!=", "&", "|", "^", "<<", ">>")
+    forbidden = {*looser, *same, *(c for c in comparisons if c != symbol)}
+    return not (set(tokens) & forbidden) and (symbol != "+" or "-" not in tokens and "+" not in tokens)
+
+
+def _top_level_operators(text: str) -> list[str]:
+    depth, out = 0, []
+    for token in text.split(" "):
+        if depth == 0 and token and all(c in "+-*/%<>=!&|^" for c in token):
+            out.append(token)
+        depth += sum(c in _OPEN for c in token) - sum(c in _CLOSE for c in token)
+    return out
+
+
+def wrap(text: str, indent: int) -> list[str]:
+    """One statement as lines of at most WIDTH columns, broken as black would."""
+    pad = " " * indent
+    if len(pad) + len(text) <= WIDTH:
+        return [pad + text]
+    split = _last_bracket(text)
+    if split is None:
+        return _parenthesise(text, indent)
+    head, inner, tail = split
+    one = " " * (indent + 4) + inner
+    items = _split_commas(inner)
+    if len(pad) + len(head) > WIDTH:
+        return _parenthesise(text, indent)
+    if len(one) <= WIDTH and (len(items) == 1 or not head.rstrip().endswith("=")):
+        if len(items) == 1 or not _is_call(head):
+            return [pad + head, one, pad + tail]
+        return [pad + head, one + ",", pad + tail] if "=" not in inner else _exploded(head, items, tail, indent)
+    return _exploded(head, items, tail, indent)
+
+
+def _exploded(head: str, items: list[str], tail: str, indent: int) -> list[str]:
+    lines = [" " * indent + head]
+    for item in items:
+        last = "," if len(items) > 1 or _is_call(head) else ""
+        lines += wrap_item(item, indent + 4, last)
+    return [*lines, " " * indent + tail]
+
+
+def wrap_item(item: str, indent: int, end: str) -> list[str]:
+    """One argument of a broken call."""
+    if indent + len(item) + len(end) <= WIDTH:
+        return [" " * indent + item + end]
+    split = _last_bracket(item)
+    if split is not None and len(split[1]) < len(item) and split[0].strip(_OPEN):
+        lines = wrap(item, indent)
+    else:
+        lines = break_operators(item, indent)
+    lines[-1] += end
+    return lines
+
+
+def _parenthesise(text: str, indent: int) -> list[str]:
+    """``name = (`` broken at operators ``)``."""
+    head, _, value = text.partition(" = ")
+    if not value:
+        return [" " * indent + text]
+    pad = " " * indent
+    return [f"{pad}{head} = (", *break_operators(value, indent + 4), pad + ")"]
+
+
+def break_operators(text: str, indent: int) -> list[str]:
+    """Break an expression before its loosest top-level operators."""
+    pad = " " * indent
+    for group in ((" | ",), (" & ",), (" + ", " - "), (" * ", " / ", " // ", " % ")):
+        parts = _split_operators(text, group)
+        if len(parts) > 1:
+            lines: list[str] = []
+            for part in parts:
+                lines += [pad + part] if indent + len(part) <= WIDTH else wrap(part, indent)
+            return lines
+    return wrap(text, indent) if _last_bracket(text) else [pad + text]
+
+
+def _is_call(head: str) -> bool:
+    return head.endswith("(") and len(head) > 1 and (head[-2].isalnum() or head[-2] in "_])")
+
+
+def _last_bracket(text: str) -> tuple[str, str, str] | None:
+    """Split at the bracket pair to break: the last one at depth 0 whose content is worth it."""
+    pairs: list[tuple[int, int]] = []
+    stack: list[int] = []
+    for i, c in enumerate(text):
+        if c in _OPEN:
+            stack.append(i)
+        elif c in _CLOSE and stack:
+            start = stack.pop()
+            if not stack:
+                pairs.append((start, i))
+    if not pairs:
+        return None
+    start, stop = max(pairs, key=lambda p: p[1] - p[0])
+    if stop - start < 12:
+        return None
+    return text[: start + 1], text[start + 1 : stop], text[stop:]
+
+
+def _split_commas(text: str) -> list[str]:
+    return [part.strip() for part in _split_at(text, (",",), keep=False) if part.strip()]
+
+
+def _split_operators(text: str, symbols: tuple[str, ...]) -> list[str]:
+    return [p.strip() for p in _split_at(text, symbols, keep=True)]
+
+
+def _split_at(text: str, symbols: tuple[str, ...], *, keep: bool) -> list[str]:
+    parts: list[str] = []
+    depth = start = i = 0
+    while i < len(text):
+        c = text[i]
+        depth += (c in _OPEN) - (c in _CLOSE)
+        found = next((s for s in symbols if depth == 0 and text.startswith(s, i)), None)
+        if found is not None and i > start:
+            parts.append(text[start:i])
+            start = i if keep else i + len(found)
+            i += len(found)
+            continue
+        i += 1
+    return [*parts, text[start:]]

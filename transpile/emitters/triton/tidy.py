@@ -1,0 +1,129 @@
+"""Clean-up of the statement list once all uses are known, before names are given."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from transpile.emitters.triton.tree import (
+    COMPARE,
+    Assign,
+    Copy,
+    Eval,
+    Expr,
+    For,
+    If,
+    Stmt,
+    Var,
+    While,
+    binary,
+    blocks,
+    retyped,
+    uses,
+)
+
+
+def tidy(body: list[Stmt]) -> None:
+    """Drop helper variables nobody reads and inline those read once."""
+    while _drop(body, _count(body)):
+        pass
+    counts = _count(body)
+    depth = _depths(body)
+    single = _single_uses(body, counts, depth)
+    if single:
+        _inline(body, single)
+
+
+def _count(body: list[Stmt]) -> Counter[Var]:
+    counts: Counter[Var] = Counter()
+    for stmt in body:
+        counts.update(uses(stmt))
+        for block in blocks(stmt):
+            counts.update(_count(block))
+    return counts
+
+
+def _drop(body: list[Stmt], counts: Counter[Var]) -> bool:
+    before = len(body)
+    body[:] = [
+        s for s in body
+        if not (isinstance(s, Assign) and s.tidy and not any(counts[t] for t in s.targets))
+    ]  # fmt: skip
+    changed = len(body) != before
+    for stmt in body:
+        for block in blocks(stmt):
+            changed |= _drop(block, counts)
+    return changed
+
+
+def _depths(body: list[Stmt], depth: int = 0, out: dict[Var, set[int]] | None = None) -> dict[Var, set[int]]:
+    """Loop depths at which each variable is read."""
+    found: dict[Var, set[int]] = {} if out is None else out
+    for stmt in body:
+        for var in uses(stmt):
+            found.setdefault(var, set()).add(depth)
+        for block in blocks(stmt):
+            _depths(block, depth + isinstance(stmt, For | While), found)
+    return found
+
+
+def _single_uses(
+    body: list[Stmt], counts: Counter[Var], depths: dict[Var, set[int]], depth: int = 0
+) -> dict[Var, Expr]:
+    """Helpers read once and not from a deeper loop: a loop invariant stays outside."""
+    single: dict[Var, Expr] = {}
+    for stmt in body:
+        if isinstance(stmt, Assign) and stmt.tidy == "inline" and len(stmt.targets) == 1:
+            var = stmt.targets[0]
+            if stmt.value.var is not None or (counts[var] == 1 and depths[var] == {depth}):
+                single[var] = stmt.value
+        for block in blocks(stmt):
+            inner = depth + isinstance(stmt, For | While)
+            single |= _single_uses(block, counts, depths, inner)
+    return single
+
+
+def _inline(body: list[Stmt], single: dict[Var, Expr]) -> None:
+    def replace(expr: Expr) -> Expr:
+        return _substitute(expr, single)
+
+    kept: list[Stmt] = []
+    for stmt in body:
+        match stmt:
+            case Assign(targets=targets) if len(targets) == 1 and targets[0] in single:
+                continue
+            case Assign() | Eval():
+                stmt.value = replace(stmt.value)
+            case Copy():
+                stmt.pairs = [(t, replace(v)) for t, v in stmt.pairs]
+            case For():
+                stmt.iterator = replace(stmt.iterator)
+            case While() | If():
+                stmt.cond = replace(stmt.cond)
+            case _:
+                pass
+        for block in blocks(stmt):
+            _inline(block, single)
+        kept.append(stmt)
+    body[:] = kept
+
+
+def _substitute(expr: Expr, single: dict[Var, Expr]) -> Expr:
+    """Replace variables; ``(offs < n)[:, None]`` is written ``offs[:, None] < n``."""
+    if expr.var is not None:
+        found = single.get(expr.var)
+        return expr if found is None else _substitute(found, single)
+    if not expr.args:
+        return expr
+    args = tuple(_substitute(a, single) for a in expr.args)
+    if expr.template.startswith("{0}[") and args[0].prec == COMPARE:
+        lhs, rhs = args[0].args
+        if rhs.shape == ():
+            symbol = args[0].template.split()[1]
+            lhs = retyped(expr, args=(lhs,), dtype=lhs.dtype)
+            return binary(symbol, lhs, rhs, COMPARE, args[0].dtype, expr.shape)
+    return retyped(expr, args=args)
+
+
+def used_variables(body: list[Stmt]) -> set[Var]:
+    """Every variable that some statement reads."""
+    return set(_count(body))

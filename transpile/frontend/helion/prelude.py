@@ -1,0 +1,113 @@
+"""Module-level source that the generated host function still needs.
+
+Starting from the names in the kernel's host statements, defaults and annotations, the imports,
+constants and helper functions they refer to are collected, transitively.
+"""
+
+from __future__ import annotations
+
+import re
+
+import libcst as cst
+
+from transpile.frontend.helion.hosttext import names_read
+from transpile.frontend.helion.kernels import KernelSite
+from transpile.frontend.source import ParsedSource
+from transpile.ir import ir
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_STRING = re.compile(r"('''|\"\"\").*?\1|'[^'\n]*'|\"[^\"\n]*\"", re.DOTALL)
+
+
+def collect(
+    source: ParsedSource,
+    site: KernelSite,
+    host: tuple[ir.HostCode | ir.Launch, ...],
+    statements: list[cst.CSTNode],
+) -> str:
+    """Source text, in source order; ``helion`` itself is never imported."""
+    wanted: set[str] = set()
+    for item in host:
+        if isinstance(item, ir.HostCode):
+            wanted |= set(_WORD.findall(item.text))
+    params = site.node.params
+    for param in (*params.posonly_params, *params.params, *params.kwonly_params):
+        parts: list[cst.CSTNode] = [p for p in (_bare(param), param.default) if p is not None]
+        wanted |= names_read(parts)
+        wanted |= _quoted_names(parts, source)
+    if site.node.returns is not None:
+        wanted |= names_read([site.node.returns.annotation])
+    definitions = _definitions(source)
+    chosen: dict[int, str] = {}
+    queue = sorted(wanted)
+    seen: set[str] = set()
+    while queue:
+        name = queue.pop()
+        if name in seen or name not in definitions:
+            continue
+        seen.add(name)
+        position, text, reads = definitions[name]
+        if name == site.node.name.value or "helion" in text:
+            continue
+        chosen[position] = f"{chosen[position]}\n{text}" if position in chosen else text
+        queue.extend(sorted(reads))
+    return "\n".join(chosen[p] for p in sorted(chosen))
+
+
+def _bare(param: cst.Param) -> cst.CSTNode | None:
+    return None if param.annotation is None else param.annotation.annotation
+
+
+def _quoted_names(parts: list[cst.CSTNode], source: ParsedSource) -> set[str]:
+    return {
+        w
+        for part in parts
+        for s in _STRING.finditer(source.code(part))
+        for w in _WORD.findall(s[0])
+    }
+
+
+def _definitions(source: ParsedSource) -> dict[str, tuple[int, str, set[str]]]:
+    """Module-level name -> (position, text, names it reads)."""
+    out: dict[str, tuple[int, str, set[str]]] = {}
+    for position, statement in enumerate(source.statements):
+        if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):
+            bare = statement.with_changes(leading_lines=())
+            out[statement.name.value] = (
+                position,
+                source.code(bare).rstrip(),
+                names_read([statement]),
+            )
+        elif isinstance(statement, cst.SimpleStatementLine):
+            for small in statement.body:
+                _small(source, small, position, out)
+    return out
+
+
+def _small(
+    source: ParsedSource,
+    node: cst.CSTNode,
+    position: int,
+    out: dict[str, tuple[int, str, set[str]]],
+) -> None:
+    if isinstance(node, cst.Import):
+        for alias in node.names:
+            text = f"import {source.code(alias).rstrip(', ')}"
+            bound = alias.asname.name if alias.asname is not None else alias.name
+            out[source.code(bound).split(".")[0]] = (position, text, set())
+    elif isinstance(node, cst.ImportFrom) and not isinstance(node.names, cst.ImportStar):
+        module = "." * len(node.relative) + (source.code(node.module) if node.module else "")
+        if module == "__future__":
+            return
+        for one in node.names:
+            bound_name = source.code(one.asname.name if one.asname is not None else one.name)
+            text = f"from {module} import {source.code(one).rstrip(', ')}"
+            out[bound_name] = (position, text, set())
+    elif isinstance(node, (cst.Assign, cst.AnnAssign)) and node.value is not None:
+        targets = (
+            [t.target for t in node.targets] if isinstance(node, cst.Assign) else [node.target]
+        )
+        for target in targets:
+            if isinstance(target, cst.Name):
+                reads = names_read([node.value])
+                out[target.value] = (position, source.code(node).rstrip(" ;"), reads)

@@ -1,0 +1,1 @@
+"""The torch side of the reference interpreter; imported by ``transpile.ir.interpreter`` only."""

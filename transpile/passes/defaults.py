@@ -1,0 +1,153 @@
+"""Our own default configuration, by the shape of the kernel.
+
+Products get the tiles of Triton's tutorials, kernels that hold whole rows get one row per
+program, elementwise kernels a long block along the fastest axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transpile.ir import ir
+from transpile.ir.sizes import Size, Sym
+from transpile.ir.walk import walk_kernel
+
+
+@dataclass(eq=False, slots=True)
+class Defaults:
+    """Block sizes and launch parameters where the config gives none."""
+
+    blocks: dict[Sym, int] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int | None = None
+    group: int = 1
+
+
+@dataclass(eq=False, slots=True)
+class _Roles:
+    """What each block symbol does in the kernel's products."""
+
+    batch: set[Sym] = field(default_factory=set)
+    m: set[Sym] = field(default_factory=set)
+    n: set[Sym] = field(default_factory=set)
+    k: set[Sym] = field(default_factory=set)
+    dots: int = 0
+    bits: int = 16
+
+    def all(self) -> set[Sym]:
+        return self.m | self.n | self.k
+
+
+def choose(kernel: ir.Kernel, config: dict[str, Any]) -> Defaults:
+    """Defaults for what ``config`` leaves open."""
+    roles = _roles(kernel)
+    if roles.dots:
+        defaults = _product(kernel, roles)
+    elif _row_sizes(kernel):
+        defaults = _rows(kernel)
+    else:
+        defaults = _elementwise(kernel)
+    for block in kernel.blocks:
+        if block.fixed is None:
+            defaults.blocks[block.sym] = _clamp(block, defaults.blocks.get(block.sym, 1))
+    return defaults
+
+
+def _clamp(block: ir.BlockSize, size: int) -> int:
+    limit = block.maximum.as_int() if block.maximum is not None else None
+    known = [e.as_int() for e in block.extents]
+    if known and all(k is not None for k in known):
+        longest = max(k for k in known if k is not None)
+        limit = longest if limit is None else min(limit, longest)
+    if limit is not None:
+        size = min(size, 1 << max(0, limit - 1).bit_length())
+    return max(size, block.minimum)
+
+
+def _roles(kernel: ir.Kernel) -> _Roles:
+    roles = _Roles()
+    for op in walk_kernel(kernel):
+        if not isinstance(op, ir.Dot):
+            continue
+        roles.dots += 1
+        roles.bits = min(32, max(roles.bits if roles.dots > 1 else 8, op.lhs.dtype.bits))
+        *batch, m, k = op.lhs.shape
+        n = op.rhs.shape[-1]
+        for group, sizes in ((roles.batch, batch), (roles.m, [m]), (roles.n, [n]), (roles.k, [k])):
+            group.update(
+                s for size in sizes if (s := size.as_sym()) is not None and s.kind == "block"
+            )
+    roles.batch -= roles.all()
+    return roles
+
+
+def _product(kernel: ir.Kernel, roles: _Roles) -> Defaults:
+    defaults = Defaults(num_warps=8 if roles.dots == 1 else 4, num_stages=3)
+    chained = roles.dots > 1  # attention and its kin: registers hold several products
+    depth = {8: 128, 16: 64}.get(roles.bits, 32)
+    for block in kernel.blocks:
+        sym = block.sym
+        if sym in roles.m and sym not in roles.n:
+            size = 128 if not chained else 64
+        elif sym in roles.n and sym not in roles.k:
+            size = 128 if not chained else 64
+        elif sym in roles.all():
+            size = depth if not chained else 64 if roles.bits <= 16 else 32
+        else:
+            size = 1
+        if sym in roles.all():
+            size = max(size, 16)
+        defaults.blocks[sym] = size
+    if not chained and len(kernel.phases[0].axes) >= 2:
+        defaults.group = 8
+    return defaults
+
+
+def _row_sizes(kernel: ir.Kernel) -> set[Size]:
+    """Sizes of whole dimensions that tiles span."""
+    sizes: set[Size] = set()
+    for op in walk_kernel(kernel):
+        if isinstance(op, ir.Load):
+            sizes.update(
+                i.length for i in op.index if isinstance(i, ir.AtSlice) and i.length.as_int() != 1
+            )
+    return sizes
+
+
+def _rows(kernel: ir.Kernel) -> Defaults:
+    widths = [s.as_int() for s in _row_sizes(kernel)]
+    width = max((w for w in widths if w is not None), default=None)
+    rows = 1
+    if width is not None and None not in widths and width < 1024:
+        rows = max(1, 2048 // (1 << max(0, width - 1).bit_length()))
+    defaults = Defaults(num_warps=4 if width is None else _warps(rows * width))
+    outer = [a.block for p in kernel.phases for a in p.axes if a.block is not None]
+    for block in kernel.blocks:
+        defaults.blocks[block.sym] = rows if outer and block.sym == outer[-1] else 1
+    inner = {b.sym for b in kernel.blocks} - set(outer)
+    for sym in inner:
+        defaults.blocks[sym] = rows
+    return defaults
+
+
+def _warps(elements: int) -> int:
+    return min(16, max(1, 1 << max(0, elements // 512 - 1).bit_length()))
+
+
+def _elementwise(kernel: ir.Kernel) -> Defaults:
+    defaults = Defaults()
+    loops = [op for op in walk_kernel(kernel) if isinstance(op, ir.ForTile)]
+    inner = {op.block for op in loops}
+    for phase in kernel.phases:
+        blocks = [a.block for a in phase.axes if a.block is not None]
+        if not blocks:
+            continue
+        last = blocks[-1]
+        for sym in blocks:
+            defaults.blocks.setdefault(sym, 1)
+        if not inner:
+            defaults.blocks[last] = 1024
+    for sym in inner:
+        defaults.blocks[sym] = 1024
+    return defaults

@@ -1,0 +1,288 @@
+"""The schedule of a kernel: every `helion.Config` key checked and resolved, with our defaults.
+
+Keys are those of helion.Config. A key of another target is ignored, an unknown one or a value
+out of range is a KT021x diagnostic. What the config leaves open is chosen by the kernel's shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transpile.ir import ir
+from transpile.ir.diagnostics import KtError, error
+from transpile.ir.sizes import Size, Sym
+from transpile.passes.defaults import Defaults, choose
+
+PID_TYPES = ("flat", "xyz", "persistent_blocked", "persistent_interleaved")
+INDEXING = ("pointer", "block_ptr", "tensor_descriptor")
+
+#: singular spellings that helion.Config takes too
+ALIASES = {
+    "block_size": "block_sizes",
+    "loop_order": "loop_orders",
+    "flatten_loop": "flatten_loops",
+    "l2_grouping": "l2_groupings",
+    "reduction_loop": "reduction_loops",
+    "range_unroll_factor": "range_unroll_factors",
+    "range_num_stage": "range_num_stages",
+    "range_multi_buffer": "range_multi_buffers",
+    "range_flatten": "range_flattens",
+    "range_warp_specialize": "range_warp_specializes",
+    "static_range": "static_ranges",
+    "load_eviction_policy": "load_eviction_policies",
+    "load_cache_modifier": "load_cache_modifiers",
+    "store_cache_modifier": "store_cache_modifiers",
+}
+
+#: keys that mean something on some target other than Triton on NVIDIA; accepted and ignored there
+ELSEWHERE = frozenset(
+    "pallas_loop_type pallas_load_buffer_count pallas_pre_broadcast pallas_indirect_access_mode "
+    "pallas_worklist_grouping num_threads cute_vector_widths xcd_remap waves_per_eu "
+    "matrix_instr_nonkdim advanced_controls_file occupancy host_tensor_descriptors "
+    "reduction_fusion cross_loop_pipeline".split()
+)
+ELSEWHERE_PREFIXES = ("pallas_", "tcgen05_", "cute_", "metal_", "flydsl_")
+
+_LISTS = {
+    "loop_orders", "flatten_loops", "l2_groupings", "reduction_loops", "range_unroll_factors",
+    "range_num_stages", "range_multi_buffers", "range_flattens", "range_warp_specializes",
+    "static_ranges", "load_eviction_policies", "load_cache_modifiers", "store_cache_modifiers",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSchedule:
+    """How program ids map to one phase's grid. ``order[0]`` is the fastest-varying axis."""
+
+    order: tuple[int, ...]
+    pid_type: str
+    group: int
+
+
+@dataclass(eq=False, slots=True)
+class Schedule:
+    """Everything about a kernel's code that its source leaves open."""
+
+    blocks: dict[Sym, int]
+    config: dict[str, Any]  # plural keys, only those given
+    phases: dict[int, PhaseSchedule] = field(default_factory=dict)  # by source loop
+    num_warps: int | None = 4
+    num_stages: int | None = None
+    dynamic_blocks: dict[Sym, Size] = field(default_factory=dict)
+    row_width: Size | None = None  # num_warps is chosen at launch from this many padded lanes
+
+    def phase(self, phase: ir.Phase) -> PhaseSchedule:
+        return self.phases[phase.loop]
+
+    def _entry(self, key: str, index: int, default: Any = None) -> Any:
+        value = self.config.get(key)
+        if isinstance(value, (list, tuple)):
+            return value[index] if index < len(value) else default
+        return default if value is None else value
+
+    def range_knobs(self, loop: int) -> tuple[str, list[str]]:
+        """The range function of a loop and its keyword arguments, printed."""
+        knobs: list[str] = []
+        if self._entry("static_ranges", loop):
+            return "tl.static_range", knobs
+        if stages := self._entry("range_num_stages", loop):
+            knobs.append(f"num_stages={stages}")
+        if unroll := self._entry("range_unroll_factors", loop):
+            knobs.append(f"loop_unroll_factor={unroll}")
+        if (multi := self._entry("range_multi_buffers", loop)) is not None:
+            knobs.append(f"disallow_acc_multi_buffer={not multi}")
+        if (flatten := self._entry("range_flattens", loop)) is not None:
+            knobs.append(f"flatten={flatten}")
+        if (warp := self._entry("range_warp_specializes", loop)) is not None:
+            knobs.append(f"warp_specialize={warp}")
+        return "tl.range", knobs
+
+    def indexing(self, access: int, *, atomic: bool = False) -> str:
+        """ "pointer", "block_ptr" or "tensor_descriptor" for the n-th load or store."""
+        key = "atomic_indexing" if atomic else "indexing"
+        return str(self._entry(key, access, "pointer"))
+
+    def eviction(self, load: int) -> str:
+        """tl.load's eviction policy for the n-th load, "" for none."""
+        policy = str(self._entry("load_eviction_policies", load, ""))
+        return {"first": "evict_first", "last": "evict_last"}.get(policy, policy)
+
+    def load_modifier(self, load: int) -> str:
+        return str(self._entry("load_cache_modifiers", load, ""))
+
+    def store_modifier(self, store: int) -> str:
+        return str(self._entry("store_cache_modifiers", store, ""))
+
+    def launch_options(self) -> dict[str, object]:
+        """Options of Triton's launch, in printing order."""
+        options: dict[str, object] = {}
+        if self.num_warps is not None:
+            options["num_warps"] = self.num_warps
+        if self.num_stages is not None:
+            options["num_stages"] = self.num_stages
+        for key in ("num_ctas", "maxnreg"):
+            if (value := self.config.get(key)) is not None:
+                options[key] = value
+        for key, value in sorted(self.config.items()):
+            if key.startswith("_triton_config_"):
+                options[key.removeprefix("_triton_config_")] = value
+        return options
+
+    def describe(self) -> str:
+        """One line for the generated file's header: what was used, keys in a fixed order."""
+        parts = []
+        if sizes := [self.blocks[s] for s in self.tunable]:
+            parts.append(f"block_sizes={sizes}")
+        shown = {k: v for k, v in self.config.items() if k != "block_sizes"}
+        shown.setdefault("num_warps", self.num_warps)
+        shown.setdefault("num_stages", self.num_stages)
+        parts += [f"{k}={v!r}" for k, v in sorted(shown.items()) if v is not None]
+        return ", ".join(parts)
+
+    tunable: tuple[Sym, ...] = ()
+
+
+def resolve(kernel: ir.Kernel, target: str = "triton") -> Schedule:
+    """Check ``kernel.config`` and choose what it leaves open.
+
+    Raises KtError with one diagnostic per bad key.
+    """
+    problems: list[KtError] = []
+    config = _normalise(kernel, problems)
+    defaults = choose(kernel, config)
+    blocks, dynamic = _blocks(kernel, config, defaults, problems)
+    schedule = Schedule(blocks, config, dynamic_blocks=dynamic)
+    schedule.tunable = tuple(b.sym for b in kernel.blocks if b.fixed is None)
+    schedule.num_warps = _number(config, "num_warps", defaults.num_warps, 1, 32, problems)
+    schedule.num_stages = _number(
+        config, "num_stages", defaults.num_stages, 1, 16, problems, pow2=False
+    )
+    for ordinal, phase in enumerate(kernel.phases):
+        schedule.phases[phase.loop] = _phase(kernel, phase, ordinal, config, defaults, problems)
+    if problems:
+        raise KtError(*(d for p in problems for d in p.diagnostics))
+    return schedule
+
+
+def _normalise(kernel: ir.Kernel, problems: list[KtError]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    tunables: tuple[str, ...] = getattr(kernel, "tunables", ())
+    known = {
+        "block_sizes", "num_warps", "num_stages", "pid_type", "num_sm_multiplier", "maxnreg",
+        "indexing", "atomic_indexing", "epilogue_subtile", "num_ctas", "index_dtype",
+    } | _LISTS  # fmt: skip
+    for key, value in kernel.config.items():
+        name = ALIASES.get(key, key)
+        if name in ELSEWHERE or name.startswith(ELSEWHERE_PREFIXES):
+            continue
+        if name not in known and not name.startswith("_triton_") and name not in tunables:
+            problems.append(
+                error("KT0210", f"unknown config key `{key}`", kernel.span,
+                      remedy="the keys are those of helion.Config; see `kt targets`")
+            )  # fmt: skip
+            continue
+        if key in ALIASES and not (name == "loop_orders" and value and isinstance(value[0], list)):
+            value = [value]
+        elif name in _LISTS and not isinstance(value, (list, tuple)):
+            value = [value]
+        if value is not None:
+            config[name] = value
+    return config
+
+
+def _number(
+    config: dict[str, Any], key: str, default: int | None, low: int, high: int,
+    problems: list[KtError], *, pow2: bool = True,
+) -> int | None:  # fmt: skip
+    value = config.get(key, default)
+    if value is None:
+        return None
+    good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    if not good or (pow2 and value & (value - 1)):
+        kind = "a power of two" if pow2 else "an integer"
+        problems.append(error("KT0211", f"{key}={value!r}: expected {kind} from {low} to {high}"))
+        return default
+    return int(value)
+
+
+def _blocks(
+    kernel: ir.Kernel, config: dict[str, Any], defaults: Defaults, problems: list[KtError]
+) -> tuple[dict[Sym, int], dict[Sym, Size]]:
+    blocks: dict[Sym, int] = {}
+    dynamic: dict[Sym, Size] = {}
+    tunable = [b for b in kernel.blocks if b.fixed is None]
+    given = config.get("block_sizes")
+    if given is not None and not isinstance(given, (list, tuple)):
+        given = [given]
+    if given is not None and len(given) != len(tunable):
+        names = ", ".join(b.sym.name for b in tunable) or "none"
+        problems.append(
+            error("KT0212", f"block_sizes has {len(given)} entries for {len(tunable)} tunable blocks",
+                  kernel.span, why=f"the tunable blocks are, in order: {names}")
+        )  # fmt: skip
+        given = None
+    for i, block in enumerate(tunable):
+        value = defaults.blocks[block.sym] if given is None or given[i] is None else given[i]
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or value < 1
+            or value & (value - 1)
+        ):
+            problems.append(
+                error("KT0213", f"block size {value!r} of `{block.sym.name}` is no power of two",
+                      kernel.span)
+            )  # fmt: skip
+            value = 1
+        blocks[block.sym] = value
+    for block in kernel.blocks:
+        if block.fixed is None:
+            continue
+        number = block.fixed.substitute(blocks).as_int()
+        if number is None:
+            dynamic[block.sym] = block.fixed
+        elif number < 1 or number & (number - 1):
+            problems.append(
+                error("KT0213", f"block size {number} of `{block.sym.name}` is no power of two",
+                      kernel.span)
+            )  # fmt: skip
+        else:
+            blocks[block.sym] = number
+    return blocks, dynamic
+
+
+def _phase(
+    kernel: ir.Kernel, phase: ir.Phase, ordinal: int, config: dict[str, Any],
+    defaults: Defaults, problems: list[KtError],
+) -> PhaseSchedule:  # fmt: skip
+    rank = len(phase.axes)
+    multi = [p for p in kernel.phases if len(p.axes) > 1]
+    at = multi.index(phase) if phase in multi else len(multi)
+    order = tuple(range(rank))
+    orders = config.get("loop_orders", [])
+    if at < len(orders):
+        order = tuple(orders[at])
+        if sorted(order) != list(range(rank)):
+            problems.append(
+                error("KT0214", f"loop_orders[{at}]={list(order)} is no permutation of {rank} axes",
+                      phase.span or kernel.span)
+            )  # fmt: skip
+            order = tuple(range(rank))
+    groups = config.get("l2_groupings")
+    group = (groups[at] if at < len(groups) else 1) if groups is not None else defaults.group
+    if rank < 2:
+        group = 1
+    pid_type = str(config.get("pid_type", "flat"))
+    if pid_type not in PID_TYPES:
+        problems.append(
+            error(
+                "KT0211",
+                f"pid_type={pid_type!r}: expected one of {', '.join(PID_TYPES)}",
+                kernel.span,
+            )
+        )
+        pid_type = "flat"
+    if pid_type == "xyz" and (rank > 3 or rank < 2):
+        pid_type = "flat"
+    return PhaseSchedule(order, pid_type, group if pid_type != "xyz" else 1)
