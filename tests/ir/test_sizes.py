@@ -19,6 +19,12 @@ Expr = tuple[Size, Callable[[dict[Sym, int]], int]]
 """A size, and the same arithmetic on integers (None where it divides by zero)."""
 
 
+def _ceildiv(a: int, b: int) -> int:
+    if b <= 0:
+        raise ZeroDivisionError
+    return -(-a // b)
+
+
 def _binary(op: str, a: Expr, b: Expr) -> Expr:
     symbolic: dict[str, Callable[[Size, Size], Size]] = {
         "+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y,
@@ -28,7 +34,7 @@ def _binary(op: str, a: Expr, b: Expr) -> Expr:
     }  # fmt: skip
     concrete: dict[str, Callable[[int, int], int]] = {
         "+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y,
-        "//": lambda x, y: x // y, "%": lambda x, y: x % y, "ceildiv": lambda x, y: -(-x // y),
+        "//": lambda x, y: x // y, "%": lambda x, y: x % y, "ceildiv": _ceildiv,
         "min": min, "max": max,
     }  # fmt: skip
     return symbolic[op](a[0], b[0]), lambda env: concrete[op](a[1](env), b[1](env))

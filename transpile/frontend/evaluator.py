@@ -35,7 +35,7 @@ from transpile.frontend.values import (
 )
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
-from transpile.ir.dtypes import BOOL, F32, DType
+from transpile.ir.dtypes import BOOL, F32, I64, DType
 from transpile.ir.sizes import Size
 
 BINARY: dict[type, tuple[str, Callable[[Any, Any], Any]]] = {
@@ -263,6 +263,8 @@ class Evaluator:
             return self.load(owner, entries)
         if isinstance(owner, ir.Value):
             return device_view(self.b, owner, entries)
+        if isinstance(owner, HostShape) and entries and isinstance(entries[0], (int, slice)):
+            owner.require(entries[0])
         if isinstance(owner, (tuple, list, str)):
             if len(entries) == 1 and isinstance(entries[0], (int, slice)):
                 try:
@@ -403,9 +405,7 @@ class Evaluator:
             isinstance(x, float) or (isinstance(x, HostNumber) and x.dtype.is_float)
             for x in (left, right)
         )
-        if float_like:
-            return HostNumber(F32)
-        return Opaque("host expression")
+        return HostNumber(F32 if float_like else I64)
 
     def matmul(self, left: Any, right: Any) -> Any:
         if isinstance(left, ir.Value) and isinstance(right, ir.Value):
@@ -765,6 +765,18 @@ class HostShape(tuple[Any, ...]):
         shape = HostShape(dims)
         shape.tensor = tensor
         return shape
+
+    def require(self, index: int | slice) -> None:
+        """An entry is read: the rank must be known, and is a guess until something fixes it."""
+        tensor = self.tensor
+        name = tensor.origin or tensor.param or "?"
+        if not isinstance(index, int):
+            if tensor.shape is None:
+                raise NeedFact(name)
+            return
+        least = index + 1 if index >= 0 else -index
+        if tensor.shape is None or (tensor.guessed and least > len(self)):
+            raise NeedFact(name, rank=least if least > 2 else None, at_least=True)
 
     def unpacked(self, count: int | None) -> tuple[Any, ...]:
         """The entries; ``count`` is the number of names, a fact about the rank."""

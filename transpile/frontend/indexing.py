@@ -267,6 +267,12 @@ class Indexer:
                 return TileOffset(known, offset)
         return None
 
+    def require_index(self, value: ir.Value) -> None:
+        """Learn that the parameter behind a float index or bound holds integers."""
+        origin = self._float_origin(value)
+        if origin is not None:
+            raise NeedFact(origin, dtype=I64)
+
     def _float_origin(self, value: ir.Value) -> str | None:
         """The parameter of assumed f32 whose elements end up in this index: it holds integers."""
         if not value.dtype.is_float:
@@ -279,9 +285,7 @@ class Indexer:
 
     def _require_int(self, value: ir.Value) -> None:
         if not value.dtype.is_int:
-            origin = self._float_origin(value)
-            if origin is not None:
-                raise NeedFact(origin, dtype=I64)
+            self.require_index(value)
             raise error(
                 "KT0507",
                 f"an index must be an integer, found {describe(value)}",
@@ -292,6 +296,8 @@ class Indexer:
 
 def _operands(op: ir.Op | None) -> tuple[ir.Value, ...]:
     if isinstance(op, (ir.Cast, ir.Reshape, ir.Broadcast)):
+        return (op.value,)
+    if isinstance(op, (ir.Reduce, ir.Mask)):
         return (op.value,)
     return op.args if isinstance(op, ir.Elementwise) else ()
 

@@ -159,9 +159,11 @@ class _Reader:
     # -- reporting ---------------------------------------------------------------------------
 
     def report(self, code: str, message: str, needle: str, remedy: str = "") -> None:
-        """A diagnostic at the first occurrence of ``needle`` in the kernel's section."""
-        pos = self.text.find(needle, self._section) if needle else -1
-        pos = self._section if pos < 0 else pos
+        """A diagnostic at the key ``needle`` of the kernel's section, or where the word stands."""
+        key = re.compile(rf"(?<![\w.])[\"']?{re.escape(needle)}[\"']?\s*=")
+        found = key.search(self.text, self._section)
+        pos = found.start() if found else self.text.find(needle, self._section)
+        pos = max(pos, self._section)
         span, line = self._place(pos)
         self.found.append(
             Diagnostic(code, message, span, "", remedy, file=_shown(self.file), line_text=line)

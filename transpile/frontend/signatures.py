@@ -370,6 +370,44 @@ def format_signature(signature: Signature) -> str:
     return ", ".join(f"{name}={spec}" for name, spec in signature.items())
 
 
+def parse_signature(text: str) -> dict[str, Spec]:
+    """The inverse of ``format_signature``."""
+    signature: dict[str, Spec] = {}
+    for item in _top_level_items(text):
+        name, _, spec = item.partition("=")
+        value = parse_literal(spec) if _is_bare_name(spec) else None
+        signature[name.strip()] = parse_spec(spec) if value is None else LiteralSpec(value)
+    return signature
+
+
+def _is_bare_name(spec: str) -> bool:
+    """A dtype as a value is printed with torch's name, which no SPEC has."""
+    name = spec.strip()
+    known = ("None", "True", "False", *dtypes.BY_NAME)
+    return name.isidentifier() and name not in known
+
+
+def _top_level_items(text: str) -> list[str]:
+    """Split at the commas outside brackets and quotes."""
+    items = [""]
+    depth, quote, escaped = 0, "", False
+    for char in text:
+        if quote:
+            quote = "" if char == quote and not escaped else quote
+            escaped = char == "\\" and not escaped
+        elif char in "'\"":
+            quote = char
+        elif char in "[({":
+            depth += 1
+        elif char in "])}":
+            depth -= 1
+        if char == "," and not depth and not quote:
+            items.append("")
+        else:
+            items[-1] += char
+    return [item for item in items if item.strip()]
+
+
 # -- several signatures of one kernel ----------------------------------------------------------
 
 

@@ -350,7 +350,7 @@ def _full(ev: Evaluator, shape: Any, value: Any, dtype: Any = None, **_: Any) ->
 
 @torch_op("arange")
 def _arange(ev: Evaluator, *args: Any, dtype: Any = None, **_: Any) -> ir.Value:
-    start, stop, step = {1: (0, args[0], 1), 2: (*args, 1), 3: args}[len(args)]  # type: ignore[misc]
+    start, stop, step = {1: (0, args[0], 1), 2: (*args, 1), 3: args}[len(args)]
     stop = stop.size if isinstance(stop, Tile) else stop
     base = start
     if isinstance(start, Scalar) or isinstance(stop, Scalar):

@@ -394,7 +394,7 @@ def _size(ev: Evaluator, x: HostTensor, dim: Any = None) -> Any:
     if x.shape is None:
         raise NeedFact(x.origin or x.param or "?")
     if x.guessed and isinstance(dim, int) and not -x.rank <= dim < x.rank:
-        raise NeedFact(x.param or "?", rank=dim + 1 if dim >= 0 else -dim)
+        raise NeedFact(x.param or "?", rank=dim + 1 if dim >= 0 else -dim, at_least=True)
     if not isinstance(dim, int) or not -x.rank <= dim < x.rank:
         ev.fail("KT0302", f"'{x.host or 'tensor'}' of rank {x.rank} has no dimension {dim}")
     return simplified(x.dims[dim])
@@ -430,8 +430,6 @@ def _element_size(ev: Evaluator, x: HostTensor) -> Any:
 
 @method("item")
 def _item(ev: Evaluator, x: HostTensor) -> Any:
-    if x.dtype.is_int:
-        return Opaque("an element of a tensor")
     return HostNumber(x.dtype)
 
 
@@ -518,7 +516,7 @@ def math_function(name: str) -> Handler | None:
             except (ValueError, OverflowError, ZeroDivisionError, TypeError):
                 return ev.fail("KT0407", f"math.{name}{tuple(args)} is undefined")
         if name == "ceil" or name == "floor":
-            return Opaque(f"math.{name}")
+            return HostNumber(I64)
         return HostNumber(F32)
 
     return run

@@ -23,11 +23,19 @@ class NeedFact(Exception):
     The driver records the fact and starts over, so inference is driven by what the body does.
     """
 
-    def __init__(self, param: str, *, rank: int | None = None, dtype: DType | None = None) -> None:
+    def __init__(
+        self,
+        param: str,
+        *,
+        rank: int | None = None,
+        dtype: DType | None = None,
+        at_least: bool = False,
+    ) -> None:
         super().__init__(param)
         self.param = param
         self.rank = rank
         self.dtype = dtype
+        self.at_least = at_least  # ``rank`` is a lower bound
 
 
 @dataclass(eq=False)

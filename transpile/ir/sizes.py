@@ -50,8 +50,10 @@ Atom = Sym | Opaque
 Monomial = tuple[Atom, ...]
 
 
-def _atom_key(atom: Atom) -> tuple[int, str]:
-    return (isinstance(atom, Opaque), str(atom))
+def _atom_key(atom: Atom) -> tuple[bool, str, str]:
+    if isinstance(atom, Opaque):
+        return (True, str(atom), "")
+    return (False, atom.name, atom.kind)
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ class Size:
         return _opaque("%", self, rhs)
 
     def ceildiv(self, other: int | Size) -> Size:
+        """Quotient rounded up; the divisor must be positive."""
         rhs = Size.of(other)
         if (exact := _exact_div(self, rhs)) is not None:
             return exact
@@ -291,7 +294,8 @@ def _render(size: Size, spell: Callable[[Sym], str]) -> str:
         return "0"
     out = ""
     for mono, coeff in size.terms:
-        factors = [_render_atom(a, spell, alone=len(mono) == 1 and abs(coeff) == 1) for a in mono]
+        alone = len(mono) == 1 and (coeff == 1 or (coeff == -1 and bool(out)))
+        factors = [_render_atom(a, spell, alone) for a in mono]
         if abs(coeff) != 1 or not factors:
             factors.append(str(abs(coeff)))
         text = " * ".join(factors)

@@ -40,7 +40,7 @@ class Argument:
     host: str
     order: tuple[int, int]
     constexpr: bool = False
-    annotation: str = ""
+    per_launch: Expr | None = None  # a compile-time number that follows from the arguments
 
 
 @dataclass(eq=False, slots=True)
@@ -239,8 +239,8 @@ class Context:
         key = ("extent", size)
         if key not in self.arguments:
             var = Var("BLOCK_" + axis_name(self.size_hint(size)).upper())
-            host = f"triton.next_power_of_2({self.host_size(size)})"
-            self._argument(key, var, host, 4, constexpr=True)
+            self._argument(key, var, "", 4, constexpr=True)
+            self.arguments[key].per_launch = call("triton.next_power_of_2", self.size(size))
         return ref(self.arguments[key].var)
 
     def block(self, sym: Sym) -> Expr:
@@ -361,11 +361,14 @@ class Context:
         position = len(self.arguments)
         if group == 0:
             position = self.kernel.tensors.index(key[1])  # type: ignore[index]
-        annotation = "tl.constexpr" if constexpr else ""
-        self.arguments[key] = Argument(var, host, (group, position), constexpr, annotation)
+        self.arguments[key] = Argument(var, host, (group, position), constexpr)
 
-    def ordered_arguments(self) -> list[Argument]:
-        return sorted(self.arguments.values(), key=lambda a: a.order)
+    def used_arguments(self, used: set[Var]) -> list[Argument]:
+        """Arguments that the kernel reads, or that a compile-time number is made from."""
+        arguments = [a for a in self.arguments.values() if a.var in used]
+        needed = {v for a in arguments if a.per_launch is not None for v in a.per_launch.vars()}
+        arguments = [a for a in self.arguments.values() if a.var in used | needed]
+        return sorted(arguments, key=lambda a: a.order)
 
     # -- helpers -------------------------------------------------------------------------------
 
@@ -396,9 +399,9 @@ class Context:
             for op in walk(self.phase.body)
         )
 
-    def reads_masked_lanes(self, op: ir.Load) -> bool:
-        """True if something may see the lanes that the load's mask excludes."""
-        return self.lanes.observed(op)
+    def fill_of(self, op: ir.Load) -> bool | int | float | None:
+        """What the load gives in lanes its mask excludes; None if nothing can see them."""
+        return self.lanes.fill(op)
 
     def offset_dtype(self, expr: Expr) -> Expr:
         """A program offset in the index dtype."""

@@ -118,10 +118,11 @@ def _carried(ctx: Context, op: ir.ForTile | ir.ForRange | ir.While, params: tupl
 
 def _body(ctx: Context, block: ir.Block, carried: list[Var], lead: list[Stmt]) -> list[Stmt]:
     saved, ctx.body = ctx.body, lead
+    outside, ctx.pending = ctx.pending, []
     lower_block(ctx, block)
     if carried:
         ctx.emit(Copy([(v, ctx.exact(y)) for v, y in zip(carried, block.yields, strict=True)]))
-    body, ctx.body = ctx.body, saved
+    body, ctx.body, ctx.pending = ctx.body, saved, outside
     return body
 
 

@@ -5,43 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from transpile import __version__
+from transpile.emitters import EmitOptions, EmitResult, SourceInfo
 from transpile.emitters.triton import host, ops
+from transpile.emitters.triton.context import Argument
 from transpile.emitters.triton.dtypes import NAMES
 from transpile.emitters.triton.layout import wrap
 from transpile.emitters.triton.lower import LoweredPhase, lower
+from transpile.emitters.triton.tree import lit
 from transpile.emitters.triton.templates import render_template
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
 from transpile.passes.pipeline import prepare
 from transpile.passes.schedule import Schedule, resolve
-
-
-VERSION = "0.1.0"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceInfo:
-    """The source file: ``stem`` of its name, the name itself, digest of its bytes."""
-
-    stem: str
-    filename: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class EmitOptions:
-    """What the command line says about the output."""
-
-    arch: str | None = None
-    inline_shim: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EmitResult:
-    """Files by name, and what was noticed on the way."""
-
-    files: dict[str, str]
-    diagnostics: tuple[Diagnostic, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -100,7 +76,7 @@ def _module(source: SourceInfo, groups: list[list[_Variant]], options: EmitOptio
     headers = [line for v in variants for line in _comment(v.header())]
     return render_template(
         "module.py.jinja",
-        version=VERSION,
+        version=__version__,
         source=source,
         headers=headers,
         needs_torch=_mentions("torch", [*functions, *preludes]),
@@ -143,7 +119,7 @@ def _name_kernels(group: list[_Variant]) -> str:
                 while name in taken:
                     name += "_"
                 by_text[text] = name
-                parts.append(_kernel_text(name, phase))
+                parts.append(_kernel_text(name, phase).strip("\n"))
             variant.names.append(by_text[text])
             launcher = f"_{variant.kernel.name}{tag}_launch{step}"
             variant.launchers.append(launcher)
@@ -162,7 +138,7 @@ def _tag(group: list[_Variant], variant: _Variant) -> str:
 
 
 def _kernel_text(name: str, phase: LoweredPhase) -> str:
-    params = [a.var.name + (f": {a.annotation}" if a.annotation else "") for a in phase.parameters]
+    params = [a.var.name + (": tl.constexpr" if a.constexpr else "") for a in phase.parameters]
     head = "\n".join(_signature(f"def {name}", params))
     return render_template("kernel.py.jinja", head=head, body=phase.body)
 
@@ -188,7 +164,7 @@ def _signature(head: str, params: list[str]) -> list[str]:
 
 def _launcher_text(launcher: str, kernel: str, variant: _Variant, phase: LoweredPhase) -> str:
     specs = ", ".join(f'"{a.var.name}": "{tensor_spec(variant.kernel, t)}"' for a, t in _tensors(phase))
-    options = [f"{a.var.name}={a.host}" for a in phase.parameters if a.constexpr]
+    options = [f"{a.var.name}={_option(a)}" for a in phase.parameters if a.constexpr]
     options += [f"{k}={v!r}" for k, v in variant.schedule.launch_options().items()]
     if variant.kernel.index_dtype is not None and variant.kernel.index_dtype.bits == 64:
         options.append("index64=True")
@@ -196,7 +172,15 @@ def _launcher_text(launcher: str, kernel: str, variant: _Variant, phase: Lowered
     return "\n".join(wrap(call, 0))
 
 
-def _tensors(phase: LoweredPhase) -> list[tuple[host.Argument, ir.Tensor]]:
+def _option(argument: Argument) -> str:
+    """A compile-time argument's value: a number, or how it follows from the launch's arguments."""
+    if argument.per_launch is None:
+        return argument.host
+    value = argument.per_launch.replace_vars(lambda v: lit(f'args["{v.name}"]'))
+    return f"lambda args: {value.text()}"
+
+
+def _tensors(phase: LoweredPhase) -> list[tuple[Argument, ir.Tensor]]:
     arguments = [a for a in phase.parameters if a.order[0] == 0]
     return list(zip(arguments, phase.tensors, strict=True))
 

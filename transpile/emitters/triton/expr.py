@@ -88,7 +88,6 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
         spelling.prec,
         dtype=result,
         shape=shape,
-        loads=any(a.loads for a in args),
     )
     return ctx.cast(expr, op.result.dtype)
 
@@ -266,6 +265,8 @@ def lower_mask(ctx: Context, op: ir.Mask) -> Expr:
     from transpile.emitters.triton.memory import guard_mask
 
     value = ctx.expr(op.value)
+    if ctx.lanes.folded(op):  # the load's `other` is the fill
+        return value
     mask = guard_mask(ctx, op.guards, op.result.shape)
     if mask is None:
         return value
@@ -273,7 +274,7 @@ def lower_mask(ctx: Context, op: ir.Mask) -> Expr:
     shape = ctx.broadcast(mask, value)
     return Expr(
         "tl.where({0}, {1}, {2})", (mask, value, fill), (0, 0, 0), ATOM,
-        dtype=value.dtype or op.result.dtype, shape=shape, loads=value.loads,
+        dtype=value.dtype or op.result.dtype, shape=shape,
     )  # fmt: skip
 
 
@@ -303,17 +304,15 @@ def lower_reduce(ctx: Context, op: ir.Reduce) -> Expr:
         if op.name in ("sum", "prod") and op.result.dtype == I64:
             value = ctx.cast(value, I64)
             dtype = I64
+    keep = ", keep_dims=True" if op.keepdim else ""
     if op.name == "prod":
         ctx.helpers["_mul"] = MUL_HELPER
-        template = f"tl.reduce({{0}}, {op.dim}, _mul{', keep_dims=True' if op.keepdim else ''})"
+        template = f"tl.reduce({{0}}, {op.dim}, _mul{keep})"
     else:
-        axis = "" if len(op.value.shape) == 1 and not op.keepdim and op.name in _AXIS_FREE else f", {op.dim}"
-        template = f"{spelling.function}({{0}}{axis}{', keep_dims=True' if op.keepdim else ''})"
-    expr = Expr(template, (value,), (0,), ATOM, dtype=dtype, shape=shape, loads=value.loads)
+        template = f"{spelling.function}({{0}}, axis={op.dim}{keep})"
+    expr = Expr(template, (value,), (0,), ATOM, dtype=dtype, shape=shape)
     return ctx.cast(expr, op.result.dtype)
 
-
-_AXIS_FREE = frozenset()  # Triton's tutorials always name the axis
 
 MUL_HELPER = """@triton.jit
 def _mul(a, b):

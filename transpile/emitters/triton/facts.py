@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from transpile.ir import ir
-from transpile.ir.walk import index_values, operands, regions, walk
+from transpile.ir.sizes import Size
+from transpile.ir.walk import index_shape, index_values, operands, regions, walk
 
 _CLOSED = frozenset({"add", "mul", "floordiv", "mod", "maximum", "minimum", "and", "or", "shr", "abs"})
 
@@ -60,6 +61,9 @@ class Facts:
                 return False
 
 
+_Excluded = tuple[ir.Value | None, Size | None]
+
+
 class Lanes:
     """Which loads' masked lanes can be observed.
 
@@ -69,8 +73,8 @@ class Lanes:
 
     def __init__(self, phase: ir.Phase) -> None:
         self._users: dict[ir.Value, list[ir.Op | None]] = {}
+        self._loads = {op.result: op for op in walk(phase.body) if isinstance(op, ir.Load)}
         self._collect(phase.body)
-        self._seen: set[ir.Value] = set()
 
     def _collect(self, block: ir.Block) -> None:
         for op in block.ops:
@@ -81,18 +85,31 @@ class Lanes:
         for value in block.yields:
             self._users.setdefault(value, []).append(None)
 
-    def observed(self, load: ir.Load) -> bool:
-        """True unless every path from the load ends in a store that masks what it masks."""
-        if load.mask is not None or not all(g.tile is not None for g in load.guards):
-            return not self._mirrored(load)
-        tiles = {g.tile for g in load.guards}
-        return not self._hidden(load.result, tiles, set())
+    def folded(self, mask: ir.Mask) -> bool:
+        """True if the mask is the ``other`` of the load it follows."""
+        load = self._loads.get(mask.value)
+        return (
+            load is not None
+            and load.mask is None
+            and self._users[load.result] == [mask]
+            and set(load.guards) == set(mask.guards)
+        )
 
-    def _mirrored(self, load: ir.Load) -> bool:
-        return False
+    def fill(self, load: ir.Load) -> bool | int | float | None:
+        """What the load's masked lanes must hold: a mask's fill, 0, or None if nothing sees them.
+
+        A lane is never seen if every path from the load ends in a store that masks what it masks.
+        """
+        match self._users.get(load.result):
+            case [ir.Mask(fill=fill) as mask] if self.folded(mask):
+                return fill
+        tiles = {(g.tile, load.result.shape[g.dim] if g.tile is None else None) for g in load.guards}
+        if load.mask is not None:
+            tiles.add((load.mask, None))
+        return None if self._hidden(load.result, tiles, set()) else 0
 
     def _hidden(
-        self, value: ir.Value, tiles: set[ir.Value | None], visited: set[ir.Value]
+        self, value: ir.Value, tiles: set[_Excluded], visited: set[ir.Value]
     ) -> bool:
         if value in visited:
             return True
@@ -102,15 +119,23 @@ class Lanes:
                 case ir.Elementwise() | ir.Cast() | ir.Broadcast() | ir.Reshape() | ir.Permute():
                     if not self._hidden(user.result, tiles, visited):
                         return False
-                case ir.Store(value=stored, guards=guards):
-                    reached = {g.tile for g in guards}
-                    if stored is not value or not tiles <= reached:
+                case ir.Store(value=stored):
+                    if stored is not value or not tiles <= _excluded_by(user):
                         return False
                     if value in (user.mask, *_index_operands(user)):
                         return False
                 case _:
                     return False
         return True
+
+
+def _excluded_by(store: ir.Store) -> set[_Excluded]:
+    """The lanes a store leaves out: beyond a tile's end, beyond a size, or by an extra mask."""
+    shape = index_shape(store.index)
+    found: set[_Excluded] = {
+        (g.tile, shape[g.dim] if g.tile is None else None) for g in store.guards
+    }
+    return found | ({(store.mask, None)} if store.mask is not None else set())
 
 
 def _index_operands(store: ir.Store) -> tuple[ir.Value, ...]:

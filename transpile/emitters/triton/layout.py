@@ -5,6 +5,7 @@ from __future__ import annotations
 from transpile.emitters.triton.tree import Assign, Comment, Copy, Eval, For, If, Stmt, While
 
 WIDTH = 100
+SHORT = 28  # arguments up to this long share a line
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -68,31 +69,35 @@ def _top_level_operators(text: str) -> list[str]:
 
 
 def wrap(text: str, indent: int) -> list[str]:
-    """One statement as lines of at most WIDTH columns, broken as black would."""
+    """One statement as lines of at most WIDTH columns."""
     pad = " " * indent
     if len(pad) + len(text) <= WIDTH:
         return [pad + text]
     split = _last_bracket(text)
-    if split is None:
+    if split is None or len(pad) + len(split[0]) > WIDTH:
         return _parenthesise(text, indent)
     head, inner, tail = split
-    one = " " * (indent + 4) + inner
     items = _split_commas(inner)
-    if len(pad) + len(head) > WIDTH:
-        return _parenthesise(text, indent)
-    if len(one) <= WIDTH and (len(items) == 1 or not head.rstrip().endswith("=")):
-        if len(items) == 1 or not _is_call(head):
-            return [pad + head, one, pad + tail]
-        return [pad + head, one + ",", pad + tail] if "=" not in inner else _exploded(head, items, tail, indent)
-    return _exploded(head, items, tail, indent)
+    if len(items) == 1 and not _is_call(head):
+        return [pad + head, *break_operators(inner, indent + 4), pad + tail]
+    return [pad + head, *_packed(items, indent + 4), pad + tail]
 
 
-def _exploded(head: str, items: list[str], tail: str, indent: int) -> list[str]:
-    lines = [" " * indent + head]
+def _packed(items: list[str], indent: int) -> list[str]:
+    """Arguments of a broken call: the long ones on lines of their own, short ones together."""
+    lines: list[str] = []
+    line = ""
     for item in items:
-        last = "," if len(items) > 1 or _is_call(head) else ""
-        lines += wrap_item(item, indent + 4, last)
-    return [*lines, " " * indent + tail]
+        if line and len(item) <= SHORT and indent + len(line) + len(item) + 2 <= WIDTH:
+            line += f" {item},"
+            continue
+        lines += [" " * indent + line] if line else []
+        line = ""
+        if len(item) <= SHORT:
+            line = f"{item},"
+        else:
+            lines += wrap_item(item, indent, ",")
+    return lines + ([" " * indent + line] if line else [])
 
 
 def wrap_item(item: str, indent: int, end: str) -> list[str]:

@@ -9,7 +9,7 @@ from transpile.emitters.triton.context import Argument, Context
 from transpile.emitters.triton.grid import lower_phase
 from transpile.emitters.triton.layout import render
 from transpile.emitters.triton.names import Namer
-from transpile.emitters.triton.tidy import tidy, used_variables
+from transpile.emitters.triton.tidy import name_loads, tidy, used_variables
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.passes.schedule import Schedule
@@ -39,8 +39,8 @@ def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule) -> LoweredPhas
     if ctx.errors:
         raise KtError(*(d for e in ctx.errors for d in e.diagnostics))
     tidy(body)
-    used = used_variables(body)
-    arguments = [a for a in ctx.ordered_arguments() if a.var in used]
+    name_loads(body)
+    arguments = ctx.used_arguments(used_variables(body))
     Namer(body, [a.var for a in arguments]).run()
     return LoweredPhase(
         arguments,

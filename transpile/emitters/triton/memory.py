@@ -135,8 +135,9 @@ def lower_load(ctx: Context, op: ir.Load) -> Expr:
     if mask is not None:
         args.append(mask)
         template += ", mask={1}"
-        if ctx.reads_masked_lanes(op):
-            args.append(spell_number(0, op.result.dtype))
+        fill = ctx.fill_of(op)
+        if fill is not None:
+            args.append(spell_number(fill, op.result.dtype))
             template += ", other={2}"
     eviction = EVICTION.get(op.eviction, op.eviction) or ctx.schedule.eviction(ctx.loads)
     if eviction:
@@ -146,11 +147,9 @@ def lower_load(ctx: Context, op: ir.Load) -> Expr:
     ctx.loads += 1
     ctx.accesses += 1
     actual = address.shape if mask is None else ctx.broadcast(address, mask)
-    if op.result.dtype.is_fp8 and mask is not None:
-        args[2:] = [lit("0.0")] if len(args) > 2 else []
     return Expr(
         template + ")", tuple(args), (0,) * len(args), ATOM,
-        dtype=op.result.dtype, shape=actual, loads=True,
+        dtype=op.result.dtype, shape=actual, is_load=True,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from transpile.emitters.triton.layout import WIDTH
 from transpile.emitters.triton.tree import (
     COMPARE,
     Assign,
@@ -17,6 +18,7 @@ from transpile.emitters.triton.tree import (
     While,
     binary,
     blocks,
+    ref,
     retyped,
     uses,
 )
@@ -127,3 +129,38 @@ def _substitute(expr: Expr, single: dict[Var, Expr]) -> Expr:
 def used_variables(body: list[Stmt]) -> set[Var]:
     """Every variable that some statement reads."""
     return set(_count(body))
+
+
+def name_loads(body: list[Stmt], indent: int = 4) -> None:
+    """Give loads inside a statement that is too long for one line a variable of their own."""
+    out: list[Stmt] = []
+    for stmt in body:
+        for block in blocks(stmt):
+            name_loads(block, indent + 4)
+        match stmt:
+            case Assign(targets=targets, value=value):
+                stmt.value = _fitted(value, indent + sum(len(t.hint) + 2 for t in targets), out)
+            case Eval(value=value):
+                stmt.value = _fitted(value, indent, out)
+            case Copy(pairs=pairs):
+                stmt.pairs = [(t, _fitted(v, indent + len(t.hint) + 3, out)) for t, v in pairs]
+            case _:
+                pass
+        out.append(stmt)
+    body[:] = out
+
+
+def _fitted(value: Expr, start: int, out: list[Stmt]) -> Expr:
+    return value if start + len(value.text()) <= WIDTH else _hoist(value, out, top=True)
+
+
+def _hoist(expr: Expr, out: list[Stmt], *, top: bool) -> Expr:
+    if not expr.loads or not expr.args:
+        return expr
+    if expr.template.startswith("tl.load(") and not top:
+        tensor = next(expr.vars())
+        var = Var(f"{tensor.name or tensor.hint}_tile" if expr.shape else f"{tensor.name}_value")
+        out.append(Assign((var,), expr))
+        return ref(var, expr.dtype, expr.shape)
+    root = top and expr.template.startswith(("tl.load(", "{0}"))
+    return retyped(expr, args=tuple(_hoist(a, out, top=root) for a in expr.args))

@@ -13,7 +13,12 @@ from transpile.ir.dtypes import DType
 from transpile.ir.sizes import Size
 
 # Python's precedence levels, higher binds tighter.
-TERNARY, OR, AND, NOT, COMPARE, BIT_OR, BIT_XOR, BIT_AND, SHIFT, ADD, MUL, UNARY, POWER, ATOM = range(14)
+# Floor division is given one of its own below multiplication, so that a mix of both is printed with
+# parentheses that a reader wants though Python needs none.
+(
+    TERNARY, OR, AND, NOT, COMPARE, BIT_OR, BIT_XOR, BIT_AND, SHIFT, ADD, FLOOR, MUL, UNARY, POWER,
+    ATOM,
+) = range(15)  # fmt: skip
 
 
 @dataclass(eq=False, slots=True)
@@ -42,7 +47,12 @@ class Expr:
     var: Var | None = None
     dtype: DType | None = None
     shape: tuple[Size, ...] = ()
-    loads: bool = False  # reads memory: must not move over a store
+    is_load: bool = False
+
+    @property
+    def loads(self) -> bool:
+        """True if it reads memory: it must not move over a store."""
+        return self.is_load or any(a.loads for a in self.args)
 
     @property
     def is_literal(self) -> bool:
@@ -113,7 +123,6 @@ def call(
         (TERNARY,) * len(every),
         dtype=dtype,
         shape=shape,
-        loads=any(a.loads for a in every),
     )
 
 
@@ -126,15 +135,16 @@ def binary(
     shape: tuple[Size, ...] = (),
 ) -> Expr:
     """``lhs symbol rhs``, left associative; comparisons do not chain."""
-    left = prec + 1 if prec == COMPARE else prec
+    left, right = (prec + 1 if prec == COMPARE else prec), prec + 1
+    if symbol in ("//", "%"):
+        left, right, prec = UNARY, UNARY, FLOOR
     return Expr(
         f"{{0}} {symbol} {{1}}",
         (lhs, rhs),
-        (left, prec + 1),
+        (left, right),
         prec,
         dtype=dtype,
         shape=shape,
-        loads=lhs.loads or rhs.loads,
     )
 
 
@@ -143,7 +153,7 @@ def postfix(
 ) -> Expr:
     """``expr`` followed by an attribute, call or subscript."""
     suffix = suffix.replace("{", "{{").replace("}", "}}")
-    return Expr("{0}" + suffix, (expr,), (ATOM,), ATOM, dtype=dtype, shape=shape, loads=expr.loads)
+    return Expr("{0}" + suffix, (expr,), (ATOM,), ATOM, dtype=dtype, shape=shape)
 
 
 def sequence(items: list[Expr]) -> Expr:

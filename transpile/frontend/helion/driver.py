@@ -196,7 +196,7 @@ class KernelDriver:
                 continue
             annotation = self._annotation(param)
             default = self._default(param)
-            other: Spec | None = None
+            other: Any = None
             if isinstance(default, bool) and "constexpr" in annotation:
                 other = LiteralSpec(not default)
             elif default is None and "Tensor" in annotation:
@@ -233,7 +233,7 @@ class KernelDriver:
 
     variant_specs: dict[int, dict[str, Spec]] = {}
 
-    def _optional_tensor(self, name: str) -> Spec | None:
+    def _optional_tensor(self, name: str) -> Any:
         """Rank and dtype of an optional tensor are inferred by lowering with it present."""
         return _Present()
 
@@ -389,6 +389,8 @@ class KernelDriver:
             )
         if need.rank is None:
             facts.guesses[need.param] = DEFAULT_RANK
+        elif need.at_least:
+            facts.guesses[need.param] = need.rank
         else:
             facts.ranks[need.param] = need.rank
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from transpile.frontend import torch_device as td
 from transpile.frontend.builder import describe
 from transpile.frontend.evaluator import simplified
-from transpile.frontend.values import Function, HostTensor, Known, Opaque, Scalar, Tile
+from transpile.frontend.values import Function, HostNumber, HostTensor, Known, Scalar, Tile
 from transpile.ir import ir
-from transpile.ir.dtypes import F32, I32, DType
+from transpile.ir.dtypes import F32, I32, I64, DType
 from transpile.ir.sizes import Size
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def _cdiv(ev: Lowering, a: Any, b: Any) -> Any:
     if ev.on_device:
         up = ev.b.arith("sub", ev.b.arith("add", a, b), 1)
         return ev.b.arith("floordiv", up, b)
-    return Opaque("helion.cdiv")
+    return HostNumber(I64)
 
 
 @device("helion.next_power_of_2")
@@ -344,7 +344,7 @@ def _cdiv(ev: Lowering, a: Any, b: Any) -> Any:
 def _next_power_of_2(ev: Lowering, n: Any) -> Any:
     if isinstance(n, int):
         return 1 << max(0, n - 1).bit_length()
-    return Opaque("helion.next_power_of_2")
+    return HostNumber(I64)
 
 
 @device("specialize")
@@ -394,6 +394,11 @@ def _enum_fragment(ev: Lowering, choices: Any, **kw: Any) -> Any:
 @host("helion.autotuner.BooleanFragment")
 def _boolean_fragment(ev: Lowering, **kw: Any) -> Any:
     return False
+
+
+@host("helion.runtime.get_num_sm")
+def _get_num_sm(ev: Lowering, *_: Any) -> Any:
+    return HostNumber(I64)
 
 
 @host("barrier")

@@ -29,7 +29,7 @@ from transpile.frontend.values import (
 )
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
-from transpile.ir.dtypes import BOOL, BY_TORCH, F32, DType
+from transpile.ir.dtypes import BOOL, BY_TORCH, F32, I64, DType
 from transpile.ir.sizes import Size
 
 CONSTANTS: dict[str, Any] = {
@@ -230,7 +230,7 @@ class Lowering(Evaluator):
                 return Opaque(f"the result of .{name}()")
             return self.apply_host(handler, f".{name}", [owner, *args], kwargs)
         if isinstance(owner, Size) and name == "bit_length":
-            return Opaque("bit_length of a size")
+            return HostNumber(I64)
         if isinstance(owner, HostShape) and name == "numel":
             return torch_host.METHODS["numel"](self, owner.tensor)
         if isinstance(owner, (str, int, float, tuple, list, dict)):
@@ -410,7 +410,7 @@ class Lowering(Evaluator):
             return x
         if isinstance(x, (ir.Value, Scalar)):
             return Scalar(self.b.cast(self.b.scalar(x), self.b.index_dtype))
-        return Opaque("int()")
+        return HostNumber(I64) if isinstance(x, (HostNumber, HostTensor)) else Opaque("int()")
 
     def _truthy(self, name: str, args: list[Any]) -> Any:
         if name == "isinstance":

@@ -28,7 +28,7 @@ from transpile.frontend.values import (
 )
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
-from transpile.ir.dtypes import I32, I64
+from transpile.ir.dtypes import I32, I64, DType
 from transpile.ir.sizes import Size, Sym
 
 PHASE_LOOPS = ("helion.language.tile", "helion.language.grid")
@@ -57,6 +57,7 @@ class Program(DeviceStatements):
         self.size_names: dict[tuple[Size, str], None] = {}
         self.register_tensor = self._register
         self.b.reconcile = facts.reconcile
+        self.integers = 0  # computed host integers named so far
         self.conditional = 0  # depth of host branches that only the run time decides
         source.locate(site.statement)
         source.locate(site.node)
@@ -137,10 +138,18 @@ class Program(DeviceStatements):
 
     def bind_name(self, name: str, value: Any, env: Env) -> None:
         if isinstance(value, HostNumber) and not self.on_device:
-            value = HostNumber(value.dtype, name)
+            value = self._named_number(value, name)
         if isinstance(value, HostTensor) and not self.on_device:
             value.host = name
         super().bind_name(name, value, env)
+
+    def _named_number(self, value: HostNumber, name: str) -> Any:
+        """A computed host number takes its variable's name; an integer becomes a symbol."""
+        if not value.dtype.is_int:
+            return HostNumber(value.dtype, name)
+        self.integers += 1
+        suffix = "" if self.integers == 1 and name not in self.facts.stated else f"_{self.integers}"
+        return Size.of(Sym(f"{name}{suffix}", "scalar"))
 
     def _drop_empty(self, node: cst.SimpleStatementLine) -> None:
         """Statements that only speak to helion leave no text."""
@@ -170,6 +179,8 @@ class Program(DeviceStatements):
             return
         left = test.left
         for part in test.comparisons:
+            if isinstance(part.operator, (cst.Equal, cst.In)):
+                self._learn_dtype(left, self.eval(part.comparator, self.env))
             if isinstance(part.operator, cst.Equal):
                 self._learn_modulo(left, part.comparator)
                 self._learn_equal(self.eval(left, self.env), self.eval(part.comparator, self.env))
@@ -180,11 +191,31 @@ class Program(DeviceStatements):
             for one, other in ((a, b), (b, a)):
                 if one.tensor.shape is None and other.tensor.shape is not None:
                     raise NeedFact(one.tensor.param or "?", rank=len(other))
+        self._learn_rank(a, b)
+        self._learn_rank(b, a)
         if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)) and len(a) == len(b):
             for x, y in zip(a, b, strict=True):
                 self._learn_equal(x, y)
         elif isinstance(a, (int, Size)) and isinstance(b, (int, Size)) and a != b:
             self.facts.unify(Size.of(a), Size.of(b))
+
+    def _learn_rank(self, shape: Any, entries: Any) -> None:
+        """``assert x.shape == (a, b)`` tells the rank of ``x``."""
+        if isinstance(shape, HostShape) and type(entries) in (tuple, list):
+            if shape.tensor.shape is None or shape.tensor.guessed:
+                shape.unpacked(len(entries))
+
+    def _learn_dtype(self, left: cst.BaseExpression, wanted: Any) -> None:
+        """``assert x.dtype == torch.float16``, or ``in`` a list: the dtype of an unstated ``x``."""
+        if not (isinstance(left, cst.Attribute) and left.attr.value == "dtype"):
+            return
+        owner = self.eval(left.value, self.env)
+        choices = wanted if isinstance(wanted, (tuple, list)) else [wanted]
+        if not isinstance(owner, HostTensor) or owner.param not in self.facts.assumed:
+            return
+        known = [c for c in choices if isinstance(c, DType)]
+        if known and owner.dtype not in known and owner.param not in self.facts.dtypes:
+            raise NeedFact(owner.param, dtype=known[0])
 
     def _learn_modulo(self, left: cst.BaseExpression, right: cst.BaseExpression) -> None:
         """``assert n % 16 == 0``."""

@@ -439,6 +439,7 @@ class DeviceStatements(Lowering):
     def bound(self, value: Any) -> ir.Value:
         """A loop bound as an index scalar."""
         scalar = self.b.scalar(value)
+        self.indexer.require_index(scalar)
         if scalar.shape or not scalar.dtype.is_int:
             self.fail(
                 "KT0423", f"{describe(value)} as a loop bound", remedy="use an integer scalar"
