@@ -81,7 +81,7 @@ class Writer:
     def step(self, pool: list[Value]) -> Value:
         """One random operation on f32 values of the pool (all broadcastable to each other)."""
         kinds = ["unary", "binary", "binary", "constant", "compare", "cast", "reduce", "index"]
-        kind = self.pick([*kinds, "mask", "reshape", *(["dot"] if self.finite else [])])
+        kind = self.pick([*kinds, "mask", "reshape", *(["dot"] * 3 if self.finite else [])])
         value: Value = self.pick(pool)
         made: Value = getattr(self, f"_{kind}")(value, pool)
         return made

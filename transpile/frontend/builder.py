@@ -300,11 +300,45 @@ class Builder:
         return (ir.Guard(dim, None),)
 
     def mask_to(self, x: ir.Value, dim: int, fill: bool | int | float) -> ir.Value:
+        tile = self.active_tile(x.shape[dim])
+        if tile is not None and tile.lengths is not None:
+            return self._mask_jagged(tile, x, fill)
         guards = self.guard(x.shape[dim], dim)
         if not guards:
             return x
         mask = ir.Mask(results=(self.new(x.dtype, x.shape),), value=x, guards=guards, fill=fill)
         return self.emit(mask)  # type: ignore[no-any-return]
+
+    def _mask_jagged(self, tile: Tile, x: ir.Value, fill: bool | int | float) -> ir.Value:
+        inside = self.jagged_mask(tile, x.shape)
+        if inside is None or self._held(x) == fill:
+            return x
+        return self.elementwise("where", inside, x, self.const(fill, x.dtype))
+
+    def jagged_mask(self, tile: Tile, shape: tuple[Size, ...]) -> ir.Value | None:
+        """``index < lengths`` of a jagged tile, aligned to ``shape``; None if the shape lacks the
+        tile's axis or one of its parents'."""
+        lengths = tile.lengths
+        assert lengths is not None
+        if tile.size not in shape or not all(axis in shape for axis in lengths.shape):
+            return None
+        index = self.emit(
+            ir.TileIndex(results=(self.new(self.index_dtype, (tile.size,)),), tile=tile.value)
+        )
+        lane = self.reshape(index, tuple(a if a == tile.size else ONE for a in shape))
+        limit = self.reshape(lengths, tuple(a if a in lengths.shape else ONE for a in shape))
+        return self.elementwise("lt", lane, limit)
+
+    def _held(self, x: ir.Value) -> float | int | bool | None:
+        """What lanes beyond a jagged row hold, where that is plain to see."""
+        op = self.producer.get(x)
+        if isinstance(op, ir.Load):
+            return 0
+        if isinstance(op, (ir.Cast, ir.Reshape, ir.Broadcast, ir.Permute)):
+            return self._held(op.value)
+        if isinstance(op, ir.Elementwise) and op.name == "mul":
+            return 0 if all(self._held(a) == 0 for a in op.args if a.shape) else None
+        return None
 
     def reduce(self, name: str, x: ir.Value, dim: int, keepdim: bool = False) -> ir.Value:
         """One reduction over axis ``dim``; dtype rules are torch's (integer sums are i64)."""

@@ -152,6 +152,7 @@ class Tile:
     block: Sym
     begin: Any = None  # Size or ir.Value
     end: Any = None
+    lengths: ir.Value | None = None  # of a jagged tile: its end per lane of the parent axes
 
     @property
     def size(self) -> Size:

@@ -61,7 +61,9 @@ CODES: dict[str, CodeInfo] = {
     "KT0021": _I("not UTF-8", "Kernel files are Python source in UTF-8."),
     "KT0022": _I("null byte", "Python source cannot contain null bytes; is this a binary file?"),
     "KT0023": _I("empty file", "The file has no source text."),
-    "KT0024": _I("file name", "Names of kernel files are printable, without quotes and backslashes."),
+    "KT0024": _I(
+        "file name", "Names of kernel files are printable, without quotes and backslashes."
+    ),
     # -- KT003x: project files ------------------------------------------------------------------
     "KT0030": _I("malformed TOML", "The project file is not valid TOML."),
     "KT0031": _I("unknown key", "The project file has a key that kt does not know."),
@@ -221,7 +223,10 @@ CODES: dict[str, CodeInfo] = {
         "false device assertion",
         "An assertion in device code is false at compile time.",
     ),
-    "KT0421": _I("jagged tile", "hl.jagged_tile is not supported yet."),
+    "KT0421": _I(
+        "bad jagged tile",
+        "hl.jagged_tile takes row lengths: an integer tile over enclosing tile axes.",
+    ),
     "KT0422": _I(
         "static range",
         "hl.static_range is unrolled, so its bounds must be compile-time integers.",

@@ -61,9 +61,17 @@ def flatten(value: Any, name: str = "out") -> list[tuple[str, Any]]:
         items = [(f"{name}[{key!r}]", item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
         items = [(f"{name}{i}" if name == "out" else f"{name}[{i}]", v) for i, v in enumerate(value)]
+    elif _is_numeric(value):
+        return [("out0" if name == "out" else name, value)]
     else:
-        return [] if value is None else [(name if name != "out" else "out0", value)]
+        return []
     return [pair for key, item in items for pair in flatten(item, key)]
+
+
+def _is_numeric(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor | bool | int | float)
 
 
 def difference(
@@ -75,9 +83,7 @@ def difference(
     if not isinstance(got, torch.Tensor) or not isinstance(want, torch.Tensor):
         got, want = torch.as_tensor(got), torch.as_tensor(want)
     if got.dtype != want.dtype or got.shape != want.shape:
-        return (
-            f"{name}: is {_describe(got)}, should be {_describe(want)}"
-        )  # fmt: skip
+        return f"{name}: is {_describe(got)}, should be {_describe(want)}"
     if got.numel() == 0:
         return ""
     a, b = got.detach().cpu(), want.detach().cpu()

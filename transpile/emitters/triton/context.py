@@ -101,6 +101,7 @@ class Context:
         self.schedule = schedule
         self.uses, self.home = find_uses(phase.body)
         self.values: dict[ir.Value, Expr] = {}
+        self.order: dict[ir.Value, int] = {}  # in which values were defined
         self.axes: dict[ir.Value, Axis] = {}
         self.slices: dict[tuple[Size, str], Axis] = {}
         self.body: list[Stmt] = []
@@ -127,6 +128,7 @@ class Context:
 
     def define(self, value: ir.Value, expr: Expr, hint: str = "") -> None:
         """Bind a result: to a variable, or to the expression itself where it is used once."""
+        self.order[value] = len(self.order)
         if self._inlines(value, expr):
             self.values[value] = expr
             if expr.loads:

@@ -93,7 +93,11 @@ def hint(ctx: Context, op: ir.Op, expr: Expr) -> str:
             return "product"
         case _:
             first = next(iter(expr.vars()), None)
-            return first.hint if first is not None and not first.argument else "t"
+            if first is None:
+                return "t"
+            if expr.loads and first.argument:
+                return f"{first.name}_tile" if expr.shape else f"{first.name}_value"
+            return "t" if first.argument else first.hint
 
 
 # -- loops -----------------------------------------------------------------------------------------
@@ -109,7 +113,8 @@ def _carried(ctx: Context, op: ir.ForTile | ir.ForRange | ir.While, params: tupl
     ctx.consume(op)
     ctx.settle()
     if pairs:
-        ctx.emit(Copy(pairs))
+        born = {var: ctx.order.get(init, 0) for (var, _), init in zip(pairs, op.inits, strict=True)}
+        ctx.emit(Copy(sorted(pairs, key=lambda p: born[p[0]])))
     for (var, _), param, result in zip(pairs, params, op.results, strict=True):
         ctx.values[param] = ref(var, param.dtype, param.shape)
         ctx.values[result] = ref(var, result.dtype, result.shape)

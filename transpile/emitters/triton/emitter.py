@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import sys
 from dataclasses import dataclass
 
 from transpile import __version__
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
 from transpile.emitters.triton import host, ops
 from transpile.emitters.triton.context import Argument
+from transpile.emitters.triton.dispatch import conditions
 from transpile.emitters.triton.dtypes import NAMES
 from transpile.emitters.triton.layout import wrap
 from transpile.emitters.triton.lower import LoweredPhase, lower
@@ -72,21 +75,52 @@ def _module(source: SourceInfo, groups: list[list[_Variant]], options: EmitOptio
     variants = [v for group in groups for v in group]
     imports = {i for v in variants for p in v.phases for i in p.imports}
     helpers = {k: t for v in variants for p in v.phases for k, t in sorted(p.helpers.items())}
-    preludes = list(dict.fromkeys(v.kernel.prelude.strip("\n") for v in variants if v.kernel.prelude.strip()))
+    host_imports, preludes = _preludes(variants)
     headers = [line for v in variants for line in _comment(v.header())]
     return render_template(
         "module.py.jinja",
         version=__version__,
         source=source,
         headers=headers,
-        needs_torch=_mentions("torch", [*functions, *preludes]),
+        host_imports=_host_imports(host_imports, [*functions, *preludes]),
         imports=imports,
-        prelude="\n".join(preludes),
+        prelude="\n\n".join(preludes),
         helpers=[text.strip("\n") for text in helpers.values()],
         kernels=[k for k in kernels if k],
         functions=functions,
         inline_shim=options.inline_shim,
     )
+
+
+_OURS = {"import torch", "import triton", "import triton.language as tl"}
+
+
+def _preludes(variants: list[_Variant]) -> tuple[list[str], list[str]]:
+    """The host programs' module-level needs: import statements, and other code."""
+    imports: dict[str, None] = {}
+    rest: dict[str, None] = {}
+    for variant in variants:
+        lines = variant.kernel.prelude.strip("\n").split("\n")
+        top = [line for line in lines if re.match(r"(import|from) \S", line)]
+        imports |= dict.fromkeys(line.rstrip() for line in top)
+        if code := "\n".join(line for line in lines if line not in top).strip("\n"):
+            rest[code] = None
+    return list(imports), list(rest)
+
+
+def _host_imports(imports: list[str], texts: list[str]) -> list[str]:
+    """Imports in isort's order: plain before from, standard library first."""
+    wanted = set(imports) - _OURS
+    future = {line for line in wanted if line.startswith("from __future__")}
+    standard = sorted(line for line in wanted - future if _is_standard(line))
+    others = sorted(line for line in wanted - future if not _is_standard(line))
+    if _mentions("torch", texts):
+        others = ["import torch", *others]
+    return [*standard, *([""] if standard and others else []), *others]
+
+
+def _is_standard(line: str) -> bool:
+    return line.split()[1].split(".")[0] in sys.stdlib_module_names
 
 
 def _mentions(word: str, texts: list[str]) -> bool:
@@ -105,6 +139,7 @@ def _name_kernels(group: list[_Variant]) -> str:
     """Jit functions and launchers of one source kernel; equal code of two signatures is shared."""
     by_text: dict[str, str] = {}
     parts: list[str] = []
+    _share_code(group)
     launchers: list[str] = []
     for number, variant in enumerate(group):
         tag = _tag(group, variant)
@@ -126,6 +161,29 @@ def _name_kernels(group: list[_Variant]) -> str:
             launchers.append(_launcher_text(launcher, by_text[text], variant, phase))
         del number
     return "\n\n\n".join(parts) + "\n\n\n" + "\n".join(launchers)
+
+
+def _share_code(group: list[_Variant]) -> None:
+    """Let f32 signatures use the code of 16-bit ones where that only adds casts to f32, which
+    do nothing there."""
+    for number in range(len(group[0].phases)):
+        phases = [v.phases[number] for v in group]
+        longest: dict[str, LoweredPhase] = {}
+        for phase in phases:
+            key = _without_casts(phase)
+            best = longest.setdefault(key, phase)
+            if phase.body.count(_WIDEN) > best.body.count(_WIDEN):
+                longest[key] = phase
+        for phase in phases:
+            best = longest[_without_casts(phase)]
+            phase.body, phase.imports, phase.helpers = best.body, best.imports, best.helpers
+
+
+_WIDEN = ".to(tl.float32)"
+
+
+def _without_casts(phase: LoweredPhase) -> str:
+    return re.sub(r"\s+|,(?=\s*[)\]])", "", phase.text.replace(_WIDEN, ""))
 
 
 def _tag(group: list[_Variant], variant: _Variant) -> str:
@@ -210,20 +268,76 @@ def tensor_spec(kernel: ir.Kernel, tensor: ir.Tensor) -> str:
 
 
 def _host_functions(group: list[_Variant]) -> str:
+    """The function with the source's name; several signatures share it where their host code is
+    the same but for the launches."""
     first = group[0]
-    texts = [_host_text(v) for v in group]
     if len(group) == 1:
-        return texts[0]
-    raise NotImplementedError(f"several signatures of {first.kernel.name}")
+        return _host_text(first, [_launches(first)], [""])
+    tests = conditions([v.kernel.signature for v in group])
+    calls = [_launches(v) for v in group]
+    if all(c == calls[0] for c in calls):
+        calls, tests = calls[:1], [""]
+    if len({_host_code(v) for v in group}) == 1 and not _rebinds(first.kernel, tests):
+        return _host_text(first, calls, tests)
+    return _dispatcher(group, tests)
 
 
-def _host_text(variant: _Variant) -> str:
-    launches = {
-        i: host.launch_call(variant.launchers[i], phase.grid, phase.parameters)
+def _host_code(variant: _Variant) -> str:
+    return host.body(variant.kernel, variant.schedule, dict.fromkeys(range(len(variant.phases)), ["#"]))
+
+
+def _launches(variant: _Variant) -> list[str]:
+    return [
+        host.launch_call(variant.launchers[i], phase.grid, phase.parameters)
         for i, phase in enumerate(variant.phases)
-    }
+    ]
+
+
+def _rebinds(kernel: ir.Kernel, tests: list[str]) -> bool:
+    """True if the host program gives a parameter that the tests ask about another value."""
+    text = "\n".join(item.text for item in kernel.host if isinstance(item, ir.HostCode))
+    tested = {p.name for p in kernel.params if _mentions(p.name, tests)}
+    targets = re.findall(r"^\s*([\w, ()*]+?)\s*(?::[^=]+)?=(?!=)", text, re.MULTILINE)
+    return any(name in re.findall(r"\w+", target) for name in tested for target in targets)
+
+
+def _host_text(variant: _Variant, calls: list[list[str]], tests: list[str], name: str = "") -> str:
+    launches = {i: _dispatch(variant.kernel, [c[i] for c in calls], tests) for i in range(len(variant.phases))}
     body = host.body(variant.kernel, variant.schedule, launches)
-    return host.signature(variant.kernel) + "\n" + body
+    return host.signature(variant.kernel, name) + "\n" + body
+
+
+def _dispatch(kernel: ir.Kernel, calls: list[str], tests: list[str]) -> list[str]:
+    """The launch, or an if-chain of launches."""
+    if len(calls) == 1:
+        return wrap(calls[0], 0)
+    lines: list[str] = []
+    for i, (call, test) in enumerate(zip(calls, tests, strict=True)):
+        lines += wrap(f"{'elif' if i else 'if'} {test}:", 0) + wrap(call, 4)
+    return [*lines, "else:", *_no_match(kernel)]
+
+
+def _no_match(kernel: ir.Kernel) -> list[str]:
+    params = ", ".join(f"{p.name}={p.name}" for p in kernel.params)
+    return wrap(f'raise kt.no_signature("{kernel.name}", {params})', 4)
+
+
+def _dispatcher(group: list[_Variant], tests: list[str]) -> str:
+    """One host function per signature, and the one with the source's name in front of them."""
+    first = group[0].kernel
+    texts: list[str] = []
+    lines = [host.signature(first)]
+    if first.docstring is not None:
+        lines += host.docstring(first.docstring)
+    arguments = ", ".join(p.name for p in first.params)
+    for i, (variant, test) in enumerate(zip(group, tests, strict=True)):
+        name = f"_{first.name}{_tag(group, variant)}"
+        bare = dataclasses.replace(variant.kernel, docstring=None)
+        texts.append(_host_text(dataclasses.replace(variant, kernel=bare), [_launches(variant)], [""], name))
+        lines += wrap(f"if {test}:", 4) + [f"        return {name}({arguments})"]
+        del i
+    lines += ["    " + line[4:] if line.startswith("    ") else line for line in _no_match(first)]
+    return "\n\n\n".join([*texts, "\n".join(lines)])
 
 
 def capabilities() -> dict[str, object]:

@@ -6,7 +6,6 @@ import re
 import textwrap
 
 from transpile.emitters.triton.context import Argument
-from transpile.emitters.triton.layout import wrap
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
 from transpile.ir.sizes import Opaque, Size, Sym
@@ -129,8 +128,9 @@ def launch_call(launcher: str, grid_text: str, arguments: list[Argument]) -> str
     return f"{launcher}({', '.join([grid_text, *passed])})"
 
 
-def signature(kernel: ir.Kernel) -> str:
-    """``name(params) -> returns`` as in the source."""
+def signature(kernel: ir.Kernel, name: str = "") -> str:
+    """``def name(params) -> returns:`` as in the source, or under another name."""
+    name = name or kernel.name
     params = []
     for p in kernel.params:
         text = p.name
@@ -140,14 +140,14 @@ def signature(kernel: ir.Kernel) -> str:
             text += f" = {p.default}" if p.annotation else f"={p.default}"
         params.append(text)
     returns = f" -> {kernel.returns}" if kernel.returns else ""
-    one = f"def {kernel.name}({', '.join(params)}){returns}:"
+    one = f"def {name}({', '.join(params)}){returns}:"
     if len(one) <= 100:
         return one
     lines = "\n".join(f"    {p}," for p in params)
-    return f"def {kernel.name}(\n{lines}\n){returns}:"
+    return f"def {name}(\n{lines}\n){returns}:"
 
 
-def body(kernel: ir.Kernel, schedule: Schedule, launches: dict[int, str]) -> str:
+def body(kernel: ir.Kernel, schedule: Schedule, launches: dict[int, list[str]]) -> str:
     """The function's docstring and statements, launches in their places."""
     lines: list[str] = []
     if kernel.docstring is not None:
@@ -157,7 +157,8 @@ def body(kernel: ir.Kernel, schedule: Schedule, launches: dict[int, str]) -> str
             text = substitute_blocks(item, schedule)
             lines += textwrap.indent(text, "    ").split("\n")
         else:
-            lines += wrap(launches[item.phase], 4 + 4 * item.indent)
+            pad = " " * (4 + 4 * item.indent)
+            lines += [pad + line for line in launches[item.phase]]
     while lines and not lines[-1].strip():
         lines.pop()
     return "\n".join(line.rstrip() for line in lines) or "    pass"
@@ -180,7 +181,9 @@ def docstring(text: str) -> list[str]:
     escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     if escaped.endswith('"'):
         escaped = escaped[:-1] + '\\"'
-    lines = escaped.split("\n")
-    return [f'    """{lines[0]}', *lines[1:-1], lines[-1] + '"""'] if len(lines) > 1 else [
-        f'    """{escaped}"""'
-    ]
+    first, *rest = escaped.strip("\n").split("\n")
+    lines = [f'    """{first}'.rstrip()]
+    lines += [f"    {line}".rstrip() for line in rest]
+    if rest:
+        return [*lines, '    """']
+    return [lines[0] + '"""']

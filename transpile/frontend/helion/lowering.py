@@ -13,6 +13,7 @@ from transpile.frontend.builder import Builder, describe
 from transpile.frontend.evaluator import UNKNOWN, Evaluator, HostShape, device_number, simplified
 from transpile.frontend.helion import language
 from transpile.frontend.helion.blocks import BlockTable
+from transpile.frontend.indexing import Access
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.values import (
     Builtin,
@@ -461,22 +462,41 @@ class Lowering(Evaluator):
         if target in self.stored:
             self.b.emit(ir.Barrier())
             self.stored.clear()
-        mask_value = self._mask(mask, access.shape)
+        mask_value, guards = self._mask(mask, access)
         value: ir.Value = self.b.emit(
             ir.Load(
                 results=(self.b.new(tensor.dtype, access.shape),),
                 tensor=target,
                 index=access.index,
-                guards=access.guards,
+                guards=guards,
                 mask=mask_value,
                 eviction=eviction,
             )
         )
         return self.b.reshape(value, access.view)
 
-    def _mask(self, mask: Any, shape: tuple[Size, ...]) -> ir.Value | None:
+    def _mask(self, mask: Any, access: Access) -> tuple[ir.Value | None, tuple[ir.Guard, ...]]:
+        """The extra mask, with those of jagged tiles, and the guards it leaves to do."""
+        jagged, covered = self._jagged_mask(access.shape)
+        guards = tuple(g for g in access.guards if g.tile not in covered)
         if mask is None:
-            return None
+            return jagged, guards
+        extra = self._extra_mask(mask, access.shape)
+        if jagged is None:
+            return extra, guards
+        return self.b.elementwise("and", extra, jagged), guards
+
+    def _jagged_mask(self, shape: tuple[Size, ...]) -> tuple[ir.Value | None, list[ir.Value]]:
+        mask: ir.Value | None = None
+        covered: list[ir.Value] = []
+        for tile in self.b.tiles:
+            one = None if tile.lengths is None else self.b.jagged_mask(tile, shape)
+            if one is not None:
+                mask = one if mask is None else self.b.elementwise("and", mask, one)
+                covered.append(tile.value)
+        return mask, covered
+
+    def _extra_mask(self, mask: Any, shape: tuple[Size, ...]) -> ir.Value:
         value = self.b.scalar(mask)
         if not value.dtype.is_bool:
             value = self.b.elementwise("ne", value, 0)
@@ -490,13 +510,10 @@ class Lowering(Evaluator):
         access = self.indexer.resolve(tensor, entries)
         target = self.register_tensor(tensor)
         stored = self._stored_value(value, tensor.dtype, access.shape, access.view)
+        mask_value, guards = self._mask(mask, access)
         self.b.emit(
             ir.Store(
-                tensor=target,
-                index=access.index,
-                value=stored,
-                guards=access.guards,
-                mask=self._mask(mask, access.shape),
+                tensor=target, index=access.index, value=stored, guards=guards, mask=mask_value
             )
         )
         self.stored.add(target)
@@ -538,6 +555,7 @@ class Lowering(Evaluator):
         if len(operands) != (2 if kind == "cas" else 1):
             self.fail("KT0412", f"wrong arguments for hl.atomic_{kind}")
         values = [self._stored_value(v, tensor.dtype, access.shape, access.view) for v in operands]
+        mask_value, guards = self._mask(None, access)
         result = self.b.emit(
             ir.Atomic(
                 results=(self.b.new(tensor.dtype, access.shape),),
@@ -545,7 +563,8 @@ class Lowering(Evaluator):
                 tensor=target,
                 index=access.index,
                 value=values[-1],
-                guards=access.guards,
+                guards=guards,
+                mask=mask_value,
                 sem=sem,
                 expected=values[0] if kind == "cas" else None,
             )

@@ -430,7 +430,7 @@ class Program(DeviceStatements):
     def _record_names(self) -> None:
         """Spellings of sizes that hold at this launch, source variables first."""
         for name, value in self.env.names.items():
-            if isinstance(value, Size):
+            if isinstance(value, Size) and name.strip("_"):
                 self.size_names.setdefault((value, name))
         registered = {id(t) for t in self.tensors}
         visible = [

@@ -271,12 +271,8 @@ class DeviceStatements(Lowering):
                 self._unroll(node, self._static_range(call, env), env)
                 return
             if name == "helion.language.jagged_tile":
-                raise error(
-                    "KT0421",
-                    "hl.jagged_tile is not supported yet",
-                    self.source.span(call),
-                    remedy="loop to the largest length with hl.tile and mask with extra_mask",
-                )
+                self._jagged_loop(node, call, env)
+                return
         items = self.iterate(self.eval(node.iter, env))
         if items is None:
             self._construct(
@@ -405,6 +401,7 @@ class DeviceStatements(Lowering):
         tiles: list[Tile],
         is_list: bool,
         env: Env,
+        lengths: ir.Value | None = None,
     ) -> None:
         """One axis of a nested tile loop; the innermost runs the body."""
         if axis == len(ranges):
@@ -416,7 +413,7 @@ class DeviceStatements(Lowering):
         extent = Size.of(end) - Size.of(begin) if symbolic else None
         block = self.block_for(node, axis, len(ranges), given, extent)
         var = ir.Value(ir.TileVar(block), self.axis_hint(node.target, axis, len(ranges)))
-        tile = Tile(var, block, begin, end)
+        tile = Tile(var, block, begin, end, lengths)
         low, high = self.bound(begin), self.bound(end)
 
         def body() -> None:
@@ -435,6 +432,29 @@ class DeviceStatements(Lowering):
             )  # fmt: skip
 
         self.carried_loop(node, env, var, body, build)
+
+    def _jagged_loop(self, node: cst.For, call: cst.Call, env: Env) -> None:
+        """A tile loop to the longest row; every access is masked by each row's own length."""
+        args, named = self.loop_arguments(call, env)
+        lengths = args[0] if args else None
+        if not isinstance(lengths, ir.Value) or not lengths.shape or not lengths.dtype.is_int:
+            found = describe(lengths)
+            if isinstance(lengths, ir.Value):
+                self.indexer.require_index(lengths)
+            self.fail(
+                "KT0421",
+                f"hl.jagged_tile over {found}",
+                why="it takes the row lengths, an integer tile over enclosing tile axes",
+                remedy="load the lengths with the enclosing tile",
+            )
+        assert isinstance(lengths, ir.Value)
+        longest = lengths
+        for axis in reversed(range(len(lengths.shape))):
+            longest = self.b.reduce("max", longest, axis)
+        if longest.name is None:
+            longest.name = "longest"
+        ranges = [(0, longest, named.get("block_size"))]
+        self._tile_axis(node, ranges, 0, [], False, env, lengths)
 
     def bound(self, value: Any) -> ir.Value:
         """A loop bound as an index scalar."""

@@ -1,0 +1,66 @@
+"""One call of a generated function on the tensors of a safetensors file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transpile.verify import compare, inputs
+from transpile.verify.jobs import RunJob
+from transpile.verify.numerics import filled_allocations, load_module
+
+
+class RunError(Exception):
+    """The tensors do not fit the kernel, or there is no device."""
+
+
+def run(job: RunJob) -> list[str]:
+    """Call the function and write what it computed as out0, out1, ...; returns those names.
+
+    A function that returns nothing gives its modified parameters, in parameter order.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    if not job.simulate and not torch.cuda.is_available():
+        raise RunError("torch finds no CUDA device; --simulate runs on the CPU")
+    device = "cpu" if job.simulate else "cuda"
+    arguments: dict[str, Any] = {}
+    for name, tensor in load_file(job.inputs).items():
+        if name in job.scalars:
+            arguments[name] = tensor.item()
+        else:
+            arguments[name] = inputs.relayout(tensor, job.layouts.get(name)).to(device)
+    for name, value in job.values.items():
+        arguments[name] = inputs.runtime_value(value)
+    tensors = {n: v.cpu() for n, v in arguments.items() if isinstance(v, torch.Tensor)}
+    before = inputs.clone(tensors)
+    module = load_module(job.module)
+    with filled_allocations():
+        returned = getattr(module, job.kernel)(**arguments)
+    if not job.simulate:
+        torch.cuda.synchronize()
+    found = [value for _, value in compare.flatten(returned)]
+    if returned is None:
+        found = [
+            arguments[name]
+            for name in arguments
+            if name in before and (name in job.stored or _changed(before[name], arguments[name]))
+        ]
+    if not found:
+        raise RunError("the kernel returns nothing and modifies nothing")
+    results = {f"out{i}": _plain(value) for i, value in enumerate(found)}
+    save_file(results, job.outputs)
+    return list(results)
+
+
+def _plain(value: Any) -> Any:
+    """A row-major CPU tensor of its own memory, as safetensors wants it."""
+    import torch
+
+    return torch.as_tensor(value).detach().cpu().contiguous().clone()
+
+
+def _changed(before: Any, after: Any) -> bool:
+    from transpile.verify.numerics import same_bits
+
+    return not same_bits(before, after.cpu())

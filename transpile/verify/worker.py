@@ -1,0 +1,78 @@
+"""A process that proves: jobs come in on stdin, what came out goes to stdout.
+
+torch and triton are imported once per process. Each message is a length and a pickle; both ends
+are kt's own. What user code prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from transpile.verify.jobs import Cell, FileJob, RunJob
+
+
+def send(stream: BinaryIO, message: Any) -> None:
+    """Write one message."""
+    data = pickle.dumps(message)
+    stream.write(struct.pack("<Q", len(data)) + data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> Any:
+    """Read one message; EOFError where the other end is gone."""
+    head = stream.read(8)
+    if len(head) < 8:
+        raise EOFError
+    (size,) = struct.unpack("<Q", head)
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return pickle.loads(data)
+
+
+def cells(job: FileJob) -> Iterator[Cell]:
+    """What the harness of the job's mode says."""
+    from transpile.verify import numerics, triton
+
+    checks = {"compile": triton.check_file, "numerics": numerics.check_file}
+    yield from checks[job.mode](job)
+
+
+def answers(job: FileJob | RunJob) -> Iterator[Any]:
+    """The messages for a job, one by one; an exception's description is the last one."""
+    from transpile.verify import numerics, simulate
+
+    try:
+        if isinstance(job, RunJob):
+            yield simulate.run(job)
+        else:
+            yield from cells(job)
+    except Exception as exc:  # noqa: BLE001 - the parent reports it
+        if os.environ.get("KT_DEBUG") == "1":
+            import traceback
+
+            traceback.print_exc()
+        yield numerics.describe(exc)
+
+
+def main() -> None:
+    """Serve jobs until stdin ends. None marks the end of a job's answers."""
+    jobs, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    while True:
+        try:
+            job = receive(jobs)
+        except EOFError:
+            return
+        for answer in answers(job):
+            send(replies, answer)
+        send(replies, None)
+
+
+if __name__ == "__main__":
+    main()
