@@ -1,10 +1,9 @@
 """Pointwise activations: SiLU and the two forms of GELU (Hendrycks & Gimpel 2016)."""
 
-import torch
-import torch.nn.functional as F
-
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

@@ -1,9 +1,8 @@
 """One AdamW step (Loshchilov & Hutter 2019), fused and in place."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

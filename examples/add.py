@@ -1,9 +1,8 @@
 """Elementwise addition with PyTorch's broadcasting and type promotion: out = x + y."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -1,9 +1,8 @@
 """Searches for the best of many candidates: greedy sampling and vector quantisation."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -8,10 +8,9 @@ scale. Every kernel returns the log-sum-exp of each query for the backward pass.
 
 import math
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

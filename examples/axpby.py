@@ -1,9 +1,8 @@
 """Vector kernels steered by run-time scalars."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

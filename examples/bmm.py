@@ -1,9 +1,8 @@
 """Batched matrix products: out[b] = x[b] @ y[b], and one with a right operand all batches share."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -1,13 +1,12 @@
 """Short causal depthwise convolution of state-space models (Mamba, Gu & Dao 2023).
 
-    out[b, c, t] = silu(bias[c] + sum_k weight[c, k] * x[b, c, t - (W - 1) + k])
+out[b, c, t] = silu(bias[c] + sum_k weight[c, k] * x[b, c, t - (W - 1) + k])
 """
-
-import torch
-import torch.nn.functional as F
 
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

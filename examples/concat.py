@@ -1,9 +1,8 @@
 """Concatenation of two matrices along their columns: out = [x | y]."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -1,9 +1,8 @@
 """Kernels whose path depends on values known only at run time."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

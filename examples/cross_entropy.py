@@ -1,13 +1,12 @@
 """Cross-entropy loss of class logits.
 
-    loss = mean_i (logsumexp_j logits[i, j] - logits[i, labels[i]])
+loss = mean_i (logsumexp_j logits[i, j] - logits[i, labels[i]])
 """
-
-import torch
-import torch.nn.functional as F
 
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel(ignore_warnings=[helion.exc.TensorOperationInWrapper])

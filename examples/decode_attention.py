@@ -1,9 +1,8 @@
 """Attention of one new token per sequence against a key/value cache of ragged lengths."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

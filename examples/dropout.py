@@ -1,12 +1,11 @@
 """Dropout that stores no mask: the backward pass draws the same numbers again from the seed.
 
-    out[i] = x[i] / (1 - p) if uniform(seed, i) > p else 0
+out[i] = x[i] / (1 - p) if uniform(seed, i) > p else 0
 """
-
-import torch
 
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -1,10 +1,9 @@
 """Embedding lookup: out[..., :] = weight[ids[...], :]."""
 
-import torch
-import torch.nn.functional as F
-
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

@@ -1,9 +1,8 @@
 """Elementwise exponential and its gradient: y = exp(x), dx = dy * y."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -1,12 +1,11 @@
 """Matrix products of float8 operands with scales, and the quantisation that makes them.
 
-    out[i, j] = scale_x[i] * scale_w[j] * sum_k x[i, k] * w[k, j]
+out[i, j] = scale_x[i] * scale_w[j] * sum_k x[i, k] * w[k, j]
 """
-
-import torch
 
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

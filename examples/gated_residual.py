@@ -1,12 +1,11 @@
 """Gated residual connection of a diffusion transformer (Peebles & Xie 2022, adaLN-Zero).
 
-    out[b, t, c] = x[b, t, c] + gate[b, c] * y[b, t, c]
+out[b, t, c] = x[b, t, c] + gate[b, c] * y[b, t, c]
 """
-
-import torch
 
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()
@@ -31,7 +30,5 @@ def gated_residual(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor) -> torc
     return out
 
 
-def gated_residual_reference(
-    x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor
-) -> torch.Tensor:
+def gated_residual_reference(x: torch.Tensor, y: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     return (x.float() + gate.float()[:, None, :] * y.float()).to(x.dtype)

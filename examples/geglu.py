@@ -1,13 +1,12 @@
 """GEGLU, the gated unit gelu(a) * b with the tanh form of GELU (Shazeer 2020).
 
-    gelu(a) = a / 2 * (1 + tanh(u)),    u = sqrt(2 / pi) * (a + 0.044715 * a^3)
+gelu(a) = a / 2 * (1 + tanh(u)),    u = sqrt(2 / pi) * (a + 0.044715 * a^3)
 """
-
-import torch
-import torch.nn.functional as F
 
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

@@ -4,10 +4,9 @@ The two kernels differ in which weights share a byte. Neighbours along K keep a 
 tile and are interleaved in registers; halves of K need no interleaving, only two dot products.
 """
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

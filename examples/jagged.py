@@ -1,9 +1,8 @@
 """Reductions over batches of ragged length, stored end to end with an array of offsets."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -6,10 +6,9 @@
 with the limits KL(p || q) for beta = 0 and KL(q || p) for beta = 1, as GKD defines them.
 """
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -1,13 +1,12 @@
 """Kullback-Leibler divergence of a target distribution p from a model q given as log q.
 
-    KL(p || q) = sum_j p[j] * (log p[j] - log q[j])
+KL(p || q) = sum_j p[j] * (log p[j] - log q[j])
 """
-
-import torch
-import torch.nn.functional as F
 
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel(ignore_warnings=[helion.exc.TensorOperationInWrapper])

@@ -1,13 +1,12 @@
 """Layer normalisation (Ba et al. 2016) over the last dimension, forward and backward.
 
-    y[i, j] = (x[i, j] - mean[i]) * rstd[i] * weight[j] + bias[j]
+y[i, j] = (x[i, j] - mean[i]) * rstd[i] * weight[j] + bias[j]
 """
-
-import torch
-import torch.nn.functional as F
 
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

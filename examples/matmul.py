@@ -1,9 +1,8 @@
 """Matrix product with float32 accumulation, with three schedules: out = x @ y."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()
@@ -36,9 +35,7 @@ def matmul_reference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 # Consecutive programs walk down eight row blocks before they move to the next column block, so
 # that the operand blocks they share stay in the L2 cache.
 @helion.kernel(
-    config=helion.Config(
-        block_sizes=[128, 128, 64], l2_groupings=[8], num_warps=8, num_stages=3
-    )
+    config=helion.Config(block_sizes=[128, 128, 64], l2_groupings=[8], num_warps=8, num_stages=3)
 )
 def matmul_l2_grouped(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Matrix product with programs ordered for reuse in the L2 cache.

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
-
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

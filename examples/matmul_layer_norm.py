@@ -5,11 +5,10 @@
 One program holds whole rows of the product, so N is a compile-time size of at most a few hundred.
 """
 
-import torch
-import torch.nn.functional as F
-
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

@@ -4,10 +4,9 @@ The core of gated linear RNNs (Martin & Cundy 2018). One kernel walks through ti
 state in registers, the other evaluates all steps of a sequence at once with a parallel scan.
 """
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

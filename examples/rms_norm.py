@@ -1,12 +1,11 @@
 """Root-mean-square layer normalisation (Zhang & Sennrich 2019), forward and backward.
 
-    rstd[i] = 1 / sqrt(mean_j x[i, j]^2 + eps),    y[i, j] = x[i, j] * rstd[i] * weight[j]
+rstd[i] = 1 / sqrt(mean_j x[i, j]^2 + eps),    y[i, j] = x[i, j] * rstd[i] * weight[j]
 """
-
-import torch
 
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

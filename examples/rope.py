@@ -7,10 +7,9 @@ Channel pairs (a, b) of position t turn by angle t * theta_i:
 GPT-NeoX and LLaMA pair channel i with i + D / 2, GPT-J pairs 2i with 2i + 1.
 """
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -5,10 +5,9 @@
 The epilogue of per-token, per-channel int8 inference (SmoothQuant, Xiao et al. 2022).
 """
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

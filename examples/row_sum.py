@@ -4,10 +4,9 @@ Three schedules: a whole row in one tile, a row rolled into chunks by the config
 row looped over by hand. Rows of a few thousand elements suit the first, longer rows the others.
 """
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

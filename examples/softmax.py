@@ -6,11 +6,10 @@ The two-pass form keeps a running maximum and a rescaled running sum (Milakov & 
 so a row may be longer than what one program can hold.
 """
 
-import torch
-import torch.nn.functional as F
-
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

@@ -1,12 +1,11 @@
 """Gradient of the row softmax from its saved output.
 
-    dx[i, j] = y[i, j] * (dy[i, j] - sum_k dy[i, k] * y[i, k])
+dx[i, j] = y[i, j] * (dy[i, j] - sum_k dy[i, k] * y[i, k])
 """
-
-import torch
 
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

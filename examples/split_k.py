@@ -4,10 +4,9 @@ The atomic form adds partial products into a zeroed float32 result; the barrier 
 partial product and sums them in a second phase, which is deterministic.
 """
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel(ignore_warnings=[helion.exc.TensorOperationInWrapper])

@@ -1,13 +1,12 @@
 """Squeeze-and-excitation block (Hu et al. 2018).
 
-    z[b, c] = mean_s x[b, c, s]
-    g = sigmoid(relu(z @ w1) @ w2),    out[b, c, s] = x[b, c, s] * g[b, c]
+z[b, c] = mean_s x[b, c, s]
+g = sigmoid(relu(z @ w1) @ w2),    out[b, c, s] = x[b, c, s] * g[b, c]
 """
-
-import torch
 
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

@@ -1,13 +1,12 @@
 """SwiGLU, the gated unit silu(gate) * up of LLaMA-style feed-forward layers (Shazeer 2020).
 
-    silu(g) = g * sigmoid(g),    silu'(g) = sigmoid(g) * (1 + g * (1 - sigmoid(g)))
+silu(g) = g * sigmoid(g),    silu'(g) = sigmoid(g) * (1 + g * (1 - sigmoid(g)))
 """
-
-import torch
-import torch.nn.functional as F
 
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

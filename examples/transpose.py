@@ -1,9 +1,8 @@
 """Out-of-place transposition of a matrix: out[j, i] = x[i, j]."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 # Programs advance along the rows of the output first, so that neighbours write adjacent lines.

@@ -1,9 +1,8 @@
 """Masked copies of a matrix: lower triangle, diagonal band, and an in-place fill."""
 
-import torch
-
 import helion
 import helion.language as hl
+import torch
 
 
 @helion.kernel()

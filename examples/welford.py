@@ -6,11 +6,10 @@ Blocks are merged with the parallel update of Chan, Golub & LeVeque (1979):
     m2 = m2_a + m2_b + delta^2 * n_a * n_b / n
 """
 
-import torch
-import torch.nn.functional as F
-
 import helion
 import helion.language as hl
+import torch
+import torch.nn.functional as F
 
 
 @helion.kernel()

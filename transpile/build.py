@@ -11,7 +11,7 @@ import importlib
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -116,9 +116,8 @@ def build(paths: Sequence[str], options: BuildOptions) -> BuildResult:
             result.files.append(_build_file(path, options, targets, projects, known))
         if not result.failed:
             known.check(options)
-        if not options.inline_shim:
-            for target in targets:
-                result.shims |= {name: resources.read("runtime_shims", name) for name in target.shims}
+        for target in targets:
+            result.shims |= shim_files(target, options)
     return result
 
 
@@ -222,6 +221,12 @@ def emit_groups(
     info = SourceInfo(source.stem, source.filename, source.digest)
     emit: Callable[..., EmitResult] = emitter.emit
     return emit(info, groups, EmitOptions(arch=options.arch, inline_shim=options.inline_shim))
+
+
+def shim_files(target: Target, options: BuildOptions) -> dict[str, str]:
+    """The shims to write beside the target's modules, by name; none where they are inlined."""
+    names = () if options.inline_shim else target.shims
+    return {name: resources.read("runtime_shims", name) for name in names}
 
 
 def group_kernels(kernels: Iterable[ir.Kernel]) -> list[list[ir.Kernel]]:
@@ -346,6 +351,15 @@ def capabilities() -> dict[str, dict[str, list[str]]]:
         name: importlib.import_module(target.module).capabilities()
         for name, target in TARGETS.items()
     }
+
+
+def texts_of(paths: Iterable[str]) -> dict[str, str]:
+    """The texts of files that can be read, for printing diagnostics."""
+    found = {}
+    for path in paths:
+        with suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as stream:
+            found[path] = stream.read(sources.MAX_BYTES)
+    return found
 
 
 # -- errors ------------------------------------------------------------------------------------

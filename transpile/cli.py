@@ -324,3 +324,83 @@ def _wrapped(key: str, values: Sequence[str]) -> str:
 
     text = " ".join(values)
     return textwrap.fill(text, 98, initial_indent=f"  {key:<12} ", subsequent_indent=" " * 15)
+
+
+# -- verify, run -------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("-t", "--target", "targets", type=Targets(), default="all", show_default=True)
+@kernel_option
+@source_options
+@click.option("--reference", metavar="FILE:FUNCTION", help="The torch function to compare with.")
+@click.option("-j", "--jobs", type=click.IntRange(1), default=2, show_default=True)
+@click.option("-v", "--verbose", is_flag=True, help="Say what is done as it is done.")
+def verify(
+    files: tuple[str, ...], reference: str | None, jobs: int, verbose: bool, **options: Any
+) -> None:
+    """Prove kernels: generated, compiled, numerics against the references."""
+    from transpile import proofs
+
+    _require("torch", "numpy")
+    paths = _expand(files)
+    progress: Callable[[str], None] = _progress if verbose else lambda text: None
+    result = proofs.verify(paths, _build_options(options), _reference(reference), jobs, progress)
+    _print_diagnostics(result.diagnostics, result.texts)
+    click.echo(proofs.table(result), nl=False)
+    if any(d.severity == "error" for d in result.diagnostics):
+        raise SystemExit(_exit_code(result.diagnostics))
+    raise SystemExit(STALE if result.failed else 0)
+
+
+def _progress(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _reference(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    file, _, function = text.rpartition(":")
+    if not file or not function.isidentifier():
+        raise click.BadParameter(f"{text!r} is not FILE:FUNCTION", param_hint="--reference")
+    return os.path.abspath(file), function
+
+
+def _require(*packages: str) -> None:
+    """Stop with KT0013 where a package of the target's extra is missing."""
+    from importlib.util import find_spec
+
+    from transpile.ir.diagnostics import Diagnostic
+
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        remedy = "pip install 'kt[triton]'"
+        found = Diagnostic("KT0013", f"this needs {', '.join(missing)}", remedy=remedy)
+        _print_diagnostics([found], {})
+        raise SystemExit(USAGE)
+
+
+@cli.command()
+@click.argument("file", metavar="FILE[::KERNEL]")
+@target_option
+@click.option("--in", "inputs", required=True, metavar="FILE", help="Tensors by parameter name.")
+@click.option("--out", "results", required=True, metavar="FILE", help="Gets out0, out1, ...")
+@click.option("--simulate", is_flag=True, help="On the CPU.")
+@source_options
+def run(file: str, inputs: str, results: str, simulate: bool, **options: Any) -> None:
+    """Run one kernel on given tensors."""
+    from transpile import build as pipeline
+    from transpile import proofs
+
+    _require("torch", "safetensors")
+    path, _, kernel = file.partition("::")
+    build_options = _build_options(options)
+    if len(build_options.targets) != 1 or "all" in build_options.targets:
+        raise click.UsageError("kt run takes one target")
+    found: list[Diagnostic] = []
+    with pipeline.collecting(found, path):
+        names = proofs.run(path, kernel or None, build_options, inputs, results, simulate)
+        click.echo(f"{results}: {', '.join(names)}")
+    _print_diagnostics(found, pipeline.texts_of([path]) if found else {})
+    raise SystemExit(_exit_code(found) if found else 0)

@@ -224,7 +224,9 @@ class KernelBuilder:
             next((s for s in sizes if s.as_int() != 1), sizes[0])
             for sizes in zip(*ranked, strict=True)
         )
-        return self.emit(ir.Elementwise(name, args, results=(Value(TileType(dtype, shape), as_name),)))
+        return self.emit(
+            ir.Elementwise(name, args, results=(Value(TileType(dtype, shape), as_name),))
+        )
 
     def cast(self, value: Value, dtype: DType) -> Value:
         return self.emit(ir.Cast(value, results=(Value(TileType(dtype, value.shape), value.name),)))

@@ -195,9 +195,7 @@ def _body(w: Writer, pool: list[Value]) -> Value:
     return result if result.shape == whole.shape else w.b.ew("add", pool[0], result)
 
 
-def _loop(
-    w: Writer, bm: Sym, bn: Sym, n: Size, x: ir.Tensor, y: ir.Tensor, out: ir.Tensor
-) -> None:
+def _loop(w: Writer, bm: Sym, bn: Sym, n: Size, x: ir.Tensor, y: ir.Tensor, out: ir.Tensor) -> None:
     """A loop over column tiles with carried values, then a second loop that uses them."""
     b, rows = w.b, w.row_tile
     assert rows is not None

@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from transpile.frontend.evaluator import Evaluator, HostShape, simplified
+from transpile.frontend.evaluator import Evaluator
+from transpile.frontend.symbolic import HostShape, simplified
 from transpile.frontend.values import (
     Device,
     HostNumber,

@@ -56,6 +56,7 @@ CODES: dict[str, CodeInfo] = {
     "KT0013": _I("missing package", "A package that this command needs is not installed."),
     "KT0014": _I("missing device", "`kt run` without --simulate needs the target's device."),
     "KT0015": _I("no such parameter", "`--arg` names a parameter that no kernel of the files has."),
+    "KT0016": _I("run failed", "The generated function raised an error for the given tensors."),
     # -- KT002x: source files -------------------------------------------------------------------
     "KT0020": _I("source too large", "A kernel file may have up to 512 KiB."),
     "KT0021": _I("not UTF-8", "Kernel files are Python source in UTF-8."),

@@ -22,10 +22,10 @@ class Worker:
 
     def __init__(self, interpret: bool, cache: str) -> None:
         environment = dict(os.environ)
-        for name in ("KT_INTERPRET", "TRITON_INTERPRET"):
+        for name in ("KT_INTERPRET", "TRITON_INTERPRET"):  # the latter in case torch imports triton
             environment.pop(name, None)
-        if interpret:
-            environment["KT_INTERPRET"] = "1"
+            if interpret:
+                environment[name] = "1"
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         paths = [package, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -8,7 +8,6 @@ from typing import Any
 import libcst as cst
 
 from transpile.frontend.builder import Builder
-from transpile.frontend.evaluator import HostShape
 from transpile.frontend.facts import Facts, Unify
 from transpile.frontend.helion.kernels import KernelFinder, KernelSite, module_env
 from transpile.frontend.helion.lowering import Lowering
@@ -25,6 +24,7 @@ from transpile.frontend.signatures import (
     parse_spec,
 )
 from transpile.frontend.source import ParsedSource
+from transpile.frontend.symbolic import HostShape
 from transpile.frontend.values import Env, HostNumber, HostTensor, NeedFact, Opaque
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, error

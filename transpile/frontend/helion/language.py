@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transpile.frontend import torch_device as td
 from transpile.frontend.builder import describe
-from transpile.frontend.evaluator import simplified
+from transpile.frontend.symbolic import simplified
 from transpile.frontend.values import Function, HostNumber, HostTensor, Known, Scalar, Tile
 from transpile.ir import ir
 from transpile.ir.dtypes import F32, I32, I64, DType

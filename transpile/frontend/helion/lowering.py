@@ -10,11 +10,13 @@ import libcst as cst
 
 from transpile.frontend import torch_device, torch_host
 from transpile.frontend.builder import Builder, describe
-from transpile.frontend.evaluator import UNKNOWN, Evaluator, HostShape, device_number, simplified
+from transpile.frontend.evaluator import Evaluator
 from transpile.frontend.helion import language
 from transpile.frontend.helion.blocks import BlockTable
 from transpile.frontend.indexing import Access
+from transpile.frontend.operators import UNKNOWN, device_number
 from transpile.frontend.source import ParsedSource
+from transpile.frontend.symbolic import HostShape, simplified
 from transpile.frontend.values import (
     Builtin,
     Device,

@@ -7,13 +7,14 @@ from typing import Any
 import libcst as cst
 
 from transpile.frontend.builder import Builder, describe
-from transpile.frontend.evaluator import UNKNOWN, HostShape
 from transpile.frontend.facts import Facts
 from transpile.frontend.helion import prelude
 from transpile.frontend.helion.hosttext import HostText, names_read
 from transpile.frontend.helion.kernels import KernelSite
-from transpile.frontend.helion.statements import DeviceStatements, assigned_names, body_of
+from transpile.frontend.helion.scan import assigned_names, body_of
+from transpile.frontend.helion.statements import DeviceStatements
 from transpile.frontend.source import ParsedSource
+from transpile.frontend.symbolic import HostShape
 from transpile.frontend.values import (
     Env,
     Function,
@@ -587,4 +588,4 @@ def _is_pure(node: cst.CSTNode) -> bool:
     )
 
 
-__all__ = ["UNKNOWN", "HostReturn", "Program"]
+__all__ = ["HostReturn", "Program"]
