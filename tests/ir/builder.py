@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from transpile.ir import ir
@@ -54,9 +55,8 @@ class KernelBuilder:
     def tensor(self, name: str, dtype: DType, *shape: Size | int) -> ir.Tensor:
         sizes = tuple(Size.of(s) for s in shape)
         strides: list[Size] = []
-        for size in reversed(sizes):
-            strides.insert(0, strides[0] * below if strides else Size.of(1))
-            below = size
+        for axis in range(len(sizes)):
+            strides.append(prod(sizes[axis + 1 :], start=Size.of(1)))
         tensor = ir.Tensor(name, dtype, sizes, tuple(strides), name, name)
         self.tensors.append(tensor)
         return tensor
@@ -229,7 +229,7 @@ class KernelBuilder:
         )
 
     def cast(self, value: Value, dtype: DType) -> Value:
-        return self.emit(ir.Cast(value, results=(Value(TileType(dtype, value.shape), value.name),)))
+        return self.emit(ir.Cast(value, results=(Value(TileType(dtype, value.shape)),)))
 
     def reshape(self, value: Value, *shape: Size | Sym | int) -> Value:
         type_ = TileType(value.dtype, tuple(Size.of(s) for s in shape))

@@ -8,20 +8,17 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hypothesis import Phase, given, settings  # noqa: E402
+from hypothesis import Phase, given, settings
 
-from tests.ir import samples  # noqa: E402
-from tests.passes.programs import Program, agree, count_guards, programs  # noqa: E402
-from transpile.ir import ir  # noqa: E402
-from transpile.ir.interpreter import InterpreterError  # noqa: E402
-from transpile.ir.ir import Kernel  # noqa: E402
-from transpile.ir.printer import format_kernel  # noqa: E402
-from transpile.ir.sizes import Sym  # noqa: E402
-from transpile.ir.verifier import verify  # noqa: E402
-from transpile.ir.walk import map_block, map_phases, substitute  # noqa: E402
-from transpile.passes import facts  # noqa: E402
-from transpile.passes.facts import Facts, analyse  # noqa: E402
-from transpile.passes.masks import remove_masks  # noqa: E402
+from tests.passes.programs import Program, agree, programs
+from transpile.ir import ir
+from transpile.ir.interpreter import InterpreterError
+from transpile.ir.ir import Kernel
+from transpile.ir.verifier import verify
+from transpile.ir.walk import map_block, map_phases, substitute
+from transpile.passes import facts
+from transpile.passes.facts import Facts, analyse
+from transpile.passes.masks import remove_masks
 
 
 def check(program: Program) -> None:

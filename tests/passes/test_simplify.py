@@ -8,17 +8,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
+from hypothesis import given, settings
 
-from tests.ir.builder import KernelBuilder  # noqa: E402
-from tests.passes.programs import Program, programs  # noqa: E402
-from transpile.ir import dtypes, ir  # noqa: E402
-from transpile.ir.dtypes import ALL, BF16, F16, F32, F64, I8, I32, I64, U8, DType  # noqa: E402
-from transpile.ir.ir import Kernel, Value  # noqa: E402
-from transpile.ir.printer import format_kernel  # noqa: E402
-from transpile.ir.verifier import verify  # noqa: E402
-from transpile.ir.walk import walk_kernel  # noqa: E402
-from transpile.passes.simplify import simplify, widens  # noqa: E402
+from tests.ir.builder import KernelBuilder
+from tests.passes.programs import Program, programs
+from transpile.ir import dtypes, ir
+from transpile.ir.dtypes import ALL, BF16, F16, F32, F64, I8, I32, I64, U8, DType
+from transpile.ir.ir import Kernel, Value
+from transpile.ir.printer import format_kernel
+from transpile.ir.verifier import verify
+from transpile.ir.walk import walk_kernel
+from transpile.passes.simplify import simplify, widens
 
 
 @settings(deadline=None, max_examples=100)

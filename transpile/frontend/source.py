@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
@@ -53,6 +54,7 @@ class ParsedSource:
                 remedy="split the expression",
             ) from None
         self._starts: dict[int, int] | None = None
+        self.definitions: Any = None  # the dialect's cache of module-level definitions
         self._positions: dict[int, Span] = {}
         self._located: set[int] = set()
         self._owner: dict[int, cst.CSTNode] = {}

@@ -72,10 +72,7 @@ def _mark_loop(op: ir.ForTile | ir.ForRange, live: set[Value]) -> None:
 
 
 def _strip(block: Block, live: set[Value]) -> Block:
-    ops: list[Op] = []
-    for op in block.ops:
-        if _needed(op, live):
-            ops.append(_strip_op(op, live))
+    ops = [_strip_op(op, live) for op in block.ops if _needed(op, live)]
     if len(ops) == len(block.ops) and all(a is b for a, b in zip(ops, block.ops, strict=True)):
         return block
     return Block(block.params, ops, block.yields)

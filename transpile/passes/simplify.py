@@ -200,7 +200,7 @@ def _cast(s: _Simplifier, op: ir.Cast) -> Rewritten:
         value = convert(number, target)
         return None if value is None else ir.Const(value, results=op.results, span=op.span)
     inner = s.maker(op.value)
-    if isinstance(inner, ir.Cast) and not inner.bitcast and op.value.name is None:
+    if isinstance(inner, ir.Cast) and not inner.bitcast:
         origin = inner.value.dtype
         if widens(origin, source) and _composes(origin, source, target):
             if origin == target:

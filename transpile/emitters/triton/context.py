@@ -231,6 +231,8 @@ class Context:
     def extent(self, size: Size) -> Expr:
         """The number of lanes of an axis: a literal or a compile-time argument."""
         sym = size.as_sym()
+        if sym is not None and sym in self.schedule.dynamic_blocks:
+            return self._dynamic_extent(sym)
         if sym is not None and sym.kind == "block":
             return self.block(sym)
         if size.syms and all(s.kind == "block" for s in size.syms):
@@ -245,8 +247,18 @@ class Context:
             self.arguments[key].per_launch = call("triton.next_power_of_2", self.size(size))
         return ref(self.arguments[key].var)
 
+    def _dynamic_extent(self, sym: Sym) -> Expr:
+        """A block size that the host computes, as a number of lanes: passed at compile time."""
+        key = ("extent", Size.of(sym))
+        if key not in self.arguments:
+            self._argument(key, Var(block_name(sym.name)), "", 4, constexpr=True)
+            self.arguments[key].per_launch = self.size(self.schedule.dynamic_blocks[sym])
+        return ref(self.arguments[key].var)
+
     def block(self, sym: Sym) -> Expr:
         """A block size: a compile-time argument named after the source's variable."""
+        if sym in self.schedule.dynamic_blocks:
+            return self.size(self.schedule.dynamic_blocks[sym])
         key = ("block", sym)
         if key not in self.arguments:
             var = Var(block_name(sym.name))

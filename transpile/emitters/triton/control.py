@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from transpile.emitters.triton.context import Axis, Context, axis_name, less, with_axis
+from transpile.emitters.triton.context import Axis, Context, less, with_axis
 from transpile.emitters.triton.expr import PURE
 from transpile.emitters.triton.memory import lower_atomic, lower_load, lower_store
+from transpile.emitters.triton.special import SPECIAL
 from transpile.emitters.triton.tree import (
     ADD,
     ATOM,
-    Assign,
     Copy,
     Eval,
     Expr,
@@ -68,8 +68,6 @@ def lower_op(ctx: Context, op: ir.Op) -> None:
 
 
 def lower_other(ctx: Context, op: ir.Op) -> None:
-    from transpile.emitters.triton.special import SPECIAL
-
     handler = SPECIAL.get(type(op))
     if handler is None:
         raise ctx.unsupported(
@@ -219,6 +217,3 @@ def lower_while(ctx: Context, op: ir.While) -> None:
     ctx.errors.append(
         ctx.unsupported("this `while` condition", op.span, "it takes several statements")
     )
-
-
-__all__ = ["Assign", "axis_name", "lower_block"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transpile.emitters.triton.context import Axis, Context, less, with_axis
 from transpile.emitters.triton.control import lower_block, range_call
-from transpile.emitters.triton.tree import ADD, MUL, Assign, Expr, For, Stmt, Var, binary, call, lit, ref
+from transpile.emitters.triton.tree import ADD, MUL, Expr, For, Stmt, Var, binary, call, lit, ref
 from transpile.ir import ir
 from transpile.ir.dtypes import I32
 from transpile.ir.sizes import ZERO, Size
@@ -176,6 +176,3 @@ def _bind_axis(ctx: Context, axis: ir.GridAxis, pid: Expr) -> None:
     tile.pid = pid if axis.begin == ZERO else None
     tile.count = count(ctx, axis)
     ctx.axes[axis.var] = tile
-
-
-__all__ = ["Assign", "lower_phase"]

@@ -83,6 +83,9 @@ def spell_sym(kernel: ir.Kernel, sym: Sym) -> str:
 def count(kernel: ir.Kernel, schedule: Schedule, axis: ir.GridAxis) -> str:
     """Number of programs along a grid axis."""
     extent = (axis.end - axis.begin).substitute(schedule.blocks)
+    if axis.block in schedule.dynamic_blocks:
+        block = host_size(kernel, schedule, schedule.dynamic_blocks[axis.block])
+        return f"triton.cdiv({host_size(kernel, schedule, extent)}, {block})"
     step = schedule.blocks[axis.block] if axis.block is not None else axis.step
     if step == 1:
         return host_size(kernel, schedule, extent)

@@ -1,4 +1,4 @@
-"""One phase of a kernel as text: the passes, the lowering, names and layout."""
+"""One phase of a kernel as text: lowering, names and layout."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from transpile.emitters.triton import host
 from transpile.emitters.triton.context import Argument, Context
+from transpile.emitters.triton.control import lower_block
 from transpile.emitters.triton.grid import lower_phase
 from transpile.emitters.triton.layout import render
-from transpile.emitters.triton.names import Namer
+from transpile.emitters.triton.names import Namer, mangle
 from transpile.emitters.triton.tidy import name_loads, tidy, used_variables
+from transpile.emitters.triton.tree import Var, ref
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.passes.schedule import Schedule
@@ -42,11 +44,44 @@ def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule) -> LoweredPhas
     name_loads(body)
     arguments = ctx.used_arguments(used_variables(body))
     Namer(body, [a.var for a in arguments]).run()
+    used = {a.var for a in arguments}
+    tensors = [
+        t for t in kernel.tensors
+        if ("tensor", t) in ctx.arguments and ctx.arguments["tensor", t].var in used
+    ]  # fmt: skip
     return LoweredPhase(
         arguments,
         "\n".join(render(body)),
         host.grid(kernel, schedule, phase),
         ctx.imports,
         ctx.helpers,
-        [t for t in kernel.tensors if ("tensor", t) in ctx.arguments],
+        tensors,
     )
+
+
+def function_body(outer: Context, block: ir.Block) -> tuple[list[str], str]:
+    """Parameters and body of a jit function that computes a block of scalars."""
+    phase = ir.Phase((), ir.Block(block.params, block.ops, block.yields), -1)
+    ctx = Context(outer.kernel, phase, outer.schedule)
+    params: list[Var] = []
+    for value in block.params:
+        var = Var(value.name or "", argument=True)
+        var.name = mangle(value.name or "abcdefgh"[len(params) % 8], [p.name for p in params])
+        params.append(var)
+        ctx.values[value] = ref(var, value.dtype, value.shape)
+    lower_block(ctx, block)
+    if ctx.errors:
+        raise ctx.errors[0]
+    results = [ctx.coerce(ctx.expr(v), v.tile) for v in block.yields]
+    if ctx.arguments:
+        raise outer.unsupported(
+            "a combine function that reads sizes or tensors of the kernel", None,
+            "it is a function of its own in Triton",
+        )  # fmt: skip
+    tidy(ctx.body)
+    Namer(ctx.body, params).run()
+    outer.imports |= ctx.imports
+    outer.helpers |= ctx.helpers
+    lines = render(ctx.body) if ctx.body else []
+    lines.append("    return " + ", ".join(r.text() for r in results))
+    return [p.name for p in params], "\n".join(lines)

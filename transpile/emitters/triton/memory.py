@@ -130,27 +130,58 @@ def lower_load(ctx: Context, op: ir.Load) -> Expr:
     address = pointer(ctx, op.tensor, op.index)
     shape = op.result.shape
     extra = None if op.mask is None else ctx.expr(op.mask)
-    mask = guard_mask(ctx, op.guards, shape, extra)
+    covered = [g for g in op.guards if _covers(address, g.dim, len(shape))]
+    beside = tuple(g for g in op.guards if g not in covered)
+    beside_extra = extra if extra is not None and address.shape == () and extra.shape else None
+    mask = guard_mask(ctx, tuple(covered), shape, None if beside_extra is not None else extra)
+    fill = ctx.fill_of(op)
     args, template = [address], "tl.load({0}"
     if mask is not None:
         args.append(mask)
         template += ", mask={1}"
-        fill = ctx.fill_of(op)
         if fill is not None:
             args.append(spell_number(fill, op.result.dtype))
             template += ", other={2}"
-    eviction = EVICTION.get(op.eviction, op.eviction) or ctx.schedule.eviction(ctx.loads)
-    if eviction:
-        template += f', eviction_policy="{eviction}"'
-    if modifier := ctx.schedule.load_modifier(ctx.loads):
-        template += f', cache_modifier="{modifier}"'
-    ctx.loads += 1
-    ctx.accesses += 1
+    template += _load_options(ctx, op) + ")"
     actual = address.shape if mask is None else ctx.broadcast(address, mask)
-    return Expr(
-        template + ")", tuple(args), (0,) * len(args), ATOM,
+    expr = Expr(
+        template, tuple(args), (0,) * len(args), ATOM,
         dtype=op.result.dtype, shape=actual, is_load=True,
     )  # fmt: skip
+    if fill is None or not (beside or beside_extra is not None):
+        return expr
+    return _masked_beside(ctx, op, expr, guard_mask(ctx, beside, shape, beside_extra), fill)
+
+
+def _covers(address: Expr, dim: int, rank: int) -> bool:
+    """True if the address varies along result axis ``dim`` (a broadcast dimension does not)."""
+    at = dim - (rank - len(address.shape))
+    return at >= 0 and address.shape[at] != ONE
+
+
+def _masked_beside(
+    ctx: Context, op: ir.Load, expr: Expr, mask: Expr | None, fill: bool | int | float
+) -> Expr:
+    """A load that is the same along an axis, masked along it afterwards."""
+    if mask is None:
+        return expr
+    value = spell_number(fill, op.result.dtype)
+    return Expr(
+        "tl.where({0}, {1}, {2})", (mask, expr, value), (0, 0, 0), ATOM,
+        dtype=op.result.dtype, shape=ctx.broadcast(mask, expr),
+    )  # fmt: skip
+
+
+def _load_options(ctx: Context, op: ir.Load) -> str:
+    text = ""
+    eviction = EVICTION.get(op.eviction, op.eviction) or ctx.schedule.eviction(ctx.loads)
+    if eviction:
+        text += f', eviction_policy="{eviction}"'
+    if modifier := ctx.schedule.load_modifier(ctx.loads):
+        text += f', cache_modifier="{modifier}"'
+    ctx.loads += 1
+    ctx.accesses += 1
+    return text
 
 
 def lower_store(ctx: Context, op: ir.Store) -> None:

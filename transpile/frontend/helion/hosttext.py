@@ -6,7 +6,6 @@ Replacement works on source spans, so comments and formatting survive.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 
 import libcst as cst
 
@@ -94,25 +93,3 @@ def _inside(inner: Span, outer: Span) -> bool:
         inner.end_line,
         inner.end_col,
     ) <= (outer.end_line, outer.end_col)
-
-
-def names_read(nodes: Sequence[cst.CSTNode]) -> set[str]:
-    """All names that occur in the nodes."""
-    found: set[str] = set()
-
-    def visit(node: cst.CSTNode) -> None:
-        if isinstance(node, cst.Attribute):
-            visit(node.value)
-            return
-        if isinstance(node, cst.Arg):
-            visit(node.value)
-            return
-        if isinstance(node, cst.Name):
-            found.add(node.value)
-            return
-        for child in node.children:
-            visit(child)
-
-    for node in nodes:
-        visit(node)
-    return found

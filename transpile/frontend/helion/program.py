@@ -9,12 +9,13 @@ import libcst as cst
 from transpile.frontend.builder import Builder, describe
 from transpile.frontend.facts import Facts
 from transpile.frontend.helion import prelude
-from transpile.frontend.helion.hosttext import HostText, names_read
+from transpile.frontend.helion.hosttext import HostText
 from transpile.frontend.helion.kernels import KernelSite
 from transpile.frontend.helion.scan import assigned_names, body_of
 from transpile.frontend.helion.statements import DeviceStatements
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.symbolic import HostShape
+from transpile.frontend.syntax import children, names_read
 from transpile.frontend.values import (
     Env,
     Function,
@@ -578,7 +579,7 @@ def _is_pure(node: cst.CSTNode) -> bool:
             child, cst.Await
         ):
             return False
-        return all(visit(c) for c in child.children)
+        return all(visit(c) for c in children(child))
 
     return all(visit(s.value) for s in node.body if isinstance(s, cst.Assign)) and all(
         isinstance(t.target, (cst.Name, cst.Tuple))

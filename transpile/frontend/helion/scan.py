@@ -7,6 +7,8 @@ from typing import Any
 
 import libcst as cst
 
+from transpile.frontend.syntax import children
+
 
 def assigned_names(statements: Iterable[cst.CSTNode]) -> list[str]:
     """Names a block assigns, in order, nested blocks included, nested functions not."""
@@ -29,7 +31,7 @@ def assigned_names(statements: Iterable[cst.CSTNode]) -> list[str]:
                 target(one.target)
         elif isinstance(node, (cst.AugAssign, cst.AnnAssign, cst.NamedExpr, cst.For)):
             target(node.target)
-        for child in node.children:
+        for child in children(node):
             visit(child)
 
     for statement in statements:

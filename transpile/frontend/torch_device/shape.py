@@ -121,7 +121,8 @@ def _stack(ev: Evaluator, tensors: Any, dim: int = 0) -> ir.Value:
     rank = len(parts[0].shape)
     at = dim if dim >= 0 else dim + rank + 1
     if len(parts) == 1:
-        return _unsqueeze(ev, parts[0], at)
+        only: ir.Value = _unsqueeze(ev, parts[0], at)
+        return only
     while len(parts) > 1:
         # Join (i, i + half) so that the last join's axis is the most significant digit.
         half = len(parts) // 2
