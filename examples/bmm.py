@@ -18,7 +18,8 @@ def bmm(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
     b, m, k = x.size()
     b2, k2, n = y.size()
-    assert b == b2 and k == k2, f"shapes do not match: {x.size()} and {y.size()}"
+    assert b == b2, f"batch sizes differ: {b} and {b2}"
+    assert k == k2, f"inner dimensions differ: {k} and {k2}"
     out = torch.empty([b, m, n], dtype=torch.promote_types(x.dtype, y.dtype), device=x.device)
     for tile_b, tile_m, tile_n in hl.tile([b, m, n]):
         acc = hl.zeros([tile_b, tile_m, tile_n], dtype=torch.float32)

@@ -33,8 +33,8 @@ def jagged_mean(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
 
 def jagged_mean_reference(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     bounds = offsets.tolist()
-    rows = [
-        values[start:end].float().sum(dim=0) / max(end - start, 1)
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
-    return torch.stack(rows).to(values.dtype)
+    means = []
+    for b in range(len(bounds) - 1):
+        rows = values[bounds[b] : bounds[b + 1]].float()
+        means.append(rows.sum(dim=0) / max(rows.size(0), 1))
+    return torch.stack(means).to(values.dtype)

@@ -20,7 +20,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,17 +73,18 @@ _KT_NAMES = {getattr(torch, name, None): kt_name for kt_name, name in _DTYPES.it
 
 @dataclass(frozen=True)
 class _Spec:
-    """One tensor of a signature, `[tma ]dtype[dims]{minor-to-major}`."""
+    """One tensor of a signature, `[new |tma ]dtype[dims]{minor-to-major}`."""
 
     text: str
     dtype: torch.dtype
     dims: tuple[int | str, ...]  # static size, name shared across the signature, or "_"
     minor: int | None  # the dim whose stride must be 1; None: any strides ({*}, or rank 0)
     tma: bool  # the argument is a descriptor, not a tensor
+    new: bool  # just allocated by the caller, who is to be trusted on it
 
 
 def _parse(text: str) -> _Spec:
-    match = re.fullmatch(r"(tma )?(\w+)\[([^\]]*)\](?:\{([^}]*)\})?", text)
+    match = re.fullmatch(r"(new |tma )?(\w+)\[([^\]]*)\](?:\{([^}]*)\})?", text)
     if not match or match[2] not in _DTYPES:
         raise KtError(f"{text!r} is not a kt signature such as 'f16[M,K]' or 'bf16[K,N]{{0,1}}'")
     names = [name.strip() for name in match[3].split(",") if name.strip()]
@@ -91,7 +92,9 @@ def _parse(text: str) -> _Spec:
     minor: int | None = len(dims) - 1 if dims else None
     if match[4] is not None:
         minor = None if match[4].strip() == "*" else int(match[4].split(",")[0])
-    return _Spec(text, getattr(torch, _DTYPES[match[2]]), dims, minor, bool(match[1]))
+    return _Spec(
+        text, getattr(torch, _DTYPES[match[2]]), dims, minor, match[1] == "tma ", match[1] == "new "
+    )
 
 
 def _describe(value: Any) -> str:
@@ -109,105 +112,116 @@ def _describe(value: Any) -> str:
 # --------------------------------------------------------------------------------------------
 # Launching
 #
-# Triton's own call takes about twice as long as the driver needs to queue the kernel: it binds
+# Triton's own call takes three times as long as the driver needs to queue the kernel: it binds
 # the arguments, asks each for its specialization, and builds a string from the answers. Here a
-# dictionary leads from everything that could change the answer (devices, dtypes, sizes, strides,
-# pointer alignment, integer values, grid, stream) to the C entry point of the compiled kernel.
-# The checks depend on nothing else, so that a call found there has passed them already.
+# dictionary leads from everything that could change the answer (device, sizes, strides, pointer
+# alignment, integer values, grid, stream) to the C entry point of the compiled kernel. The checks
+# depend on nothing else, so that a call found there has passed them already.
 
+_TENSORS = {torch.Tensor, torch.nn.Parameter}  # other subclasses may mean something else
+_SCALARS = {int, float, bool, type(None)}
 _REMEMBERED = 1024  # calls that a launcher remembers before it starts afresh
-_KNOWN_TYPES = {torch.Tensor, torch.nn.Parameter, int, float, bool, type(None)}
 _TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
 _VERSIONS_READ = ((3, 6), (3, 7), (3, 8), (3, 9))  # whose C launchers are as `_bind` has it
 _FLAT_ARGUMENTS = _TRITON == (3, 6)  # they take the kernel's arguments one by one, not as a tuple
 
 # One launcher's way from arguments to kernel, written out for its parameters: a loop over the
-# arguments would cost as much as the launch. {facts} is what the checks and the choice of the
-# binary depend on. The containers named in the `if` are triton's hooks and changed knobs; they
-# are empty unless someone is profiling or debugging, and then triton's own call is made.
+# arguments would cost as much as the launch. The containers in the `if` are triton's hooks and
+# changed knobs; they are empty unless someone is profiling or debugging, and then triton's own
+# call is made. torch.compile gets to see triton's own call too, which it can trace.
 _HOT_PATH = """
 def launch(grid, {params}):
+    if compiling():
+        return kernel[grid]({params}, **options)
     try:
-        device = {first}.get_device()
+        device = current_device()
         {pointers}
-        key = (grid, current_stream(device), {facts})
+        key = (grid, device, current_stream(device), {key})
         run = remembered.get(key)
-    except (AttributeError, TypeError, RuntimeError):
+    except (AttributeError, TypeError, RuntimeError):  # no tensor, no memory, or a list as grid
         return first_call(None, grid, {params})
-    if (run is None or device != current_device() or enter_hooks or exit_hooks
-            or pre_run_hooks or runtime_knobs or compilation_knobs):
+    if (run is None or enter_hooks or exit_hooks or pre_run_hooks or runtime_knobs
+            or compilation_knobs {suspicions}):
         return first_call(key, grid, {params})
     run({passed})
 """
 
 
-class Launcher:
-    """Launches one kernel: `launcher(grid, *tensors, *scalars)`.
+def Launcher(  # noqa: N802  (a class to its callers, but a method call costs a tenth of a launch)
+    kernel: Any, tensors: dict[str, str], *, index64: bool = False, **options: Any
+) -> Callable[..., None]:
+    """The function that launches one kernel: `launch(grid, *tensors, *scalars)`.
 
     Args:
         kernel: the `@triton.jit` function; its parameters are the tensors, then the scalars
             (Python int, float, bool, or 0-d tensors), and constexprs anywhere.
-        tensors: the signature of each tensor parameter, in parameter order. Dims of the same name
-            must agree. The innermost stride must be 1, and `{..}` says which dim is innermost;
-            `{*}` takes any strides. `tma dtype[dims]` is a parameter that takes a `descriptor`.
+        tensors: the signature of each tensor parameter, in parameter order, as
+            `[new |tma ]dtype[dims][{order}]`. Dims of the same name must agree. The innermost
+            stride must be 1, and `{..}` says which dim is innermost; `{*}` takes any strides.
+            `tma`: the argument is a `descriptor`. `new`: the caller has just allocated it by
+            torch.empty, so that it is not checked.
         index64: the kernel computes offsets in 64 bits, so that tensors may be of any size.
         options: values of the constexprs, and triton's launch options (num_warps, num_stages,
             num_ctas, maxnreg, launch_cooperative_grid, ...).
 
     A launch with an empty grid does nothing. Raises KtError for arguments that do not fit.
     """
+    return _Launch(kernel, tensors, index64, options).hot_path()
+
+
+class _Launch:
+    """What a launcher knows; `first_call` is its careful way, `hot_path` its fast one."""
 
     def __init__(
-        self, kernel: Any, tensors: dict[str, str], *, index64: bool = False, **options: Any
+        self, kernel: Any, tensors: dict[str, str], index64: bool, options: dict[str, Any]
     ) -> None:
         self.kernel = kernel
         self.specs = {name: _parse(text) for name, text in tensors.items()}
         self.index64 = index64
         self.options = options
-        self._remembered: dict[Any, Callable[..., None]] = {}
-        self._compiled: dict[Any, Any] = {}
-        self._watched: list[Any] = []
-        self._launch = self._hot_path() or functools.partial(self._first_call, None)
+        self.remembered: dict[Any, Callable[..., None]] = {}
+        self.compiled: dict[Any, Any] = {}  # also keeps the binaries loaded
+        self.watched: list[Any] = []
+        self.launch: Callable[..., None] = functools.partial(self.first_call, None)
 
-    def __call__(self, grid: tuple[int, ...], *args: Any) -> None:
-        self._launch(grid, *args)
-
-    def _first_call(self, key: Any, grid: tuple[int, ...], *args: Any) -> None:
+    def first_call(self, key: Any, grid: tuple[int, ...], *args: Any) -> None:
         """Check and launch; remember a faster way under `key` where there is one."""
-        count = len(self.specs)
-        device = _check_tensors(self, args[:count])
+        tensors, scalars = args[: len(self.specs)], args[len(self.specs) :]
+        device = _check_tensors(self, tensors)
         _check_grid(self, grid)
         if 0 in grid:
             return
-        if any(isinstance(value, torch.Tensor) for value in args[count:]):
-            scalars = (v.item() if isinstance(v, torch.Tensor) else v for v in args[count:])
-            self(grid, *args[:count], *scalars)
-            return
         if device.type == "cuda" and device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
-                self(grid, *args)
+                self.launch(grid, *args)
             return
-        if key is None or any(self._watched) or not _KNOWN_TYPES.issuperset(map(type, args)):
-            self.kernel[grid](*args, **self.options)
+        if (
+            key is None
+            or any(self.watched)
+            or not _TENSORS.issuperset(map(type, tensors))
+            or not _SCALARS.issuperset(map(type, scalars))
+        ):
+            plain = (v.item() if isinstance(v, torch.Tensor) else v for v in scalars)
+            self.kernel[grid](*tensors, *plain, **self.options)
             return
         special = (device.index, *map(_specialization, args))
-        compiled = self._compiled.get(special)
-        if compiled is None:
-            compiled = self.kernel[grid](*args, **self.options)
-            launched = True
-        else:
-            launched = False
-        run = _bind(compiled, grid, stream=key[1])
-        if run is not None:
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            self._compiled[special] = compiled  # keeps the binary loaded
-            self._remembered[key] = run
-        if not launched:
-            self._launch(grid, *args)
+        compiled = self.compiled.get(special)
+        if compiled is not None:
+            self.remember(key, _bind(compiled, grid, stream=key[2]))
+            self.launch(grid, *args)
+            return
+        compiled = self.kernel[grid](*args, **self.options)
+        if run := _bind(compiled, grid, stream=key[2]):
+            self.compiled[special] = compiled
+            self.remember(key, run)
 
-    def _hot_path(self) -> Callable[..., None] | None:
-        """_HOT_PATH for this kernel, or None where only triton's own call will do."""
+    def remember(self, key: Any, run: Any) -> None:
+        if len(self.remembered) >= _REMEMBERED:
+            self.remembered.clear()
+        self.remembered[key] = run
+
+    def hot_path(self) -> Callable[..., None]:
+        """_HOT_PATH for this kernel, or first_call where only triton's own call will do."""
         runtime, compilation = knobs.runtime, knobs.compilation
         hooks = [runtime.launch_enter_hook, runtime.launch_exit_hook]
         if (
@@ -219,7 +233,7 @@ class Launcher:
             or runtime.debug
             or compilation.instrumentation_mode
         ):
-            return None
+            return self.launch
         watched = {
             "enter_hooks": hooks[0].calls,
             "exit_hooks": hooks[1].calls,
@@ -227,53 +241,65 @@ class Launcher:
             "runtime_knobs": vars(runtime),
             "compilation_knobs": vars(compilation),
         }
-        self._watched = list(watched.values())
+        self.watched = list(watched.values())
         scope = watched | {
-            "remembered": self._remembered,
-            "first_call": self._first_call,
-            "current_stream": torch._C._cuda_getCurrentRawStream,
+            "kernel": self.kernel,
+            "options": self.options,
+            "remembered": self.remembered,
+            "first_call": self.first_call,
+            "compiling": torch.compiler.is_dynamo_compiling,
             "current_device": torch._C._cuda_getDevice,
+            "current_stream": torch._C._cuda_getCurrentRawStream,
+            "Tensor": torch.Tensor,
+            "Parameter": torch.nn.Parameter,
         }
         for param in self.kernel.params:
             if param.is_constexpr:
                 scope[f"a{param.num}"] = self.options.get(param.name, param.default)
-        exec(self._hot_path_source(), scope)
-        launch: Callable[..., None] = scope["launch"]
-        return launch
+            elif param.name in self.specs:
+                scope[f"d{param.num}"] = self.specs[param.name].dtype
+        exec(self.hot_path_source(), scope)
+        self.launch = scope["launch"]
+        return self.launch
 
-    def _hot_path_source(self) -> str:
-        params, first, pointers, facts, passed = [], [], [], [], []
+    def hot_path_source(self) -> str:
+        params, pointers, shapes, scalars, suspicions, passed = [], [], [], [], [], []
         for param in self.kernel.params:
-            a = f"a{param.num}"
+            i = param.num
             spec = self.specs.get(param.name)
-            passed.append(f"p_{a}" if spec and not spec.tma else a)
+            passed.append(f"p{i}" if spec and not spec.tma else f"a{i}")
             if param.is_constexpr:
                 continue
-            params.append(a)
+            params.append(f"a{i}")
             if spec is None:
                 # Integers are compiled in by divisibility and range, other scalars by type. One
                 # that triton must not specialize on (a seed, say) shall not fill the dictionary.
-                any_i32 = f"(int if -0x80000000 <= {a} <= 0x7fffffff else {a})"
-                value = any_i32 if param.do_not_specialize else a
-                facts.append(f"{value} if {a}.__class__ is int else {a}.__class__")
+                any_i32 = f"(int if -0x80000000 <= a{i} <= 0x7fffffff else a{i})"
+                value = any_i32 if param.do_not_specialize else f"a{i}"
+                scalars.append(f"{value} if a{i}.__class__ is int else a{i}.__class__")
             elif spec.tma:
-                first.append(f"{a}.base")
-                facts.append(f"{a}.token")
+                scalars.append(f"a{i}.token")
             else:
-                first.append(a)
-                pointers.append(f"p_{a} = {a}.data_ptr()")
-                # A contiguous tensor's strides follow from its sizes, but for dims of size 1,
-                # whose strides nothing depends on.
-                facts.append(
-                    f"{a}.__class__, {a}.dtype, {a}.get_device(), {a}.size(), "
-                    f"{a}.is_contiguous() or {a}.stride(), p_{a} & 15"
-                )
+                pointers.append(i)
+                if not spec.new:
+                    shapes.append(i)
+                    suspicions.append(
+                        f"or a{i}.dtype is not d{i} or a{i}.get_device() != device "
+                        f"or (a{i}.__class__ is not Tensor and a{i}.__class__ is not Parameter)"
+                    )
+        key = [f"a{i}.shape" for i in shapes]
+        if pointers:  # triton compiles in which pointers are multiples of 16
+            each = "".join(f"p{i} & 15, " for i in pointers)
+            key.append(f"({' | '.join(f'p{i}' for i in pointers)}) & 15 and ({each})")
+        if shapes:  # a contiguous tensor's strides follow from its shape, where they matter
+            each = "".join(f"a{i}.stride(), " for i in shapes)
+            key.append(f"{' and '.join(f'a{i}.is_contiguous()' for i in shapes)} or ({each})")
         arguments = ", ".join(passed)
         return _HOT_PATH.format(
             params=", ".join(params),
-            first=first[0],
-            pointers="; ".join(pointers) or "pass",
-            facts=", ".join(facts),
+            pointers="; ".join(f"p{i} = a{i}.data_ptr()" for i in pointers) or "pass",
+            key=", ".join(key + scalars),
+            suspicions=" ".join(suspicions),
             passed=arguments if _FLAT_ARGUMENTS else f"({arguments},)",
         )
 
@@ -307,78 +333,84 @@ def _bind(compiled: Any, grid: tuple[int, ...], stream: int) -> Callable[..., No
 # Checks
 
 
-def _check_tensors(launcher: Launcher, tensors: tuple[Any, ...]) -> torch.device:
+def _check_tensors(launch: _Launch, tensors: tuple[Any, ...]) -> torch.device:
     """Raise KtError unless the tensors fit the signatures; return their device."""
     device: torch.device | None = None
     sizes: dict[str, tuple[int, str]] = {}  # named dim: its size, and the parameter that set it
-    for (name, spec), value in zip(launcher.specs.items(), tensors, strict=True):
+    for (name, spec), value in zip(launch.specs.items(), tensors, strict=True):
         if not isinstance(value, TensorDescriptor if spec.tma else torch.Tensor):
             kind = "kt.descriptor(...)" if spec.tma else "torch tensor"
-            raise _error(launcher, name, value, f"pass a {kind}")
-        tensor = value.base if spec.tma else value
-        strides = value.strides if spec.tma else value.stride()
+            raise _error(launch, name, value, f"pass a {kind}")
+        tensor, strides = (value.base, value.strides) if spec.tma else (value, value.stride())
         if tensor.dtype != spec.dtype:
             advice = f"convert it with .to({spec.dtype}), or build the kernel for its dtype"
-            raise _error(launcher, name, value, advice)
+            raise _error(launch, name, value, advice)
         device = device or tensor.device
         if tensor.device != device:
             advice = f"move it to {device}, where the tensors before it are"
-            raise _error(launcher, name, value, advice)
+            raise _error(launch, name, value, advice)
         if device.type == "cpu" and not INTERPRETING:
             advice = "move it to a GPU, or set KT_INTERPRET=1 to run on the CPU"
-            raise _error(launcher, name, value, advice)
-        _check_dims(launcher, name, value, sizes)
-        if spec.minor is not None and strides[spec.minor] != 1 and value.shape[spec.minor] > 1:
-            advice = f"dim {spec.minor} must have stride 1: " + (
-                "pass .contiguous(), or build the kernel for this layout"
-                if spec.minor == len(spec.dims) - 1
-                else "pass the transpose of a contiguous tensor, or build for this layout"
-            )
-            raise _error(launcher, name, value, advice)
-        reach = sum((size - 1) * stride for size, stride in zip(value.shape, strides, strict=True))
-        if reach >= 2**31 and not launcher.index64 and not spec.tma:
+            raise _error(launch, name, value, advice)
+        if len(value.shape) != len(spec.dims):
+            raise _error(launch, name, value, f"pass a tensor of rank {len(spec.dims)}")
+        _check_dims(launch, name, value, sizes)
+        reach = _check_layout(launch, name, value, strides)
+        if reach >= 2**31 and not launch.index64 and not spec.tma:
             advice = (
                 f"its last element is {reach} elements from its first, too far for 32-bit "
                 'offsets: rebuild with --config \'{"index_dtype": "int64"}\''
             )
-            raise _error(launcher, name, value, advice)
+            raise _error(launch, name, value, advice)
     if device is None:
-        raise KtError(f"{launcher.kernel.__name__} has no tensor parameter to launch for")
+        raise KtError(f"{launch.kernel.__name__} has no tensor parameter to launch for")
     return device
 
 
-def _check_dims(
-    launcher: Launcher, name: str, value: Any, sizes: dict[str, tuple[int, str]]
-) -> None:
-    spec = launcher.specs[name]
-    if len(value.shape) != len(spec.dims):
-        raise _error(launcher, name, value, f"pass a tensor of rank {len(spec.dims)}")
-    for axis, (dim, size) in enumerate(zip(spec.dims, value.shape, strict=True)):
+def _check_dims(launch: _Launch, name: str, value: Any, sizes: dict[str, tuple[int, str]]) -> None:
+    for axis, dim in enumerate(launch.specs[name].dims):
+        size = value.shape[axis]
         if isinstance(dim, int):
             if size != dim:
                 advice = f"dim {axis} was {dim} when the kernel was built; rebuild it for {size}"
-                raise _error(launcher, name, value, advice)
+                raise _error(launch, name, value, advice)
         elif dim != "_" and sizes.setdefault(dim, (size, name))[0] != size:
             known, by = sizes[dim]
             advice = f"dim {axis} ({dim}) is {size}, but {dim} is {known} in {by}"
-            raise _error(launcher, name, value, advice)
+            raise _error(launch, name, value, advice)
 
 
-def _error(launcher: Launcher, name: str, value: Any, advice: str) -> KtError:
+def _check_layout(launch: _Launch, name: str, value: Any, strides: Sequence[int]) -> int:
+    """Check the innermost stride; return the offset of the last element from the first."""
+    minor = launch.specs[name].minor
+    reach = 0
+    for axis, size in enumerate(value.shape):
+        reach += (size - 1) * strides[axis]
+        if axis == minor and strides[axis] != 1 and size > 1:
+            advice = f"dim {axis} must have stride 1: " + (
+                "pass .contiguous(), or build the kernel for this layout"
+                if axis == len(strides) - 1
+                else "pass the transpose of a contiguous tensor, or build for this layout"
+            )
+            raise _error(launch, name, value, advice)
+    return reach
+
+
+def _error(launch: _Launch, name: str, value: Any, advice: str) -> KtError:
     return KtError(
-        f"{launcher.kernel.__name__}: {name} must be {launcher.specs[name].text}, "
+        f"{launch.kernel.__name__}: {name} must be {launch.specs[name].text}, "
         f"got {_describe(value)}; {advice}"
     )
 
 
-def _check_grid(launcher: Launcher, grid: tuple[int, ...]) -> None:
+def _check_grid(launch: _Launch, grid: tuple[int, ...]) -> None:
     """CUDA's limits; beyond them the driver's error says no more than 'invalid argument'."""
     x, y, z = (*grid, 1, 1)[:3]
     # Triton skips a launch whose number of programs overflows 32 bits, without a word.
-    programs = x * y * z * launcher.options.get("num_ctas", 1)
+    programs = x * y * z * launch.options.get("num_ctas", 1)
     if len(grid) > 3 or min(x, y, z) < 0 or programs >= 2**31 or max(y, z) >= 2**16:
         raise KtError(
-            f"{launcher.kernel.__name__}: cannot launch a grid of {tuple(grid)}: axes 1 and 2 "
+            f"{launch.kernel.__name__}: cannot launch a grid of {tuple(grid)}: axes 1 and 2 "
             "take up to 65535 programs, and all axes together less than 2**31; build with larger "
             "block sizes, a flat grid (pid_type flat), or a persistent one"
         )
@@ -405,10 +437,10 @@ class _Pointer:
 
 
 class _Descriptor(TensorDescriptor):  # type: ignore[misc]
-    token: int  # differs for every descriptor made; stands for it in a launcher's dictionary
+    token: int  # differs for every descriptor made; stands for it in a launch's dictionary
 
 
-_KNOWN_TYPES.add(_Descriptor)
+_TENSORS.add(_Descriptor)
 _descriptors: dict[Any, _Descriptor] = {}
 _tokens = itertools.count()
 _tma_fits: dict[Any, bool] = {}

@@ -48,16 +48,16 @@ _LARGEST = {tl.float8e4nv: 448.0, tl.float8e5: 57344.0}
 _TO_NEAREST = (None, interpreter._ir.ROUNDING_MODE.RTNE)
 
 
-def _convert(original: Callable[..., _Array]) -> Callable[..., _Array]:
+def _convert(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def convert(data: _Array, source: tl.dtype, target: tl.dtype, rounding: Any) -> _Array:
+    def convert(data: _Array, source: tl.dtype, target: tl.dtype, rounding: Any) -> Any:
         if source not in _TORCH or target not in _TORCH or rounding not in _TO_NEAREST:
             return original(data, source, target, rounding)
         values = torch.from_numpy(np.array(data)).view(_TORCH[source])
         if target in _LARGEST:  # the GPU's cast is .satfinite
             values = values.float().clamp(-_LARGEST[target], _LARGEST[target])
         bits = values.to(_TORCH[target]).view(getattr(torch, f"uint{target.primitive_bitwidth}"))
-        return np.asarray(bits.numpy())
+        return bits.numpy()
 
     return convert
 

@@ -186,26 +186,35 @@ def _emit(
     if not groups:
         return {}
     problems: list[Diagnostic] = []
-    with collecting(problems, loaded.source.path):
-        result = emit_groups(loaded.source, groups, target, options)
-        found += in_file(result.diagnostics, loaded.source.path)
-        return dict(result.files)
+    files = _emit_collecting(loaded.source, groups, target, options, problems)
     found += problems
-    if not options.keep_going or len(groups) == 1:
-        return {}
-    fine = [g for g in groups if _emits(loaded.source, g, target, options)]
-    with collecting(found, loaded.source.path):
-        return dict(emit_groups(loaded.source, fine, target, options).files) if fine else {}
-    return {}
+    if options.keep_going and any(d.severity == "error" for d in problems):
+        fine = [g for g in groups if _emits(loaded.source, g, target, options)]
+        files = _emit_collecting(loaded.source, fine, target, options, []) if fine else {}
+    return files
+
+
+def _emit_collecting(
+    source: sources.Source,
+    groups: list[list[ir.Kernel]],
+    target: Target,
+    options: BuildOptions,
+    found: list[Diagnostic],
+) -> dict[str, str]:
+    files: dict[str, str] = {}
+    with collecting(found, source.path):
+        result = emit_groups(source, groups, target, options)
+        found += in_file(result.diagnostics, source.path)
+        files = dict(result.files)
+    return files
 
 
 def _emits(
     source: sources.Source, group: list[ir.Kernel], target: Target, options: BuildOptions
 ) -> bool:
     problems: list[Diagnostic] = []
-    with collecting(problems, source.path):
-        emit_groups(source, [group], target, options)
-    return not problems
+    _emit_collecting(source, [group], target, options, problems)
+    return not any(d.severity == "error" for d in problems)
 
 
 def emit_groups(
@@ -256,9 +265,7 @@ def resolve_targets(options: BuildOptions) -> list[Target]:
     chosen = [TARGETS[name] for name in names]
     if options.arch is not None and not any(options.arch in t.archs for t in chosen):
         known = ", ".join(a for t in chosen for a in t.archs)
-        raise error(
-            "KT0010", f"unknown architecture `{options.arch}`", remedy=f"one of {known}"
-        )
+        raise error("KT0010", f"unknown architecture `{options.arch}`", remedy=f"one of {known}")
     return chosen
 
 
@@ -392,4 +399,3 @@ def internal_error(exc: Exception, file: str = "") -> Diagnostic:
         why=f"a bug in kt, at {place}",
         remedy="report it with the source; KT_DEBUG=1 prints the traceback",
     )  # fmt: skip
-

@@ -54,7 +54,9 @@ def _write(path: str, data: bytes) -> None:
         stream.write(data)
 
 
-def replaced_inputs(directory: str, names: Iterable[str], inputs: Iterable[str]) -> list[Diagnostic]:
+def replaced_inputs(
+    directory: str, names: Iterable[str], inputs: Iterable[str]
+) -> list[Diagnostic]:
     """KT0007 for each output that would replace one of the input files."""
     real = {os.path.realpath(path): path for path in inputs}
     return [
@@ -115,5 +117,3 @@ def _make_escape(path: str) -> str:
     for char in " #":
         escaped = escaped.replace(char, f"\\{char}")
     return escaped
-
-

@@ -14,7 +14,7 @@ from transpile.build import BuildOptions, Loaded
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, error
 from transpile.ir.walk import walk_kernel
-from transpile.verify.jobs import Argument, Cell, FileJob, KernelJob, RunJob
+from transpile.verify.jobs import Argument, Cell, FileJob, KernelJob, RunJob, Status
 
 if TYPE_CHECKING:
     from transpile.emitters import Target
@@ -128,7 +128,7 @@ def _prepare(
     problems: list[Diagnostic] = []
     with pipeline.collecting(problems, path):
         module = _generate(loaded, target, options, os.path.join(folder, str(len(jobs))))
-    status = "fail" if problems else "ok"
+    status: Status = "fail" if problems else "ok"
     for i, row in enumerate(made):
         detail = "; ".join(f"{d.code}: {d.message}" for d in problems)
         row.cells["generated"] = Cell(i, "generated", status, detail)
@@ -161,9 +161,8 @@ def kernel_job(
     settings = project.kernel(kernel.name)
     if reference is None and settings.reference is not None:
         reference = (settings.reference.file, settings.reference.function)
-    return KernelJob(
-        kernel, tuple(_arguments(kernel, settings)), settings.shapes, _blocks(kernel, target), reference
-    )
+    arguments = tuple(_arguments(kernel, settings))
+    return KernelJob(kernel, arguments, settings.shapes, _blocks(kernel, target), reference)
 
 
 def _arguments(kernel: ir.Kernel, settings: KernelSettings) -> list[Argument]:
@@ -229,18 +228,16 @@ def table(result: Verification) -> str:
         marks += [""] * (widest - len(marks))
         lines.append([row.kernel, _shortened(row.signature, 44), *marks])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
-        for line in lines
-    )
+    padded = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]
+    text = "".join("  ".join(line).rstrip() + "\n" for line in padded)
     cells = [mark for line in lines[1:] for mark in line[2:] if mark]
     for row in result.rows:
         reasons: dict[str, list[str]] = {}
         for column, reason in _failures(row):
             reasons.setdefault(reason.removeprefix(f"{column}: "), []).append(column)
         for reason, where in reasons.items():
-            text += f"\n{row.file}: {row.kernel}({row.signature}), {row.target} {', '.join(where)}:\n"
-            text += f"  {reason}\n"
+            place = f"{row.file}: {row.kernel}({row.signature})"
+            text += f"\n{place}, {row.target} {', '.join(where)}:\n  {reason}\n"
     failed = sum(mark == "FAIL" for mark in cells)
     return f"{text}\n{len(cells)} cells, {failed} failed\n"
 

@@ -1,5 +1,7 @@
 """The promotion lattice, against torch's own."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import itertools
@@ -8,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transpile.ir import dtypes  # noqa: E402
-from transpile.ir.dtypes import ALL, Category, DType, promote, promote_weak  # noqa: E402
+from transpile.ir import dtypes
+from transpile.ir.dtypes import ALL, Category, DType, promote, promote_weak
 
 _SCALARS = {Category.BOOL: True, Category.INT: 1, Category.FLOAT: 1.0}
 _ARITHMETIC = [d for d in ALL if d is not dtypes.F4E2M1X2]

@@ -155,8 +155,13 @@ class Writer:
 
 
 @st.composite
-def programs(draw: Callable[[Any], Any], finite: bool | None = None) -> Program:
-    """Programs that load x and y, compute, and store a [rows, columns] result to ``out``."""
+def programs(
+    draw: Callable[[Any], Any], finite: bool | None = None, columns: str | None = None
+) -> Program:
+    """Programs that load x and y, compute, and store a [rows, columns] result to ``out``.
+
+    ``columns``: the second axis is a grid "tile", a whole "slice", or walked by a "loop".
+    """
     if finite is None:
         finite = draw(st.booleans())
     w = Writer(draw, finite)
@@ -167,7 +172,7 @@ def programs(draw: Callable[[Any], Any], finite: bool | None = None) -> Program:
         b.facts[Sym("N", "dim")] = 4
     bm, bn = b.block("BLOCK_M"), b.block("BLOCK_N")
     x, y, out = (b.tensor(name, F32, m, n) for name in ("x", "y", "out"))
-    kind = draw(st.sampled_from(["tile", "slice", "loop"]))
+    kind = columns or draw(st.sampled_from(["tile", "slice", "loop"]))
     axes = {"tile_m": (bm, m)} | ({"tile_n": (bn, n)} if kind == "tile" else {})
     with b.grid(**axes) as tiles:
         w.row_tile = tiles[0]

@@ -1,5 +1,7 @@
 """Clean-up: it changes no bit of the results, and leaves what is expected."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 from collections.abc import Callable

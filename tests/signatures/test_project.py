@@ -42,7 +42,9 @@ def test_full_kernel(tmp_path: Path) -> None:
 
 def test_short_tables_in_kt_toml() -> None:
     short = FULL.replace("tool.kt.kernels", "kernels")
-    assert parse_project(short, "kt.toml") == parse_project(FULL, "kt.toml")
+    assert parse_project(short, "kt.toml").kernel("matmul") == (
+        parse_project(FULL, "kt.toml").kernel("matmul")
+    )
 
 
 def test_nearest_file_wins(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ BAD = [
 @pytest.mark.parametrize(("text", "code", "line", "col", "word"), BAD, ids=[b[0] for b in BAD])
 def test_bad_project(text: str, code: str, line: int, col: int, word: str) -> None:
     with pytest.raises(KtError) as caught:
-        parse_project(f"[kernels.k]\n{text}\n", "kt.toml")
+        parse_project(f"[kernels.k]\n{text}\n", "kt.toml").kernel("k")
     diag = caught.value.diagnostics[0]
     assert diag.code == code
     assert diag.file == "kt.toml"
@@ -98,12 +100,35 @@ def test_bad_project(text: str, code: str, line: int, col: int, word: str) -> No
     assert word in diag.message or code == "KT0030"
 
 
-def test_all_problems_in_one_run() -> None:
-    text = '[kernels.a]\nfoo = 1\n[kernels.b]\nsignatures = [{ x = "f17" }]\nshapes = 3\n'
+def test_all_problems_of_a_kernel_in_one_run() -> None:
+    text = '[kernels.a]\nfoo = 1\n[kernels.b]\nbar = 2\nsignatures = [{ x = "f17" }]\nshapes = 3\n'
+    project = parse_project(text, "kt.toml")
+    with pytest.raises(KtError) as caught:
+        project.kernel("b")
+    places = [(d.code, d.span.line if d.span else 0) for d in caught.value.diagnostics]
+    assert places == [("KT0031", 4), ("KT0202", 5), ("KT0032", 6)]
+
+
+def test_other_kernels_mistakes_do_not_matter() -> None:
+    text = '[kernels.a]\nfoo = 1\n[kernels.b]\nsignatures = [{ x = "f16[M]" }]\n'
+    assert parse_project(text, "kt.toml").kernel("b").signatures == ({"x": parse_spec("f16[M]")},)
+    assert parse_project(text, "kt.toml").kernel("c").signatures == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line", "col"),
+    [
+        ("kernels = 3\n", "KT0032", 1, 1),
+        ("\ntargets = []\n", "KT0031", 2, 1),
+        ("[tool]\nkt = 1\n", "KT0032", 2, 1),
+    ],
+)
+def test_bad_tables(text: str, code: str, line: int, col: int) -> None:
     with pytest.raises(KtError) as caught:
         parse_project(text, "kt.toml")
-    places = [(d.code, d.span.line if d.span else 0) for d in caught.value.diagnostics]
-    assert places == [("KT0031", 2), ("KT0202", 4), ("KT0032", 5)]
+    diag = caught.value.diagnostics[0]
+    assert diag.span is not None
+    assert (diag.code, diag.span.line, diag.span.col) == (code, line, col)
 
 
 def test_unreadable_project_file(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Builds Tile IR under torch's rules: promotion with weak scalars, broadcasting, f32 math.
 
-A :class:`Builder` holds the insertion point. Its methods take device values, device scalars and
-compile-time numbers alike, insert the casts and reshapes torch would do implicitly, and return
-a :class:`~transpile.ir.ir.Value` (or a :class:`~transpile.frontend.values.Scalar` where all operands
+A :class:`Builder` holds the insertion point. Its methods take device values, device scalars
+and compile-time numbers alike, insert the casts and reshapes torch would do implicitly, and
+return a :class:`~transpile.ir.ir.Value` (or a :class:`~transpile.frontend.values.Scalar` where all operands
 were number-like).
 """
 
@@ -141,9 +141,8 @@ class Builder:
                 category = number_category(x)
                 weak = category if weak is None else max(weak, category)
         result = tiles
-        if points is not None:
-            if result is None or points.category > result.category:
-                result = points
+        if points is not None and (result is None or points.category > result.category):
+            result = points
         if weak is None:
             assert result is not None
             return result
@@ -471,6 +470,7 @@ def _where_of_numbers(dtype: DType, index: DType, args: Sequence[Operand]) -> DT
 
 
 def show_shape(shape: Sequence[Size]) -> str:
+    """``[BLOCK_M, N]``."""
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
@@ -488,10 +488,11 @@ def describe(x: Any) -> str:
         return f"the size {x}"
     if isinstance(x, DType):
         return f"the dtype {x}"
+    if type(x).__name__ == "Opaque":
+        return f"a host object ({x.what})"
     words = {
         "HostTensor": "a host tensor",
         "HostNumber": "a host number",
-        "Opaque": "a host object",
         "ModuleRef": "a module",
         "Function": "a function",
         "Known": "a library function",

@@ -37,9 +37,12 @@ from transpile.ir.diagnostics import KtError, error
 from transpile.ir.dtypes import DType
 
 BUILTINS = frozenset(
-    "min max abs len range enumerate zip float int bool round sum tuple list isinstance print slice "
-    "reversed sorted all any getattr str type divmod pow".split()
-)
+    {
+        "abs", "all", "any", "bool", "divmod", "enumerate", "float", "getattr", "int", "isinstance",
+        "len", "list", "max", "min", "pow", "print", "range", "reversed", "round", "slice", "sorted",
+        "str", "sum", "tuple", "type", "zip",
+    }
+)  # fmt: skip
 
 
 class Evaluator(Operators, Inlining):

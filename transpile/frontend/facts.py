@@ -55,9 +55,9 @@ class Facts:
         if self.inferred(a) or self.inferred(b):
             for one, other in ((b, a), (a, b)) if self.inferred(b) else ((a, b),):
                 sym = one.as_sym()
-                if sym is not None and self.inferred(one) and sym not in other.syms:
-                    if not any(s.kind == "block" for s in other.syms):
-                        raise Unify(sym, other)
+                blocks = any(s.kind == "block" for s in other.syms)
+                if sym is not None and self.inferred(one) and sym not in other.syms and not blocks:
+                    raise Unify(sym, other)
 
     def _stated(self, name: str, spec: TensorSpec) -> HostTensor:
         dims: list[Size] = []

@@ -18,4 +18,3 @@ class FrontendOptions:
     sets: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     project: ProjectConfig = field(default_factory=ProjectConfig)
-    strict_names: bool = False

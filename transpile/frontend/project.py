@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from transpile.frontend.signatures import (
@@ -67,13 +68,18 @@ class KernelSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProjectConfig:
-    """A project file; ``path`` is None where a source file has none above it."""
+    """A project file; ``path`` is None where a source file has none above it.
+
+    A kernel's settings are read and checked when they are asked for: a mistake in them concerns
+    no other kernel, and a build of one file does not pay for all.
+    """
 
     path: str | None = None
     kernels: Mapping[str, KernelSettings] = field(default_factory=dict)
 
     def kernel(self, name: str) -> KernelSettings:
-        """The settings of a kernel, empty ones if the file has none."""
+        """The settings of a kernel, empty ones if the file has none. Raises KtError with all that
+        is wrong with them (KT003x, KT02xx)."""
         return self.kernels.get(name, _NO_SETTINGS)
 
 
@@ -84,7 +90,7 @@ def find_project(path: str | os.PathLike[str]) -> ProjectConfig:
     """The nearest project file above the source file ``path``.
 
     In one directory kt.toml wins; a pyproject.toml without ``[tool.kt]`` does not count. Raises
-    KtError with all of the file's problems (KT003x, KT02xx).
+    KtError for a file that cannot be read (KT0030) or whose tables are wrong.
     """
     directory = os.path.dirname(os.path.abspath(path))
     while True:
@@ -121,11 +127,51 @@ def parse_project(text: str, file: str) -> ProjectConfig:
         raise KtError(_malformed(str(exc) or "nested too deeply", text, file)) from None
     if "tool" in table or os.path.basename(file) == "pyproject.toml":
         table = table.get("tool", {}).get("kt", {})
+    return ProjectConfig(file, _Kernels(text, file, _kernel_tables(table, text, file)))
+
+
+def _kernel_tables(table: object, text: str, file: str) -> dict[str, object]:
     reader = _Reader(text, file)
-    kernels = reader.project(table)
+    kernels: object = {}
+    if not isinstance(table, dict):
+        reader.report("KT0032", "kt's settings are a table", "kt")
+    else:
+        for key in table:
+            if key != "kernels":
+                reader.report("KT0031", f"unknown key `{key}`", key, "kt reads `kernels.NAME`")
+        kernels = table.get("kernels", {})
+    if not isinstance(kernels, dict):
+        reader.report("KT0032", "`kernels` is a table with one table per kernel", "kernels")
     if reader.found:
         raise KtError(*reader.found)
-    return ProjectConfig(file, kernels)
+    assert isinstance(kernels, dict)
+    return kernels
+
+
+class _Kernels(Mapping[str, KernelSettings]):
+    """Settings by kernel name, each read on first use."""
+
+    def __init__(self, text: str, file: str, tables: dict[str, object]) -> None:
+        self._text, self._file, self._tables = text, file, tables
+        self._read: dict[str, KernelSettings] = {}
+
+    def __getitem__(self, name: str) -> KernelSettings:
+        if name not in self._read:
+            reader = _Reader(self._text, self._file, name)
+            settings = reader.kernel(self._tables[name])
+            if reader.found:
+                raise KtError(*reader.found)
+            self._read[name] = settings
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tables
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
 
 
 def _malformed(message: str, text: str, file: str) -> Diagnostic:
@@ -148,15 +194,22 @@ def _shown(file: str) -> str:
 
 
 class _Reader:
-    """Checks one project file, collecting diagnostics in ``found``."""
+    """Checks one kernel's part of a project file, collecting diagnostics in ``found``."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, name: str = "") -> None:
         self.text = text
         self.file = file
+        self.name = name
         self.found: list[Diagnostic] = []
-        self._section = 0  # offset of the current kernel's section in the text
 
     # -- reporting ---------------------------------------------------------------------------
+
+    @cached_property
+    def _section(self) -> int:
+        """Offset of the kernel's section in the text."""
+        name = re.escape(self.name)
+        header = re.search(rf"\bkernels\.[\"']?{name}[\"']?\s*[\]=.]", self.text)
+        return header.start() if header and self.name else 0
 
     def report(self, code: str, message: str, needle: str, remedy: str = "") -> None:
         """A diagnostic at the key ``needle`` of the kernel's section, or where the word stands."""
@@ -187,24 +240,9 @@ class _Reader:
 
     # -- reading -----------------------------------------------------------------------------
 
-    def project(self, table: object) -> dict[str, KernelSettings]:
+    def kernel(self, table: object) -> KernelSettings:
         if not isinstance(table, dict):
-            self.report("KT0032", "kt's settings are a table", "kt")
-            return {}
-        for key in table:
-            if key != "kernels":
-                self.report("KT0031", f"unknown key `{key}`", key, "kt reads `kernels.NAME`")
-        kernels = table.get("kernels", {})
-        if not isinstance(kernels, dict):
-            self.report("KT0032", "`kernels` is a table with one table per kernel", "kernels")
-            return {}
-        return {name: self.kernel(name, settings) for name, settings in kernels.items()}
-
-    def kernel(self, name: str, table: object) -> KernelSettings:
-        header = re.search(rf"\bkernels\.[\"']?{re.escape(name)}[\"']?\b", self.text)
-        self._section = header.start() if header else 0
-        if not isinstance(table, dict):
-            self.report("KT0032", f"`kernels.{name}` is a table", name)
+            self.report("KT0032", f"`kernels.{self.name}` is a table", self.name)
             return _NO_SETTINGS
         readers: dict[str, Callable[[object], Any]] = {
             "signatures": self.signatures, "reference": self.reference, "shapes": self.shapes,

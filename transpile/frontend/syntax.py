@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-_WHITESPACE = ("whitespace", "leading_lines", "lines_after", "header", "footer", "comma", "semicolon",
-               "lpar", "rpar", "lbracket", "rbracket", "equal", "colon", "dot", "newline")  # fmt: skip
+_WHITESPACE = (
+    "whitespace", "leading_lines", "lines_after", "header", "footer", "comma", "semicolon", "lpar",
+    "rpar", "lbracket", "rbracket", "equal", "colon", "dot", "newline",
+)  # fmt: skip
 _FIELDS: dict[type[cst.CSTNode], tuple[str, ...]] = {}
 
 

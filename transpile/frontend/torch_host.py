@@ -30,6 +30,8 @@ METHODS: dict[str, Handler] = {}  # tensor.NAME(...)
 
 
 def fn(*names: str) -> Callable[[Handler], Handler]:
+    """Register a function of the ``torch`` namespace."""
+
     def register(f: Handler) -> Handler:
         for name in names:
             FUNCTIONS[name] = f
@@ -39,6 +41,8 @@ def fn(*names: str) -> Callable[[Handler], Handler]:
 
 
 def method(*names: str) -> Callable[[Handler], Handler]:
+    """Register a tensor method."""
+
     def register(f: Handler) -> Handler:
         for name in names:
             METHODS[name] = f
@@ -48,6 +52,8 @@ def method(*names: str) -> Callable[[Handler], Handler]:
 
 
 def both(*names: str) -> Callable[[Handler], Handler]:
+    """Register under both namespaces."""
+
     def register(f: Handler) -> Handler:
         for name in names:
             FUNCTIONS[name] = METHODS[name] = f

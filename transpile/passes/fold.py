@@ -132,3 +132,22 @@ def reduce_constant(name: str, value: Number, result: DType) -> Number | None:
     if name in ("argmax", "argmin"):
         return 0
     return bool(value) if name in ("any", "all") else convert(value, result)
+
+
+def greatest(dtype: DType) -> Number:
+    """The greatest value: infinity where the dtype has one."""
+    if dtype.is_bool:
+        return True
+    if dtype.is_int:
+        return (1 << (dtype.bits - dtype.signed)) - 1
+    form = _FORMATS[dtype.name]
+    return math.inf if form.infinite else form.greatest
+
+
+def least(dtype: DType) -> Number:
+    """The least value: minus infinity where the dtype has one."""
+    if dtype.is_bool:
+        return False
+    if dtype.is_int:
+        return -(1 << (dtype.bits - 1)) if dtype.signed else 0
+    return -greatest(dtype)

@@ -60,7 +60,8 @@ def flatten(value: Any, name: str = "out") -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         items = [(f"{name}[{key!r}]", item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
-        items = [(f"{name}{i}" if name == "out" else f"{name}[{i}]", v) for i, v in enumerate(value)]
+        form = "{}{}" if name == "out" else "{}[{}]"
+        items = [(form.format(name, i), item) for i, item in enumerate(value)]
     elif _is_numeric(value):
         return [("out0" if name == "out" else name, value)]
     else:
@@ -101,7 +102,7 @@ def difference(
     allowed = relative * y.abs() + magnitude * scale
     close = (x - y).abs() <= allowed
     same = (x == y) | (x.isnan() & y.isnan())
-    limit = f"more than {relative:.1e} of the element and {magnitude:.1e} of the magnitude {scale:.3g}"
+    limit = f"more than {relative:.1e} of the element and {magnitude:.1e} of the rms {scale:.3g}"
     return _worst(name, x, y, ~(close | same), limit)
 
 

@@ -185,7 +185,7 @@ _references: dict[str, ModuleType] = {}
 
 
 def load_reference(file: str, function: str) -> Callable[..., Any]:
-    """The reference function; its file may be a kernel file, whose dialect need not be installed."""
+    """The reference function; its file may be a kernel file whose dialect is not installed."""
     if file not in _references:
         stubs = {name: _Anything(name) for name in ("helion", "helion.language")}
         stubs["helion"].language = stubs["helion.language"]  # type: ignore[attr-defined]
@@ -212,7 +212,8 @@ def _adapted(reference: Callable[..., Any], arguments: Mapping[str, Any]) -> Cal
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return reference
     names = {p.name for p in parameters}
-    required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL}
+    named = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    required = {p.name for p in named if p.default is p.empty}
     if required <= arguments.keys():
         return lambda **given: reference(**{k: v for k, v in given.items() if k in names})
     return lambda **given: reference(*given.values())

@@ -71,7 +71,7 @@ class BlockTable:
 
 
 def block_name(hint: str) -> str:
-    """``tile_m`` -> BLOCK_M, ``block_size_n`` -> BLOCK_N, ``m_block`` -> BLOCK_M, ``tile`` -> BLOCK."""
+    """``tile_m``, ``block_size_m`` and ``m_block`` give BLOCK_M, ``tile`` gives BLOCK."""
     stem = re.sub(r"^(tile|block_size|block|blk)_?|_?(tile|block_size|block|blk)$", "", hint)
     stem = re.sub(r"[^0-9A-Za-z]+", "_", stem).strip("_").upper()
     return f"BLOCK_{stem}" if stem else "BLOCK"

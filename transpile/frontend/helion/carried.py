@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import libcst as cst
@@ -15,6 +16,7 @@ from transpile.frontend.values import (
     Scalar,
 )
 from transpile.ir import dtypes, ir
+from transpile.ir.diagnostics import error
 from transpile.ir.dtypes import DType
 from transpile.ir.sizes import Size
 
@@ -75,8 +77,30 @@ def clone_region(block: ir.Block, params: tuple[ir.Value, ...]) -> ir.Block:
     return ir.Block(params, ops, tuple(mapping.get(y, y) for y in block.yields))
 
 
+class ReturnSignal(Exception):
+    """A ``return`` in an inlined function."""
+
+    def __init__(self, value: Any, span: ir.Span | None) -> None:
+        super().__init__()
+        self.value = value
+        self.span = span
+
+
 class CarriedValues(Lowering):
     """Loop-carried and branch-merged variables, found by running the bodies."""
+
+    def conditionally(self, run: Callable[[], None]) -> None:
+        """Run a body that may not run, or run often: it cannot end an inlined function."""
+        try:
+            run()
+        except ReturnSignal as signal:
+            raise error(
+                "KT0402",
+                "'return' under a run-time condition",
+                signal.span or self.b.span,
+                why="the function is inlined, so what follows its call would have to be skipped",
+                remedy="assign in the branches and return once, or use torch.where",
+            ) from None
 
     # -- carried values ----------------------------------------------------------------------
 
@@ -102,7 +126,7 @@ class CarriedValues(Lowering):
             for n, param in params.items():
                 env.names[n] = Scalar(param) if weak[n] else param
             with self.b.region() as ops:
-                body()
+                self.conditionally(body)
                 outcome = self._yields(params, weak, env)
             if outcome.settled(inits):
                 break

@@ -25,6 +25,7 @@ from transpile.frontend.signatures import (
 )
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.symbolic import HostShape
+from transpile.frontend.syntax import names_read
 from transpile.frontend.values import Env, HostNumber, HostTensor, NeedFact, Opaque
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, error
@@ -53,7 +54,7 @@ def lower_file(
     if options.kernels:
         sites = [s for s in sites if s.name in options.kernels]
     kernels: list[ir.Kernel] = []
-    found: list[Diagnostic] = []
+    found: list[Diagnostic] = unknown_names(source, sites, options)
     for site in sites:
         try:
             made, notes = KernelDriver(source, site, options).lower()
@@ -73,6 +74,31 @@ def lower_file(
     return kernels, found
 
 
+def unknown_names(
+    source: ParsedSource, sites: list[KernelSite], options: FrontendOptions
+) -> list[Diagnostic]:
+    """``--arg`` and ``--set`` names that no kernel of the file has."""
+    known: set[str] = set()
+    for site in sites:
+        params = site.node.params
+        for param in (*params.posonly_params, *params.params, *params.kwonly_params):
+            known.add(param.name.value)
+        if site.env.outer is not None:
+            known |= set(site.env.names)
+    where = source.span(sites[0].node.name) if sites else None
+    return [
+        Diagnostic(
+            "KT0222",
+            f"{option} {name}: no kernel of this file has a parameter '{name}'",
+            where,
+            remedy="the parameters are " + ", ".join(sorted(known)),
+        )
+        for option, names in (("--arg", options.args), ("--set", options.sets))
+        for name in names
+        if name not in known
+    ]
+
+
 class KernelDriver:
     """One kernel, all its signatures."""
 
@@ -82,6 +108,7 @@ class KernelDriver:
         self.options = options
         self.settings = options.project.kernel(site.name)
         self.notes: list[Diagnostic] = []
+        self.specs: dict[ir.Kernel, dict[str, Spec]] = {}  # what each kernel was lowered under
         source.locate(site.statement)
         source.locate(site.node)
         self.params = [*site.node.params.posonly_params, *site.node.params.params,
@@ -89,7 +116,7 @@ class KernelDriver:
         self.names = [p.name.value for p in self.params]
 
     def lower(self) -> tuple[list[ir.Kernel], list[Diagnostic]]:
-        self._check_names()
+        self._check_outer()
         self._bind_outer()
         stated = self._signatures()
         kernels: list[ir.Kernel] = []
@@ -107,18 +134,21 @@ class KernelDriver:
 
     # -- what is stated --------------------------------------------------------------------
 
-    def _check_names(self) -> None:
-        """``--arg`` and ``--set`` must name parameters (or a factory's)."""
-        outer = set(self.site.env.names) if self.site.env.outer is not None else set()
-        only = len(self.options.kernels) == 1 or not self.options.kernels
-        for name in self.options.args:
-            if name not in self.names and name not in outer and self.options.strict_names and only:
-                raise error(
-                    "KT0222",
-                    f"'{self.site.name}' has no parameter '{name}'",
-                    self.source.span(self.site.node.name),
-                    remedy="its parameters are " + ", ".join(self.names),
-                )
+    def _check_outer(self) -> None:
+        """A factory's parameters that the kernel reads need values."""
+        if self.site.env.outer is None:
+            return
+        stated = self._sets()
+        for name in sorted(names_read([self.site.node])):
+            if name in self.site.env.names and name not in stated:
+                if isinstance(self.site.env.names[name], Opaque):
+                    raise error(
+                        "KT0224",
+                        f"'{name}' needs a compile-time value",
+                        self.source.span(self.site.node.name),
+                        why="it is a parameter of the function that makes the kernel",
+                        remedy=f"give one: --set {name}=VALUE",
+                    )
 
     def _bind_outer(self) -> None:
         """Compile-time values of a factory's parameters."""
@@ -203,7 +233,7 @@ class KernelDriver:
                 other = self._optional_tensor(name)
             if other is None:
                 continue
-            for earlier in [base, *self._flags(made, base)]:
+            for earlier in [base, *(self.specs[k] for k in made[:7])]:
                 try:
                     made.append(self._one({**earlier, name: other}))
                 except KtError as exc:
@@ -218,20 +248,6 @@ class KernelDriver:
                         )
                     )
         return made
-
-    def _flags(self, made: list[ir.Kernel], base: dict[str, Spec]) -> list[dict[str, Spec]]:
-        out: list[dict[str, Spec]] = []
-        for kernel in made[:7]:
-            specs: dict[str, Spec] = dict(base)
-            for param in kernel.params:
-                if param.kind == "constexpr" and isinstance(param.value, bool):
-                    specs[param.name] = LiteralSpec(param.value)
-            for name, spec in self.variant_specs.get(id(kernel), {}).items():
-                specs[name] = spec
-            out.append(specs)
-        return out
-
-    variant_specs: dict[int, dict[str, Spec]] = {}
 
     def _optional_tensor(self, name: str) -> Any:
         """Rank and dtype of an optional tensor are inferred by lowering with it present."""
@@ -257,7 +273,7 @@ class KernelDriver:
                 continue
             self._note_assumed(program, facts)
             kernel = program.kernel(self._printable(program, facts), params)
-            KernelDriver.variant_specs[id(kernel)] = dict(stated)
+            self.specs[kernel] = dict(stated)
             return kernel
         raise error(
             "KT0221",

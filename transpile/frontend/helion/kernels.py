@@ -79,8 +79,8 @@ def _module_statement(source: ParsedSource, node: cst.CSTNode, names: LazyNames)
             if isinstance(target.target, cst.Name):
                 names.pending[target.target.value] = node.value
                 names.pop(target.target.value, None)
-    elif isinstance(node, cst.AnnAssign) and node.value is not None:
-        if isinstance(node.target, cst.Name):
+    elif isinstance(node, cst.AnnAssign) and isinstance(node.target, cst.Name):
+        if node.value is not None:
             names.pending[node.target.value] = node.value
 
 
@@ -93,7 +93,8 @@ def imported(source: ParsedSource, node: cst.Import | cst.ImportFrom) -> dict[st
             if alias.asname is not None:
                 out[source.code(alias.asname.name)] = ModuleRef(dotted)
             else:
-                out[dotted.split(".")[0]] = ModuleRef(dotted.split(".")[0])
+                top = dotted.split(".", 1)[0]
+                out[top] = ModuleRef(top)
         return out
     if isinstance(node.names, cst.ImportStar) or node.module is None:
         return out
@@ -113,7 +114,7 @@ def _library(dotted: str) -> Any:
     if dotted in ("helion.language", "torch.nn.functional", "torch.nn", "torch.special"):
         return ModuleRef(dotted)
     known = ("torch", "helion", "math", "typing")
-    if dotted.split(".")[0] in known and not dotted.startswith("helion._"):
+    if dotted.split(".", 1)[0] in known and not dotted.startswith("helion._"):
         return Known(dotted)
     return Opaque(f"'{dotted}'")
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from transpile.frontend import torch_device as td
 from transpile.frontend.builder import describe
 from transpile.frontend.symbolic import simplified
-from transpile.frontend.values import Function, HostNumber, HostTensor, Known, Scalar, Tile
+from transpile.frontend.values import Function, HostNumber, HostTensor, Known, Tile
 from transpile.ir import ir
-from transpile.ir.dtypes import F32, I32, I64, DType
+from transpile.ir.dtypes import F32, I32, I64
 from transpile.ir.sizes import Size
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ HOST: dict[str, Handler] = {}
 
 
 def device(*names: str) -> Callable[[Handler], Handler]:
+    """Register a function of device code."""
+
     def register(f: Handler) -> Handler:
         for name in names:
             DEVICE[name] = f
@@ -35,6 +37,8 @@ def device(*names: str) -> Callable[[Handler], Handler]:
 
 
 def host(*names: str) -> Callable[[Handler], Handler]:
+    """Register a function of the host program."""
+
     def register(f: Handler) -> Handler:
         for name in names:
             HOST[name] = f
@@ -414,11 +418,3 @@ def _config(ev: Lowering, config: Any = None, **kw: Any) -> Any:
 @host("helion.Config.from_dict", "helion.from_dict")
 def _config_from_dict(ev: Lowering, config: Any) -> Any:
     return config
-
-
-def is_dtype(x: Any) -> bool:
-    return isinstance(x, DType)
-
-
-def is_number(x: Any) -> bool:
-    return isinstance(x, (bool, int, float, Size, Scalar, ir.Value))

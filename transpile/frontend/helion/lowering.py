@@ -10,11 +10,11 @@ import libcst as cst
 
 from transpile.frontend import torch_device, torch_host
 from transpile.frontend.builder import Builder, describe
-from transpile.frontend.evaluator import Evaluator
 from transpile.frontend.helion import language
 from transpile.frontend.helion.blocks import BlockTable
-from transpile.frontend.indexing import Access
-from transpile.frontend.operators import UNKNOWN, device_number
+from transpile.frontend.helion.builtins import Builtins
+from transpile.frontend.helion.memory import Memory
+from transpile.frontend.operators import device_number
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.symbolic import HostShape, simplified
 from transpile.frontend.values import (
@@ -32,7 +32,7 @@ from transpile.frontend.values import (
 )
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
-from transpile.ir.dtypes import BOOL, BY_TORCH, F32, I64, DType
+from transpile.ir.dtypes import BY_TORCH, I64, DType
 from transpile.ir.sizes import Size
 
 CONSTANTS: dict[str, Any] = {
@@ -47,7 +47,7 @@ CONSTANTS: dict[str, Any] = {
 }
 
 
-class Lowering(Evaluator):
+class Lowering(Builtins, Memory):
     """Evaluates one kernel's host program and device code."""
 
     def __init__(self, source: ParsedSource, builder: Builder, config: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ class Lowering(Evaluator):
         saved, self.node = self.node, node
         try:
             if isinstance(func, Builtin):
-                return self._builtin(func.name, args, kwargs, node)
+                return self.builtin(func.name, args, kwargs, node)
             if isinstance(func, Method):
                 return self._method(func, args, kwargs, node)
             if isinstance(func, Known):
@@ -202,15 +202,12 @@ class Lowering(Evaluator):
                 )
             self._no_host_tensors([*args, *kwargs.values()])
             if name not in ("stack", "zeros", "full", "empty", "ones", "arange"):
-                args = [self._operand(a) for a in args]
+                args = [self.tile_number(a) for a in args]
             return self.apply(handler, f"torch.{name}", args, kwargs)
         handler = torch_host.FUNCTIONS.get(name)
         if handler is None:
             return Opaque(f"the result of torch.{name}")
         return self.apply_host(handler, f"torch.{name}", args, kwargs)
-
-    def _operand(self, x: Any) -> Any:
-        return x.size if isinstance(x, Tile) else x
 
     def _no_host_tensors(self, args: list[Any]) -> None:
         for arg in args:
@@ -311,133 +308,6 @@ class Lowering(Evaluator):
             return False
         return len(func.node.params.params) == count
 
-    # -- builtins --------------------------------------------------------------------------
-
-    def _builtin(
-        self, name: str, args: list[Any], kwargs: dict[str, Any], node: cst.CSTNode
-    ) -> Any:
-        if name in ("min", "max"):
-            return self._extreme(name, args, node)
-        if name == "len" and args:
-            return self._len(args[0], node)
-        if name == "float" and args:
-            return self._float(args[0])
-        if name == "int" and args:
-            return self._int(args[0], node)
-        if name in ("bool", "isinstance", "any", "all"):
-            return self._truthy(name, args)
-        if name == "abs" and args:
-            x = args[0]
-            return (
-                self.b.arith("abs", x)
-                if device_number(x)
-                else abs(x)
-                if isinstance(x, (int, float))
-                else UNKNOWN
-            )
-        if name == "print":
-            return None
-        if name == "slice":
-            return slice(*args)
-        if name == "range":
-            return (
-                range(*args)
-                if all(isinstance(a, int) for a in args)
-                else self.unsupported(node, "range")
-            )
-        items = [self.iterate(a) for a in args if not isinstance(a, int)]
-        if (
-            name in ("zip", "enumerate", "reversed", "tuple", "list", "sum", "sorted")
-            and None not in items
-        ):
-            return self._sequence(name, args, items)
-        return self.unsupported(node, f"a call of {name}()")
-
-    def _sequence(self, name: str, args: list[Any], items: list[Any]) -> Any:
-        if name == "zip":
-            return [tuple(row) for row in zip(*items, strict=False)]
-        if name == "enumerate":
-            return [(i, x) for i, x in enumerate(items[0])]
-        if name == "reversed":
-            return list(reversed(items[0]))
-        if name == "sum":
-            total: Any = 0
-            for x in items[0]:
-                total = self.binary(cst.Add, total, x)
-            return total
-        if name == "sorted":
-            return sorted(items[0])
-        got = items[0] if items else []
-        return tuple(got) if name == "tuple" else list(got)
-
-    def _extreme(self, name: str, args: list[Any], node: cst.CSTNode) -> Any:
-        items = list(args[0]) if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
-        items = [self._operand(i) for i in items]
-        if all(isinstance(i, (int, float)) for i in items):
-            return min(items) if name == "min" else max(items)
-        if all(isinstance(i, (int, Size)) for i in items):
-            total = Size.of(items[0])
-            for item in items[1:]:
-                total = total.min(item) if name == "min" else total.max(item)
-            return simplified(total)
-        if not self.on_device:
-            return Opaque(f"{name}()")
-        result = items[0]
-        for item in items[1:]:
-            result = self.b.arith("minimum" if name == "min" else "maximum", result, item)
-        return result
-
-    def _len(self, x: Any, node: cst.CSTNode) -> Any:
-        if isinstance(x, HostShape):
-            return x.tensor.rank
-        if isinstance(x, (tuple, list, dict, str)):
-            return len(x)
-        if isinstance(x, HostTensor):
-            return simplified(x.dims[0])
-        return self.unsupported(node, "len() of an unknown sequence")
-
-    def _float(self, x: Any) -> Any:
-        if isinstance(x, (int, float, str)):
-            return float(x)
-        if isinstance(x, (ir.Value, Scalar)):
-            value = self.b.scalar(x)
-            return Scalar(self.b.cast(value, F32))
-        if isinstance(x, Size) and self.on_device:
-            return Scalar(self.b.cast(self.b.size(x), F32))
-        return HostNumber(F32)
-
-    def _int(self, x: Any, node: cst.CSTNode) -> Any:
-        if isinstance(x, (int, float)):
-            return int(x)
-        if isinstance(x, Size):
-            return x
-        if isinstance(x, (ir.Value, Scalar)):
-            return Scalar(self.b.cast(self.b.scalar(x), self.b.index_dtype))
-        return HostNumber(I64) if isinstance(x, (HostNumber, HostTensor)) else Opaque("int()")
-
-    def _truthy(self, name: str, args: list[Any]) -> Any:
-        if name == "isinstance":
-            return self._isinstance(args)
-        if name == "bool":
-            truth = self.truth(args[0]) if args else False
-            if truth is not None:
-                return truth
-            return Scalar(self.condition(args[0])) if self.on_device else HostNumber(BOOL)
-        items = self.iterate(args[0])
-        truths = [None] if items is None else [self.truth(i) for i in items]
-        if None in truths:
-            return UNKNOWN
-        return any(truths) if name == "any" else all(truths)
-
-    def _isinstance(self, args: list[Any]) -> Any:
-        value, kind = args
-        if isinstance(kind, Known) and kind.name in ("torch.Tensor", "torch.tensor"):
-            return isinstance(value, (HostTensor, ir.Value))
-        python = {"int": (int, Size), "float": (float, HostNumber), "bool": (bool,), "str": (str,)}
-        if isinstance(kind, Builtin) and kind.name in python:
-            return isinstance(value, python[kind.name])
-        return UNKNOWN
-
     # -- host pieces -------------------------------------------------------------------------
 
     def host_subscript(self, tensor: HostTensor, entries: list[Any]) -> Any:
@@ -453,125 +323,6 @@ class Lowering(Evaluator):
         if any(isinstance(x, Opaque) for x in (left, right)) or len(tensors) != 1:
             return Opaque("a tensor expression")
         return torch_host.fresh(tensors[0].dtype, tensors[0].dims)
-
-    # -- memory ------------------------------------------------------------------------------
-
-    def load(
-        self, tensor: HostTensor, entries: list[Any], mask: Any = None, eviction: str = ""
-    ) -> Any:
-        access = self.indexer.resolve(tensor, entries)
-        target = self.register_tensor(tensor)
-        if target in self.stored:
-            self.b.emit(ir.Barrier())
-            self.stored.clear()
-        mask_value, guards = self._mask(mask, access)
-        value: ir.Value = self.b.emit(
-            ir.Load(
-                results=(self.b.new(tensor.dtype, access.shape),),
-                tensor=target,
-                index=access.index,
-                guards=guards,
-                mask=mask_value,
-                eviction=eviction,
-            )
-        )
-        return self.b.reshape(value, access.view)
-
-    def _mask(self, mask: Any, access: Access) -> tuple[ir.Value | None, tuple[ir.Guard, ...]]:
-        """The extra mask, with those of jagged tiles, and the guards it leaves to do."""
-        jagged, covered = self._jagged_mask(access.shape)
-        guards = tuple(g for g in access.guards if g.tile not in covered)
-        if mask is None:
-            return jagged, guards
-        extra = self._extra_mask(mask, access.shape)
-        if jagged is None:
-            return extra, guards
-        return self.b.elementwise("and", extra, jagged), guards
-
-    def _jagged_mask(self, shape: tuple[Size, ...]) -> tuple[ir.Value | None, list[ir.Value]]:
-        mask: ir.Value | None = None
-        covered: list[ir.Value] = []
-        for tile in self.b.tiles:
-            one = None if tile.lengths is None else self.b.jagged_mask(tile, shape)
-            if one is not None:
-                mask = one if mask is None else self.b.elementwise("and", mask, one)
-                covered.append(tile.value)
-        return mask, covered
-
-    def _extra_mask(self, mask: Any, shape: tuple[Size, ...]) -> ir.Value:
-        value = self.b.scalar(mask)
-        if not value.dtype.is_bool:
-            value = self.b.elementwise("ne", value, 0)
-        self.b.broadcast_shape([value.shape, shape])
-        if value.shape and len(value.shape) < len(shape):
-            pad = (Size.of(1),) * (len(shape) - len(value.shape))
-            value = self.b.reshape(value, pad + value.shape)
-        return value
-
-    def store(self, tensor: HostTensor, entries: list[Any], value: Any, mask: Any = None) -> None:
-        access = self.indexer.resolve(tensor, entries)
-        target = self.register_tensor(tensor)
-        stored = self._stored_value(value, tensor.dtype, access.shape, access.view)
-        mask_value, guards = self._mask(mask, access)
-        self.b.emit(
-            ir.Store(
-                tensor=target, index=access.index, value=stored, guards=guards, mask=mask_value
-            )
-        )
-        self.stored.add(target)
-
-    def _stored_value(
-        self, value: Any, dtype: DType, shape: tuple[Size, ...], view: tuple[Size, ...]
-    ) -> ir.Value:
-        value = self._operand(value)
-        if isinstance(value, (bool, int, float)):
-            return self.b.const(value, dtype)
-        if isinstance(value, HostTensor):
-            self.fail_host_tensor(value)
-        tile = self.b.cast(self.b.scalar(value), dtype)
-        if not tile.shape:
-            return tile
-        if len(tile.shape) > len(view):
-            lead = tile.shape[: len(tile.shape) - len(view)]
-            if all(s.substitute(self.b.fixed_blocks) == Size.of(1) for s in lead):
-                tile = self.b.reshape(tile, tile.shape[len(lead) :])
-        joined = self.b.broadcast_shape([view, tile.shape])
-        if len(joined) != len(view):
-            self.fail(
-                "KT0502",
-                f"a value of shape {list(map(str, tile.shape))} for an index of shape "
-                f"{list(map(str, view))}",
-                remedy="reduce or squeeze the extra axes first",
-            )
-        if view != shape:
-            tile = self.b.reshape(self.b.broadcast(tile, view), shape)
-        elif len(tile.shape) < len(shape):
-            tile = self.b.reshape(tile, (Size.of(1),) * (len(shape) - len(tile.shape)) + tile.shape)
-        return tile
-
-    def atomic(
-        self, kind: Any, tensor: HostTensor, entries: list[Any], operands: list[Any], sem: str
-    ) -> Any:
-        access = self.indexer.resolve(tensor, entries)
-        target = self.register_tensor(tensor)
-        if len(operands) != (2 if kind == "cas" else 1):
-            self.fail("KT0412", f"wrong arguments for hl.atomic_{kind}")
-        values = [self._stored_value(v, tensor.dtype, access.shape, access.view) for v in operands]
-        mask_value, guards = self._mask(None, access)
-        result = self.b.emit(
-            ir.Atomic(
-                results=(self.b.new(tensor.dtype, access.shape),),
-                kind=kind,
-                tensor=target,
-                index=access.index,
-                value=values[-1],
-                guards=guards,
-                mask=mask_value,
-                sem=sem,
-                expected=values[0] if kind == "cas" else None,
-            )
-        )
-        return result
 
 
 def _plain(exc: Exception) -> str:

@@ -45,7 +45,6 @@ def collect(
     source: ParsedSource,
     site: KernelSite,
     host: tuple[ir.HostCode | ir.Launch, ...],
-    statements: list[cst.CSTNode],
 ) -> str:
     """Source text, in source order; ``helion`` itself is never imported."""
     wanted: set[str] = set()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import libcst as cst
 
 from transpile.frontend.builder import Builder, describe
 from transpile.frontend.facts import Facts
-from transpile.frontend.helion import prelude
+from transpile.frontend.helion.assemble import LAUNCH_MARK, Assembly
 from transpile.frontend.helion.hosttext import HostText
 from transpile.frontend.helion.kernels import KernelSite
 from transpile.frontend.helion.scan import assigned_names, body_of
-from transpile.frontend.helion.statements import DeviceStatements
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.symbolic import HostShape
-from transpile.frontend.syntax import children, names_read
 from transpile.frontend.values import (
     Env,
     Function,
@@ -23,25 +22,23 @@ from transpile.frontend.values import (
     HostTensor,
     Known,
     Method,
-    NeedFact,
     Opaque,
     Scalar,
     Tile,
 )
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
-from transpile.ir.dtypes import I32, I64, DType
+from transpile.ir.dtypes import I32, I64
 from transpile.ir.sizes import Size, Sym
 
 PHASE_LOOPS = ("helion.language.tile", "helion.language.grid")
-LAUNCH_MARK = "__kt_launch__"
 
 
 class HostReturn(Exception):
     """The host program returns here, whatever the run time brings."""
 
 
-class Program(DeviceStatements):
+class Program(Assembly):
     """Evaluates a kernel function under given facts."""
 
     def __init__(
@@ -61,6 +58,21 @@ class Program(DeviceStatements):
         self.b.reconcile = facts.reconcile
         self.integers = 0  # computed host integers named so far
         self.conditional = 0  # depth of host branches that only the run time decides
+        self.host_handlers: dict[type, Callable[[Any], None]] = {
+            cst.SimpleStatementLine: self._host_line,
+            cst.Assign: self._host_assign,
+            cst.AnnAssign: self._host_ann_assign,
+            cst.AugAssign: self._host_aug_assign,
+            cst.Expr: lambda node: self.eval(node.value, self.env),
+            cst.Assert: self._host_assert,
+            cst.Return: self._host_return,
+            cst.If: self._host_if,
+            cst.For: self._host_for,
+            cst.With: self._host_with,
+            cst.FunctionDef: self._host_function,
+            cst.While: self._host_unknown,
+            cst.Try: self._host_unknown,
+        }
         source.locate(site.statement)
         source.locate(site.node)
 
@@ -69,7 +81,7 @@ class Program(DeviceStatements):
     def execute(self) -> None:
         """Evaluate the whole host program; fills phases, tensors and texts."""
         try:
-            for statement in self._statements():
+            for statement in self.statements_of_host():
                 self.host_statement(statement)
         except HostReturn:
             pass
@@ -82,12 +94,6 @@ class Program(DeviceStatements):
                 remedy="add the loop, or take the decorator away",
             )
 
-    def _statements(self) -> list[cst.CSTNode]:
-        body = list(body_of(self.site.node))
-        if body and _is_docstring(body[0]):
-            body = body[1:]
-        return body
-
     def host_statement(self, node: cst.CSTNode) -> None:
         saved = self.b.span
         self.b.span = self.source.span(node) or saved
@@ -97,40 +103,40 @@ class Program(DeviceStatements):
             self.b.span = saved
 
     def _host_statement(self, node: cst.CSTNode) -> None:
-        env = self.env
-        if isinstance(node, cst.SimpleStatementLine):
-            for small in node.body:
-                self.host_statement(small)
-            self._drop_empty(node)
-        elif isinstance(node, cst.Assign):
-            value = self._value_for(node.targets[0].target, node.value, env)
-            for target in node.targets:
-                self.host_bind(target.target, value)
-        elif isinstance(node, cst.AnnAssign) and node.value is not None:
-            self.host_bind(node.target, self._value_for(node.target, node.value, env))
-        elif isinstance(node, cst.AugAssign) and isinstance(node.target, cst.Name):
-            old = self.eval(node.target, env)
-            self.host_bind(
-                node.target, self.binary(type(node.operator), old, self.eval(node.value, env))
-            )
-        elif isinstance(node, cst.Expr):
-            self.eval(node.value, env)
-        elif isinstance(node, cst.Assert):
-            self._host_assert(node)
-        elif isinstance(node, cst.Return):
-            self._host_return(node)
-        elif isinstance(node, cst.If):
-            self._host_if(node)
-        elif isinstance(node, cst.For):
-            self._host_for(node)
-        elif isinstance(node, cst.With):
-            for statement in body_of(node):
-                self.host_statement(statement)
-        elif isinstance(node, cst.FunctionDef):
-            env.names[node.name.value] = Function(node, env, node.name.value)
-        elif isinstance(node, (cst.While, cst.Try)):
-            for name in assigned_names([node]):
-                env.names[name] = Opaque(f"'{name}', assigned in a host loop")
+        handler = self.host_handlers.get(type(node))
+        if handler is not None:
+            handler(node)
+
+    def _host_line(self, node: cst.SimpleStatementLine) -> None:
+        for small in node.body:
+            self.host_statement(small)
+        self._drop_empty(node)
+
+    def _host_assign(self, node: cst.Assign) -> None:
+        value = self._value_for(node.targets[0].target, node.value, self.env)
+        for target in node.targets:
+            self.host_bind(target.target, value)
+
+    def _host_ann_assign(self, node: cst.AnnAssign) -> None:
+        if node.value is not None:
+            self.host_bind(node.target, self._value_for(node.target, node.value, self.env))
+
+    def _host_aug_assign(self, node: cst.AugAssign) -> None:
+        if isinstance(node.target, cst.Name):
+            old = self.eval(node.target, self.env)
+            new = self.binary(type(node.operator), old, self.eval(node.value, self.env))
+            self.host_bind(node.target, new)
+
+    def _host_function(self, node: cst.FunctionDef) -> None:
+        self.env.names[node.name.value] = Function(node, self.env, node.name.value)
+
+    def _host_with(self, node: cst.With) -> None:
+        for statement in body_of(node):
+            self.host_statement(statement)
+
+    def _host_unknown(self, node: cst.CSTNode) -> None:
+        for name in assigned_names([node]):
+            self.env.names[name] = Opaque(f"'{name}', assigned in a host loop")
 
     def host_bind(self, target: cst.CSTNode, value: Any) -> None:
         if isinstance(target, cst.Name):
@@ -171,65 +177,6 @@ class Program(DeviceStatements):
                 remedy="correct the signature or the assertion",
             )
 
-    def learn(self, test: cst.BaseExpression) -> None:
-        """Facts an assertion states: equal dimensions, divisibility."""
-        if isinstance(test, cst.BooleanOperation) and isinstance(test.operator, cst.And):
-            self.learn(test.left)
-            self.learn(test.right)
-            return
-        if not isinstance(test, cst.Comparison) or self.conditional:
-            return
-        left = test.left
-        for part in test.comparisons:
-            if isinstance(part.operator, (cst.Equal, cst.In)):
-                self._learn_dtype(left, self.eval(part.comparator, self.env))
-            if isinstance(part.operator, cst.Equal):
-                self._learn_modulo(left, part.comparator)
-                self._learn_equal(self.eval(left, self.env), self.eval(part.comparator, self.env))
-            left = part.comparator
-
-    def _learn_equal(self, a: Any, b: Any) -> None:
-        if isinstance(a, HostShape) and isinstance(b, HostShape):
-            for one, other in ((a, b), (b, a)):
-                if one.tensor.shape is None and other.tensor.shape is not None:
-                    raise NeedFact(one.tensor.param or "?", rank=len(other))
-        self._learn_rank(a, b)
-        self._learn_rank(b, a)
-        if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)) and len(a) == len(b):
-            for x, y in zip(a, b, strict=True):
-                self._learn_equal(x, y)
-        elif isinstance(a, (int, Size)) and isinstance(b, (int, Size)) and a != b:
-            self.facts.unify(Size.of(a), Size.of(b))
-
-    def _learn_rank(self, shape: Any, entries: Any) -> None:
-        """``assert x.shape == (a, b)`` tells the rank of ``x``."""
-        if isinstance(shape, HostShape) and type(entries) in (tuple, list):
-            if shape.tensor.shape is None or shape.tensor.guessed:
-                shape.unpacked(len(entries))
-
-    def _learn_dtype(self, left: cst.BaseExpression, wanted: Any) -> None:
-        """``assert x.dtype == torch.float16``, or ``in`` a list: the dtype of an unstated ``x``."""
-        if not (isinstance(left, cst.Attribute) and left.attr.value == "dtype"):
-            return
-        owner = self.eval(left.value, self.env)
-        choices = wanted if isinstance(wanted, (tuple, list)) else [wanted]
-        if not isinstance(owner, HostTensor) or owner.param not in self.facts.assumed:
-            return
-        known = [c for c in choices if isinstance(c, DType)]
-        if known and owner.dtype not in known and owner.param not in self.facts.dtypes:
-            raise NeedFact(owner.param, dtype=known[0])
-
-    def _learn_modulo(self, left: cst.BaseExpression, right: cst.BaseExpression) -> None:
-        """``assert n % 16 == 0``."""
-        if not (isinstance(left, cst.BinaryOperation) and isinstance(left.operator, cst.Modulo)):
-            return
-        value = self.eval(left.left, self.env)
-        divisor = self.eval(left.right, self.env)
-        if self.eval(right, self.env) == 0 and isinstance(value, Size) and isinstance(divisor, int):
-            sym = value.as_sym()
-            if sym is not None and divisor > 0:
-                self.facts.multiple_of[sym] = divisor
-
     def _host_return(self, node: cst.Return) -> None:
         if node.value is not None:
             self.eval(node.value, self.env)
@@ -239,9 +186,10 @@ class Program(DeviceStatements):
     def _host_if(self, node: cst.If) -> None:
         truth = self.truth(self.eval(node.test, self.env))
         if truth is not None:
-            branch: Any = node if truth else node.orelse
-            if branch is not None:
-                self._host_branch(branch)
+            if truth:
+                self._run_host(node)
+            elif node.orelse is not None:
+                self._host_branch(node.orelse)
             return
         self.conditional += 1
         before = dict(self.env.names)
@@ -261,22 +209,17 @@ class Program(DeviceStatements):
                 self.bind_name(name, value, self.env)
 
     def _host_branch(self, node: Any, taken: bool = False) -> None:
-        if isinstance(node, cst.If) and not taken and self.conditional and node.orelse is None:
-            pass
-        if (
-            isinstance(node, cst.If)
-            and not taken
-            and self.truth(self.eval(node.test, self.env)) is None
-        ):
+        """The body of a branch: the ``if`` part when ``taken``, an ``elif`` chain, or an else."""
+        if not isinstance(node, cst.If) or taken:
+            self._run_host(node)
+            return
+        truth = self.truth(self.eval(node.test, self.env))
+        if truth is None:
             self._host_if(node)
-            return
-        if isinstance(node, cst.If) and not taken:
-            if self.truth(self.eval(node.test, self.env)):
-                self._run_host(node)
-            elif node.orelse is not None:
-                self._host_branch(node.orelse)
-            return
-        self._run_host(node)
+        elif truth:
+            self._run_host(node)
+        elif node.orelse is not None:
+            self._host_branch(node.orelse)
 
     def _run_host(self, node: Any) -> None:
         try:
@@ -455,138 +398,5 @@ class Program(DeviceStatements):
             if sym is not None and sym.kind == "stride":
                 self.size_names.setdefault((stride, f"{host}.stride({i})"))
 
-    # -- assembling ------------------------------------------------------------------------
-
-    def kernel(self, signature: str, params: tuple[ir.Param, ...]) -> ir.Kernel:
-        """The finished kernel."""
-        node = self.site.node
-        host = self._host_items()
-        text = prelude.collect(self.source, self.site, host, self._kept_nodes())
-        returns = None
-        if node.returns is not None:
-            returns = self.source.code(node.returns.annotation)
-        return ir.Kernel(
-            name=self.site.name,
-            params=params,
-            signature=signature,
-            returns=returns,
-            docstring=_docstring(node),
-            host=host,
-            phases=tuple(self.phases),
-            tensors=tuple(self.tensors.values()),
-            scalars=tuple(self.scalars.values()),
-            blocks=self.blocks.all,
-            size_names=tuple(self.size_names),
-            multiple_of=dict(self.facts.multiple_of),
-            config={k: v for k, v in self.config.items() if k != "index_dtype"},
-            index_dtype=I64 if self.b.index_dtype == I64 else None,
-            prelude=text,
-            span=self.source.span(node.name),
-            comments=dict(self.comments),
-        )
-
-    def _kept_nodes(self) -> list[cst.CSTNode]:
-        return self._statements()
-
-    def _host_items(self) -> tuple[ir.HostCode | ir.Launch, ...]:
-        items: list[ir.HostCode | ir.Launch] = []
-        span = self.source.span(self.site.node.body)
-        last = span.line - 1 if span is not None else 0
-        for statement in self._statements():
-            where = self.source.span(statement)
-            assert where is not None
-            text = self.text.text(statement, last)
-            last = where.end_line
-            if text:
-                items.extend(self._split(text, statement, where))
-        return tuple(items)
-
-    def _split(
-        self, text: str, statement: cst.CSTNode, where: ir.Span
-    ) -> list[ir.HostCode | ir.Launch]:
-        """Launch marks become Launch items; the text around them stays."""
-        items: list[ir.HostCode | ir.Launch] = []
-        if LAUNCH_MARK not in text:
-            defines = tuple(assigned_names([statement]))
-            pure = _is_pure(statement)
-            return [ir.HostCode(text, where, defines, tuple(sorted(names_read([statement]))), pure)]
-        lines: list[str] = []
-        for line in text.splitlines():
-            stripped = line.strip()
-            if stripped.startswith(LAUNCH_MARK):
-                if any(not one.strip().startswith("#") and one.strip() for one in lines):
-                    items.append(ir.HostCode("\n".join(lines), where))
-                lines = []
-                phase = int(stripped[len(LAUNCH_MARK) + 1 : stripped.index(")")])
-                items.append(ir.Launch(phase, (len(line) - len(line.lstrip())) // 4))
-            else:
-                lines.append(line)
-        if lines:
-            items.append(ir.HostCode("\n".join(lines), where))
-        return items
-
-    def statement(self, node: cst.CSTNode, env: Env) -> None:
-        if self.on_device:
-            self._note_comment(node)
-        super().statement(node, env)
-
-    def _note_comment(self, node: cst.CSTNode) -> None:
-        lines = getattr(node, "leading_lines", None)
-        span = self.source.span(node)
-        if not lines or span is None:
-            return
-        texts = [line.comment.value for line in lines if line.comment is not None]
-        useful = [
-            t for t in texts if not t.startswith(("# type:", "# pyrefly", "# noqa", "# pyright"))
-        ]
-        if useful:
-            self.comments[span.line] = "\n".join(useful)
-
 
 _MISSING = object()
-
-
-def _is_docstring(node: cst.CSTNode) -> bool:
-    return (
-        isinstance(node, cst.SimpleStatementLine)
-        and isinstance(node.body[0], cst.Expr)
-        and isinstance(node.body[0].value, (cst.SimpleString, cst.ConcatenatedString))
-    )
-
-
-def _docstring(node: cst.FunctionDef) -> str | None:
-    return node.get_docstring(clean=True)
-
-
-def _is_pure(node: cst.CSTNode) -> bool:
-    """Assignments of sizes and arithmetic: droppable when nothing reads the name."""
-    if not isinstance(node, cst.SimpleStatementLine) or not all(
-        isinstance(s, cst.Assign) for s in node.body
-    ):
-        return False
-    pure_calls = {"size", "stride", "dim", "numel", "sqrt", "float", "int", "len", "min", "max", "specialize",
-                  "register_block_size", "register_tunable", "cdiv", "next_power_of_2"}  # fmt: skip
-
-    def visit(child: cst.CSTNode) -> bool:
-        if isinstance(child, cst.Call):
-            func = child.func
-            name = (
-                func.attr.value if isinstance(func, cst.Attribute) else getattr(func, "value", "")
-            )
-            if name not in pure_calls:
-                return False
-        if isinstance(child, (cst.Subscript, cst.Await, cst.Yield)) and isinstance(
-            child, cst.Await
-        ):
-            return False
-        return all(visit(c) for c in children(child))
-
-    return all(visit(s.value) for s in node.body if isinstance(s, cst.Assign)) and all(
-        isinstance(t.target, (cst.Name, cst.Tuple))
-        for s in node.body
-        if isinstance(s, cst.Assign)
-        for t in s.targets
-    )
-
-
-__all__ = ["HostReturn", "Program"]

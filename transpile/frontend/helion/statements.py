@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import libcst as cst
 
-from transpile.frontend.builder import describe
+from transpile.frontend.builder import Builder, describe
+from transpile.frontend.helion.carried import ReturnSignal
 from transpile.frontend.helion.loops import Loops
 from transpile.frontend.helion.scan import body_of
+from transpile.frontend.source import ParsedSource
 from transpile.frontend.values import (
     Env,
     Function,
@@ -21,16 +23,28 @@ from transpile.ir.diagnostics import error
 Statement = cst.BaseStatement | cst.BaseSmallStatement
 
 
-class ReturnSignal(Exception):
-    """A ``return`` in an inlined function."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__()
-        self.value = value
-
-
 class DeviceStatements(Loops):
     """Executes device statements against an environment, emitting IR."""
+
+    def __init__(self, source: ParsedSource, builder: Builder, config: dict[str, Any]) -> None:
+        super().__init__(source, builder, config)
+        self.device_handlers: dict[type, Callable[[Any, Env], None]] = {
+            cst.SimpleStatementLine: lambda node, env: self.run(node.body, env),
+            cst.Assign: self._assign,
+            cst.AnnAssign: self._ann_assign,
+            cst.AugAssign: self._aug_assign,
+            cst.Expr: lambda node, env: self.eval(node.value, env),
+            cst.For: self.for_loop,
+            cst.If: self.if_statement,
+            cst.While: self.while_loop,
+            cst.FunctionDef: self._define,
+            cst.Return: self._return,
+            cst.Assert: self._assert,
+            cst.Pass: lambda node, env: None,
+            cst.Import: lambda node, env: None,
+            cst.ImportFrom: lambda node, env: None,
+            cst.Global: lambda node, env: None,
+        }
 
     def run(self, statements: Iterable[cst.CSTNode], env: Env) -> None:
         for statement in statements:
@@ -45,45 +59,28 @@ class DeviceStatements(Loops):
             self.b.span = saved
 
     def _statement(self, node: cst.CSTNode, env: Env) -> None:
-        if isinstance(node, cst.SimpleStatementLine):
-            self.run(node.body, env)
-        elif isinstance(node, cst.Assign):
-            self._assign(node, env)
-        elif isinstance(node, cst.AnnAssign):
-            if node.value is not None:
-                self._bind_target(node.target, self._value_for(node.target, node.value, env), env)
-        elif isinstance(node, cst.AugAssign):
-            self._aug_assign(node, env)
-        elif isinstance(node, cst.Expr):
-            self.eval(node.value, env)
-        elif isinstance(node, cst.For):
-            self.for_loop(node, env)
-        elif isinstance(node, cst.If):
-            self.if_statement(node, env)
-        elif isinstance(node, cst.While):
-            self.while_loop(node, env)
-        elif isinstance(node, cst.FunctionDef):
-            env.names[node.name.value] = Function(node, env, node.name.value)
-        elif isinstance(node, cst.Return):
-            self._return(node, env)
-        elif isinstance(node, cst.Assert):
-            self._assert(node, env)
-        elif isinstance(node, (cst.Pass, cst.Import, cst.ImportFrom, cst.Global)):
+        handler = self.device_handlers.get(type(node))
+        if handler is not None:
+            handler(node, env)
             return
-        elif isinstance(node, (cst.Break, cst.Continue)):
-            word = type(node).__name__.lower()
-            self.construct(
-                node, f"'{word}'", "a tile loop runs all its tiles", "use an if statement"
-            )
-        else:
-            words = {
-                "With": "'with'",
-                "Try": "'try'",
-                "Raise": "'raise'",
-                "Del": "'del'",
-                "ClassDef": "a class",
-            }
-            self.construct(node, words.get(type(node).__name__, type(node).__name__), "", "")
+        words = {
+            "ClassDef": "a class",
+            "Break": "'break'",
+            "Continue": "'continue'",
+            "Del": "'del'",
+        }
+        kind = type(node).__name__
+        what = words.get(kind, f"'{kind.lower()}'")
+        loops = kind in ("Break", "Continue")
+        why = "a tile loop runs all its tiles" if loops else ""
+        self.construct(node, what, why, "use an if statement" if loops else "")
+
+    def _define(self, node: cst.FunctionDef, env: Env) -> None:
+        env.names[node.name.value] = Function(node, env, node.name.value)
+
+    def _ann_assign(self, node: cst.AnnAssign, env: Env) -> None:
+        if node.value is not None:
+            self._bind_target(node.target, self._value_for(node.target, node.value, env), env)
 
     # -- assignments -----------------------------------------------------------------------
 
@@ -175,7 +172,9 @@ class DeviceStatements(Loops):
     def _return(self, node: cst.Return, env: Env) -> None:
         if self.depth == 0:
             self.construct(node, "'return'", "a tile has nowhere to return to", "store the value")
-        raise ReturnSignal(None if node.value is None else self.eval(node.value, env))
+        raise ReturnSignal(
+            None if node.value is None else self.eval(node.value, env), self.source.span(node)
+        )
 
     def run_body(self, func: Function, env: Env) -> Any:
         assert isinstance(func.node, cst.FunctionDef)
@@ -208,13 +207,13 @@ class DeviceStatements(Loops):
         cond = self.condition(test)
         before = dict(env.names)
         with self.b.region() as then_ops:
-            self.run(body_of(node), env)
+            self.conditionally(lambda: self.run(body_of(node), env))
             then_env = dict(env.names)
         env.names.clear()
         env.names.update(before)
         with self.b.region() as else_ops:
-            if node.orelse is not None:
-                self._orelse(node.orelse, env)
+            if (orelse := node.orelse) is not None:
+                self.conditionally(lambda: self._orelse(orelse, env))
             else_env = dict(env.names)
         self._merge(env, before, cond, (then_ops, then_env), (else_ops, else_env))
 

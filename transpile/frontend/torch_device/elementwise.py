@@ -18,9 +18,10 @@ from transpile.ir import ir
 from transpile.ir.dtypes import BOOL, F32, F64, I32, I64, DType
 
 _UNARY = (
-    "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh erf erfc "
-    "sigmoid abs neg floor ceil round trunc sign isnan isinf"
-).split()
+    "abs", "acos", "asin", "atan", "ceil", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "floor",
+    "isinf", "isnan", "log", "log10", "log1p", "log2", "neg", "round", "rsqrt", "sigmoid", "sign", "sin",
+    "sinh", "sqrt", "tan", "tanh", "trunc",
+)  # fmt: skip
 _BINARY = {
     "add": "add", "sub": "sub", "subtract": "sub", "mul": "mul", "multiply": "mul",
     "div": "div", "divide": "div", "true_divide": "div", "floor_divide": "floordiv",
