@@ -54,9 +54,7 @@ class KernelBuilder:
 
     def tensor(self, name: str, dtype: DType, *shape: Size | int) -> ir.Tensor:
         sizes = tuple(Size.of(s) for s in shape)
-        strides: list[Size] = []
-        for axis in range(len(sizes)):
-            strides.append(prod(sizes[axis + 1 :], start=Size.of(1)))
+        strides = [prod(sizes[axis + 1 :], start=Size.of(1)) for axis in range(len(sizes))]
         tensor = ir.Tensor(name, dtype, sizes, tuple(strides), name, name)
         self.tensors.append(tensor)
         return tensor

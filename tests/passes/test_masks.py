@@ -1,6 +1,5 @@
 """Masked values: the analysis against the interpreter with poisoned and padded lanes."""
 
-
 from __future__ import annotations
 
 from collections.abc import Callable

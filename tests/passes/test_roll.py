@@ -240,7 +240,7 @@ def _barrier(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> None:
         (_dot, "two axes"),
         (_dot_square, "a dot needs all"),
         (_scan, "a scan needs all"),
-        (_carried, "a loop needs all"),
+        (_carried, "used in an inner loop"),
         (_inner, "used in an inner loop"),
         (_merge, "splits or merges"),
         (_argmax, "argmax cannot be accumulated"),

@@ -58,7 +58,10 @@ def body_after(write: Callable[[KernelBuilder, Value], Value], dtype: DType = F3
         (lambda b, v: b.ew("mul", v, b.const(1.0)), []),
         (lambda b, v: b.ew("div", v, b.const(1.0)), []),
         (lambda b, v: b.ew("sub", v, b.const(0.0)), []),
-        (lambda b, v: b.ew("add", v, b.const(0.0)), ["%0: f32 = const 0.0", "%1: f32[B] = add %v, %0"]),
+        (
+            lambda b, v: b.ew("add", v, b.const(0.0)),  # turns -0.0 into 0.0
+            ["%0: f32 = const 0.0", "%1: f32[B] = add %v, %0"],
+        ),
         (lambda b, v: b.ew("where", b.const(True), v, b.const(2.0)), []),
         (
             lambda b, v: b.ew("mul", v, b.ew("add", b.const(2.0), b.const(3.0))),

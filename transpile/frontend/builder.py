@@ -2,8 +2,8 @@
 
 A :class:`Builder` holds the insertion point. Its methods take device values, device scalars
 and compile-time numbers alike, insert the casts and reshapes torch would do implicitly, and
-return a :class:`~transpile.ir.ir.Value` (or a :class:`~transpile.frontend.values.Scalar` where all operands
-were number-like).
+return a :class:`~transpile.ir.ir.Value`, or a :class:`~transpile.frontend.values.Scalar` where
+all operands were number-like.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ from transpile.ir.dtypes import DType
 
 BUILTINS = frozenset(
     {
-        "abs", "all", "any", "bool", "divmod", "enumerate", "float", "getattr", "int", "isinstance",
-        "len", "list", "max", "min", "pow", "print", "range", "reversed", "round", "slice", "sorted",
-        "str", "sum", "tuple", "type", "zip",
+        "abs", "all", "any", "bool", "divmod", "enumerate", "float", "getattr", "int",
+        "isinstance", "len", "list", "max", "min", "pow", "print", "range", "reversed", "round",
+        "slice", "sorted", "str", "sum", "tuple", "type", "zip",
     }
 )  # fmt: skip
 

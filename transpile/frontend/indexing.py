@@ -1,8 +1,8 @@
 """Subscripts: loads, stores and atomics on host tensors, newaxis and ``:`` on device tiles.
 
 Index lists follow Helion's rule: a tile or a slice keeps its dimension, a scalar drops it, 1-D
-index tensors each keep their own axis (a Cartesian product, unlike torch's paired indexing), and index tensors of two or more dimensions broadcast together at the
-first one's place.
+index tensors each keep their own axis (a Cartesian product, unlike torch's paired indexing), and
+index tensors of two or more dimensions broadcast together at the first one's place.
 """
 
 from __future__ import annotations

@@ -380,16 +380,18 @@ class Operators:
             )
         return self.merge_host(self.eval(node.body, env), self.eval(node.orelse, env))
 
+    def _merge_tensors(self, a: HostTensor, b: HostTensor) -> Any:
+        if a.dtype != b.dtype or a.shape is None or a.shape != b.shape:
+            return Opaque("a tensor that depends on a run-time condition")
+        strides = tuple(x if x == y else None for x, y in zip(a.strides, b.strides, strict=True))
+        return HostTensor(a.dtype, a.shape, strides)
+
     def merge_host(self, a: Any, b: Any) -> Any:
         """What is known of a host value that is one of two."""
         if a is b or (type(a) is type(b) and isinstance(a, (int, Size, str, DType)) and a == b):
             return a
         if isinstance(a, (float, HostNumber)) and isinstance(b, (float, HostNumber)):
             return HostNumber(F32)
-        if isinstance(a, HostTensor) and isinstance(b, HostTensor) and a.dtype == b.dtype:
-            if a.shape is not None and a.shape == b.shape:
-                strides = tuple(
-                    x if x == y else None for x, y in zip(a.strides, b.strides, strict=True)
-                )
-                return HostTensor(a.dtype, a.shape, strides)
+        if isinstance(a, HostTensor) and isinstance(b, HostTensor):
+            return self._merge_tensors(a, b)
         return Opaque("a value that depends on a run-time condition")

@@ -18,9 +18,10 @@ from transpile.ir import ir
 from transpile.ir.sizes import Size
 
 
-class HostShape(tuple[Any, ...]):
+class HostShape(tuple[Any, ...]):  # noqa: SLOT001
     """``x.size()`` of a tensor whose rank may not be known yet."""
 
+    # tuple subclasses cannot have nonempty slots, and the tensor must come along.
     tensor: HostTensor
 
     @staticmethod
@@ -59,6 +60,7 @@ def simplified(x: Any) -> Any:
 
 
 def has_unknown(x: Any) -> bool:
+    """True if ``x`` holds anything that only the run time knows."""
     if isinstance(x, (tuple, list)):
         return any(has_unknown(i) for i in x)
     return isinstance(x, (Opaque, HostNumber, Size, Scalar, ir.Value, HostTensor, Gone))

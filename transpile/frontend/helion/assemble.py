@@ -137,8 +137,10 @@ def _is_pure(node: cst.CSTNode) -> bool:
         isinstance(s, cst.Assign) for s in node.body
     ):
         return False
-    pure_calls = {"size", "stride", "dim", "numel", "sqrt", "float", "int", "len", "min", "max", "specialize",
-                  "register_block_size", "register_tunable", "cdiv", "next_power_of_2"}  # fmt: skip
+    pure_calls = {
+        "cdiv", "dim", "float", "int", "len", "max", "min", "next_power_of_2", "numel",
+        "register_block_size", "register_tunable", "size", "specialize", "sqrt", "stride",
+    }  # fmt: skip
 
     def visit(child: cst.CSTNode) -> bool:
         if isinstance(child, cst.Call):

@@ -16,9 +16,10 @@ from transpile.frontend.values import (
     Scalar,
 )
 from transpile.ir import dtypes, ir
-from transpile.ir.diagnostics import error
+from transpile.ir.diagnostics import KtError, error
 from transpile.ir.dtypes import DType
 from transpile.ir.sizes import Size
+from transpile.ir.walk import operands, regions, walk
 
 MAX_UNROLL = 1024
 MAX_ROUNDS = 5
@@ -32,11 +33,23 @@ class Outcome:
         self.constant: list[str] = []
         self.widened: dict[str, ir.TileType] = {}
 
-    def settled(self, inits: dict[str, ir.Value]) -> bool:
+    @property
+    def settled(self) -> bool:
+        """True when the candidates and their types were right."""
         return not self.constant and not self.widened
 
 
 _ABSENT = object()
+
+
+def reads(ops: list[ir.Op], value: ir.Value) -> bool:
+    """True if any operation, nested ones included, uses the value."""
+    block = ir.Block((), ops)
+    return any(
+        any(v is value for v in operands(op))
+        or any(y is value for region in regions(op) for y in region.yields)
+        for op in walk(block)
+    )
 
 
 def outcome_names(env: Env, before: dict[str, Any]) -> set[str]:
@@ -52,6 +65,7 @@ def is_numeric(x: Any) -> bool:
 
 
 def same_number(a: Any, b: Any) -> bool:
+    """Equal compile-time numbers: no phi is needed."""
     return not isinstance(a, (ir.Value, Scalar, HostNumber)) and type(a) is type(b) and a == b
 
 
@@ -127,8 +141,8 @@ class CarriedValues(Lowering):
                 env.names[n] = Scalar(param) if weak[n] else param
             with self.b.region() as ops:
                 self.conditionally(body)
-                outcome = self._yields(params, weak, env)
-            if outcome.settled(inits):
+                outcome = self._yields(params, weak, env, ops)
+            if outcome.settled:
                 break
             for n in outcome.constant:
                 del inits[n], weak[n]
@@ -139,7 +153,9 @@ class CarriedValues(Lowering):
             self.fail("KT0425", "the type of a loop-carried variable does not settle")
         self._finish_loop(env, before, var, params, inits, weak, ops, outcome, build)
 
-    def _yields(self, params: dict[str, ir.Value], weak: dict[str, bool], env: Env) -> Outcome:
+    def _yields(
+        self, params: dict[str, ir.Value], weak: dict[str, bool], env: Env, ops: list[ir.Op]
+    ) -> Outcome:
         out = Outcome()
         for name, param in params.items():
             after = env.lookup(name)
@@ -150,7 +166,13 @@ class CarriedValues(Lowering):
             if value is param:
                 out.constant.append(name)
                 continue
-            joined = self._join(param.tile, value.tile, weak[name])
+            try:
+                joined = self._join(param.tile, value.tile, weak[name])
+            except KtError:
+                if reads(ops, param):
+                    raise
+                out.constant.append(name)  # a scratch name: every iteration sets it first
+                continue
             if joined != param.tile or (weak[name] and isinstance(after, ir.Value)):
                 out.widened[name] = joined
             out.values[name] = self._convert(value, param.tile) if joined == param.tile else value

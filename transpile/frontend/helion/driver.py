@@ -140,15 +140,14 @@ class KernelDriver:
             return
         stated = self._sets()
         for name in sorted(names_read([self.site.node])):
-            if name in self.site.env.names and name not in stated:
-                if isinstance(self.site.env.names[name], Opaque):
-                    raise error(
-                        "KT0224",
-                        f"'{name}' needs a compile-time value",
-                        self.source.span(self.site.node.name),
-                        why="it is a parameter of the function that makes the kernel",
-                        remedy=f"give one: --set {name}=VALUE",
-                    )
+            if name not in stated and isinstance(self.site.env.names.get(name), Opaque):
+                raise error(
+                    "KT0224",
+                    f"'{name}' needs a compile-time value",
+                    self.source.span(self.site.node.name),
+                    why="it is a parameter of the function that makes the kernel",
+                    remedy=f"give one: --set {name}=VALUE",
+                )
 
     def _bind_outer(self) -> None:
         """Compile-time values of a factory's parameters."""

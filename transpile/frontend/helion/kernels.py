@@ -79,9 +79,12 @@ def _module_statement(source: ParsedSource, node: cst.CSTNode, names: LazyNames)
             if isinstance(target.target, cst.Name):
                 names.pending[target.target.value] = node.value
                 names.pop(target.target.value, None)
-    elif isinstance(node, cst.AnnAssign) and isinstance(node.target, cst.Name):
-        if node.value is not None:
-            names.pending[node.target.value] = node.value
+    elif (
+        isinstance(node, cst.AnnAssign)
+        and isinstance(node.target, cst.Name)
+        and node.value is not None
+    ):
+        names.pending[node.target.value] = node.value
 
 
 def imported(source: ParsedSource, node: cst.Import | cst.ImportFrom) -> dict[str, Any]:

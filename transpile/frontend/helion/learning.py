@@ -57,9 +57,10 @@ class Learning(DeviceStatements):
 
     def _learn_rank(self, shape: Any, entries: Any) -> None:
         """``assert x.shape == (a, b)`` tells the rank of ``x``."""
-        if isinstance(shape, HostShape) and type(entries) in (tuple, list):
-            if shape.tensor.shape is None or shape.tensor.guessed:
-                shape.unpacked(len(entries))
+        if not isinstance(shape, HostShape) or type(entries) not in (tuple, list):
+            return
+        if shape.tensor.shape is None or shape.tensor.guessed:
+            shape.unpacked(len(entries))
 
     def _learn_dtype(self, left: cst.BaseExpression, wanted: Any) -> None:
         """``assert x.dtype == torch.float16``, or ``in`` a list: the dtype of an unstated ``x``."""

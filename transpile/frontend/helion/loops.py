@@ -54,9 +54,8 @@ class Loops(CarriedValues):
                 self._tile_loop(node, *self.loop_arguments(call, env), env)
                 return
             if name in ("helion.language.grid", "range"):
-                if not self._unrolls(name, call, env):
-                    self._range_loop(node, *self.loop_arguments(call, env), env)
-                    return
+                self._range_loop(node, *self.loop_arguments(call, env), env)
+                return
             if name == "helion.language.static_range":
                 self._unroll(node, self._static_range(call, env), env)
                 return
@@ -80,10 +79,6 @@ class Loops(CarriedValues):
             a.keyword.value: self.eval(a.value, env) for a in call.args if a.keyword is not None
         }
         return positional, named
-
-    def _unrolls(self, name: str, call: cst.Call, env: Env) -> bool:
-        """``range`` of one or two compile-time iterations is not worth a loop."""
-        return False
 
     def _static_range(self, call: cst.Call, env: Env) -> list[Any]:
         args, named = self.loop_arguments(call, env)

@@ -241,8 +241,8 @@ class Lowering(Builtins, Memory):
         self, owner: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: cst.CSTNode
     ) -> Any:
         allowed = {
-            "bit_length", "append", "items", "keys", "values", "get", "index", "count", "lower", "upper",
-            "startswith", "endswith", "join", "format", "extend",
+            "append", "bit_length", "count", "endswith", "extend", "format", "get", "index",
+            "items", "join", "keys", "lower", "startswith", "upper", "values",
         }  # fmt: skip
         if name not in allowed:
             return self.unsupported(node, f"method {name} of {describe(owner)}")

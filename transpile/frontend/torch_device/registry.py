@@ -28,6 +28,7 @@ def torch_op(*names: str) -> Callable[[Handler], Handler]:
 
 
 def as_bool(b: Builder, x: Any) -> Any:
+    """``x != 0`` unless it is bool already."""
     value = b.scalar(x)
     return value if value.dtype.is_bool else b.elementwise("ne", value, 0)
 
@@ -59,10 +60,12 @@ def as_shape(ev: Evaluator, *args: Any) -> tuple[Size, ...]:
 
 
 def dtype_or(dtype: Any, default: DType) -> DType:
+    """``dtype`` if it is one, else the default."""
     return dtype if isinstance(dtype, DType) else default
 
 
 def to_dtype(ev: Evaluator, x: Any, dtype: DType) -> Any:
+    """A tile or number converted to ``dtype``."""
     if isinstance(x, ir.Value):
         return ev.b.cast(x, dtype)
     return ev.b.cast(ev.b.scalar(x), dtype)
