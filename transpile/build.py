@@ -111,11 +111,10 @@ def build(paths: Sequence[str], options: BuildOptions) -> BuildResult:
         if result.failed:
             return result
         projects: dict[str, ProjectConfig] = {}
-        known = _Known()
         for path in paths:
-            result.files.append(_build_file(path, options, targets, projects, known))
+            result.files.append(_build_file(path, options, targets, projects))
         if not result.failed:
-            known.check(options)
+            check_kernels_known(options, (k.name for f in result.files for k in f.kernels))
         for target in targets:
             result.shims |= shim_files(target, options)
     return result
@@ -126,14 +125,12 @@ def _build_file(
     options: BuildOptions,
     targets: Sequence[Target],
     projects: dict[str, ProjectConfig],
-    known: _Known,
 ) -> BuiltFile:
     built = BuiltFile(path)
     with collecting(built.diagnostics, path):
         loaded = load(path, options, projects)
         built.text = loaded.source.text
         built.diagnostics += loaded.diagnostics
-        known.add(loaded.kernels)
         built.kernels = [BuiltKernel(k.name, k.signature) for k in loaded.kernels]
         more = (loaded.project.path, options.config_file)
         built.inputs = [path, *(os.path.relpath(p) for p in more if p)]
@@ -174,7 +171,24 @@ def load(
             "KT0102", "the file defines no kernel", ir.Span(1, 1),
             remedy="decorate a function with `@helion.kernel`",
         )  # fmt: skip
+    found += in_file(_repeated_names(parsed.kernels), path)
     return Loaded(source, projects[folder], list(parsed.kernels), found)
+
+
+def _repeated_names(kernels: Iterable[ir.Kernel]) -> list[Diagnostic]:
+    """KT0105 for each kernel whose name an earlier one of the file has."""
+    first: dict[str, ir.Span | None] = {}
+    found: dict[ir.Span | None, Diagnostic] = {}
+    for kernel in kernels:
+        span = first.setdefault(kernel.name, kernel.span)
+        if span != kernel.span:
+            line = f" in line {span.line}" if span else ""
+            found[kernel.span] = Diagnostic(
+                "KT0105", f"there is another kernel `{kernel.name}`{line}", kernel.span,
+                why="each becomes one function of the generated module",
+                remedy="rename one of them",
+            )  # fmt: skip
+    return list(found.values())
 
 
 def _emit(
@@ -284,48 +298,23 @@ def check_arguments(options: BuildOptions) -> None:
         raise KtError(*found)
 
 
-class _Known:
-    """Names that some file defines, to find the ones on the command line that none does."""
-
-    def __init__(self) -> None:
-        self.kernels: set[str] = set()
-        self.params: set[str] = set()
-
-    def add(self, kernels: Iterable[ir.Kernel]) -> None:
-        for kernel in kernels:
-            self.kernels.add(kernel.name)
-            self.params.update(p.name for p in kernel.params)
-
-    def check(self, options: BuildOptions) -> None:
-        """Raises KtError KT0011 and KT0015."""
-        found = [
-            Diagnostic("KT0011", f"no kernel `{name}`", remedy=self._closest(name, self.kernels))
-            for name in options.kernels
-            if name not in self.kernels
-        ]
-        found += [
-            Diagnostic(
-                "KT0015", f"no kernel has a parameter `{name}` (--arg {name}=...)",
-                remedy=self._closest(name, self.params),
-            )
-            for name in options.args
-            if name not in self.params
-        ]  # fmt: skip
-        if found:
-            raise KtError(*found)
-
-    def _closest(self, name: str, known: set[str]) -> str:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, 1) or sorted(known)
-        return f"there is {', '.join(f'`{n}`' for n in near)}" if near else ""
+def check_kernels_known(options: BuildOptions, names: Iterable[str]) -> None:
+    """KtError KT0011 for each --kernel that is not among the names that the files define."""
+    known = set(names)
+    found = [
+        Diagnostic("KT0011", f"no kernel `{name}`", remedy=_closest(name, known))
+        for name in options.kernels
+        if name not in known
+    ]
+    if found:
+        raise KtError(*found)
 
 
-def check_names_known(options: BuildOptions, kernels: Iterable[ir.Kernel]) -> None:
-    """KtError KT0011, KT0015 for names of the command line that these kernels do not define."""
-    known = _Known()
-    known.add(kernels)
-    known.check(options)
+def _closest(name: str, known: set[str]) -> str:
+    import difflib  # only on the way to an error
+
+    near = difflib.get_close_matches(name, known, 1) or sorted(known)
+    return f"there is {', '.join(f'`{n}`' for n in near)}" if near else ""
 
 
 # -- looking at --------------------------------------------------------------------------------
@@ -364,7 +353,7 @@ def texts_of(paths: Iterable[str]) -> dict[str, str]:
     """The texts of files that can be read, for printing diagnostics."""
     found = {}
     for path in paths:
-        with suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as stream:
+        with suppress(OSError, ValueError), open(path, encoding="utf-8-sig") as stream:
             found[path] = stream.read(sources.MAX_BYTES)
     return found
 

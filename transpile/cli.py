@@ -253,8 +253,13 @@ def _json_report(
 
 
 def _report(result: BuildResult) -> None:
-    texts = {file.path: file.text for file in result.files}
-    _print_diagnostics(result.all_diagnostics(), texts)
+    from transpile.build import texts_of
+
+    diagnostics = result.all_diagnostics()
+    if diagnostics:
+        texts = {file.path: file.text for file in result.files if file.text}
+        unread = {d.file for d in diagnostics if d.file and d.span and d.file not in texts}
+        _print_diagnostics(diagnostics, texts | texts_of(unread))
 
 
 def _print_diagnostics(diagnostics: Iterable[Diagnostic], texts: dict[str, str]) -> None:
@@ -297,9 +302,9 @@ def show_ir(file: str, stage: str, **options: Any) -> None:
         loaded = pipeline.load(file, build_options)
         source = loaded.source.text
         found += loaded.diagnostics
-        pipeline.check_names_known(build_options, loaded.kernels)
+        pipeline.check_kernels_known(build_options, (k.name for k in loaded.kernels))
         texts = [pipeline.print_ir(kernel, stage) for kernel in loaded.kernels]
-    _print_diagnostics(found, {file: source})
+    _print_diagnostics(found, {file: source} if source else pipeline.texts_of([file]))
     click.echo("\n".join(texts), nl=False)
     raise SystemExit(_exit_code(found) if any(d.severity == "error" for d in found) else 0)
 
@@ -344,13 +349,15 @@ def verify(
     files: tuple[str, ...], reference: str | None, jobs: int, verbose: bool, **options: Any
 ) -> None:
     """Prove kernels: generated, compiled, numerics against the references."""
+    from transpile import build as pipeline
     from transpile import proofs
 
     _require("torch", "numpy")
     paths = _expand(files)
     progress: Callable[[str], None] = _progress if verbose else lambda text: None
     result = proofs.verify(paths, _build_options(options), _reference(reference), jobs, progress)
-    _print_diagnostics(result.diagnostics, result.texts)
+    texts = pipeline.texts_of({d.file for d in result.diagnostics if d.span})
+    _print_diagnostics(result.diagnostics, texts)
     click.echo(proofs.table(result), nl=False)
     if any(d.severity == "error" for d in result.diagnostics):
         raise SystemExit(_exit_code(result.diagnostics))

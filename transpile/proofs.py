@@ -43,7 +43,6 @@ class Verification:
 
     rows: list[Row] = field(default_factory=list)
     diagnostics: list[Diagnostic] = field(default_factory=list)
-    texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
@@ -115,7 +114,6 @@ def _prepare(
 ) -> None:
     """Generate one file for one target and append its rows and jobs."""
     loaded = pipeline.load(path, options)
-    result.texts[path] = loaded.source.text
     result.diagnostics += loaded.diagnostics
     kernels = [kernel_job(kernel, loaded.project, target, reference) for kernel in loaded.kernels]
     if not kernels:
@@ -275,7 +273,7 @@ def run(
             worker.close()
     if isinstance(answer, str):
         device = "no CUDA device" in answer
-        raise error("KT0014" if device else "KT0016", answer.removeprefix("RunError: "))
+        raise error("KT0014" if device else "KT0015", answer.removeprefix("RunError: "))
     return list(answer)
 
 

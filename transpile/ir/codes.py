@@ -55,8 +55,7 @@ CODES: dict[str, CodeInfo] = {
     "KT0012": _I("wrong tensor file", "The tensors for `kt run` do not fit the kernel."),
     "KT0013": _I("missing package", "A package that this command needs is not installed."),
     "KT0014": _I("missing device", "`kt run` without --simulate needs the target's device."),
-    "KT0015": _I("no such parameter", "`--arg` names a parameter that no kernel of the files has."),
-    "KT0016": _I("run failed", "The generated function raised an error for the given tensors."),
+    "KT0015": _I("run failed", "The generated function raised an error for the given tensors."),
     # -- KT002x: source files -------------------------------------------------------------------
     "KT0020": _I("source too large", "A kernel file may have up to 512 KiB."),
     "KT0021": _I("not UTF-8", "Kernel files are Python source in UTF-8."),
@@ -78,6 +77,7 @@ CODES: dict[str, CodeInfo] = {
         "A kernel needs a `for` over hl.tile or hl.grid in its host program.",
     ),
     "KT0104": _I("nesting too deep", "The source nests too deeply to be parsed."),
+    "KT0105": _I("two kernels of one name", "Each kernel of a file becomes a function of its name."),
     # -- KT02xx: signatures and configurations --------------------------------------------------
     "KT0201": _I(
         "malformed signature",
@@ -123,6 +123,9 @@ CODES: dict[str, CodeInfo] = {
         "without a block size of its own, in source order.",
     ),
     "KT0213": _I("block size is no power of two", "Tiles have power-of-two sizes on every target."),
+    "KT0215": _I(
+        "reduction cannot be rolled", "`reduction_loops` asks for chunks of an axis that has to stay whole."
+    ),
     "KT0214": _I("bad loop order", "An entry of `loop_orders` lists each axis of its loop once."),
     "KT0221": _I(
         "types not inferable",

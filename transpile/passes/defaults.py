@@ -22,6 +22,7 @@ class Defaults:
     num_warps: int = 4
     num_stages: int | None = None
     group: int = 1
+    last_fastest: bool = False  # neighbouring programs work on neighbouring memory
 
 
 @dataclass(eq=False, slots=True)
@@ -136,7 +137,7 @@ def _warps(elements: int) -> int:
 
 
 def _elementwise(kernel: ir.Kernel) -> Defaults:
-    defaults = Defaults()
+    defaults = Defaults(last_fastest=True)
     loops = [op for op in walk_kernel(kernel) if isinstance(op, ir.ForTile)]
     inner = {op.block for op in loops}
     for phase in kernel.phases:

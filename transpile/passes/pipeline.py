@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from transpile.ir import ir
+from transpile.ir.diagnostics import error
 from transpile.passes.fills import lift_fills
 from transpile.passes.masks import remove_masks
+from transpile.passes.roll import roll_reductions
 from transpile.passes.schedule import Schedule
+from transpile.passes.simplify import simplify
 from transpile.passes.squeeze import squeeze
 
 
 def prepare(kernel: ir.Kernel, schedule: Schedule) -> ir.Kernel:
-    """The kernel for its block sizes: axes of one lane dropped, masks that change nothing too."""
-    kernel = squeeze(kernel, schedule.blocks)
-    kernel = lift_fills(kernel)
-    return remove_masks(kernel, schedule.blocks, True)
+    """The kernel for its schedule: reductions rolled, axes of one lane dropped, and without the
+    masks that change nothing. The schedule learns the block sizes of rolled axes."""
+    rolled = roll_reductions(kernel, schedule.reduction_loops, schedule.blocks)
+    for refusal in rolled.refusals:
+        raise error(
+            "KT0215", f"the axis of size {refusal.size} cannot be walked in chunks",
+            refusal.span or kernel.span, why=refusal.reason,
+            remedy="put None in its place in `reduction_loops`",
+        )  # fmt: skip
+    kernel = rolled.kernel
+    for block in kernel.blocks:
+        number = None if block.fixed is None else block.fixed.as_int()
+        if number is not None:
+            schedule.blocks.setdefault(block.sym, number)
+    kernel = simplify(squeeze(kernel, schedule.blocks))
+    return simplify(remove_masks(lift_fills(kernel), schedule.blocks, True))

@@ -13,6 +13,7 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
 from transpile.ir.sizes import Size, Sym
 from transpile.passes.defaults import Defaults, choose
+from transpile.passes.roll import reduction_sizes
 
 PID_TYPES = ("flat", "xyz", "persistent_blocked", "persistent_interleaved")
 INDEXING = ("pointer", "block_ptr", "tensor_descriptor")
@@ -70,7 +71,8 @@ class Schedule:
     num_warps: int | None = 4
     num_stages: int | None = None
     dynamic_blocks: dict[Sym, Size] = field(default_factory=dict)
-    row_width: Size | None = None  # num_warps is chosen at launch from this many padded lanes
+    reduction_loops: tuple[int | None, ...] = ()
+    tunable: tuple[Sym, ...] = ()  # block sizes that `block_sizes` gives, in order
 
     def phase(self, phase: ir.Phase) -> PhaseSchedule:
         return self.phases[phase.loop]
@@ -140,7 +142,6 @@ class Schedule:
         parts += [f"{k}={v!r}" for k, v in sorted(shown.items()) if v is not None]
         return ", ".join(parts)
 
-    tunable: tuple[Sym, ...] = ()
 
 
 def resolve(kernel: ir.Kernel, target: str = "triton") -> Schedule:
@@ -154,6 +155,7 @@ def resolve(kernel: ir.Kernel, target: str = "triton") -> Schedule:
     blocks, dynamic = _blocks(kernel, config, defaults, problems)
     schedule = Schedule(blocks, config, dynamic_blocks=dynamic)
     schedule.tunable = tuple(b.sym for b in kernel.blocks if b.fixed is None)
+    schedule.reduction_loops = _reduction_loops(kernel, config, problems)
     schedule.num_warps = _number(config, "num_warps", defaults.num_warps, 1, 32, problems)
     schedule.num_stages = _number(
         config, "num_stages", defaults.num_stages, 1, 16, problems, pow2=False
@@ -252,6 +254,28 @@ def _blocks(
     return blocks, dynamic
 
 
+_LONGEST_ROW = 16384  # elements of a row that one program holds by default
+
+
+def _reduction_loops(
+    kernel: ir.Kernel, config: dict[str, Any], problems: list[KtError]
+) -> tuple[int | None, ...]:
+    """Chunk of each reduced full slice, None for the whole; long static rows are chunked."""
+    sizes = reduction_sizes(kernel)
+    given = config.get("reduction_loops")
+    if given is None:
+        lengths = [s.as_int() for s in sizes]
+        return tuple(4096 if n is not None and n > _LONGEST_ROW else None for n in lengths)
+    for chunk in given:
+        good = chunk is None or (isinstance(chunk, int) and chunk > 0 and not chunk & (chunk - 1))
+        if not good:
+            problems.append(
+                error("KT0211", f"reduction_loops={given!r}: expected powers of two or None", kernel.span)
+            )
+            return ()
+    return tuple(8 if chunk == 1 else chunk for chunk in given)
+
+
 def _phase(
     kernel: ir.Kernel, phase: ir.Phase, ordinal: int, config: dict[str, Any],
     defaults: Defaults, problems: list[KtError],
@@ -259,7 +283,7 @@ def _phase(
     rank = len(phase.axes)
     multi = [p for p in kernel.phases if len(p.axes) > 1]
     at = multi.index(phase) if phase in multi else len(multi)
-    order = tuple(range(rank))
+    order = tuple(reversed(range(rank))) if defaults.last_fastest else tuple(range(rank))
     orders = config.get("loop_orders", [])
     if at < len(orders):
         order = tuple(orders[at])

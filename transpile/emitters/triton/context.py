@@ -13,6 +13,7 @@ from transpile.emitters.triton.tree import (
     COMPARE,
     MUL,
     Assign,
+    Comment,
     Expr,
     Stmt,
     Var,
@@ -107,6 +108,7 @@ class Context:
         self.body: list[Stmt] = []
         self.top: list[Stmt] = []  # statements hoisted to the kernel's start
         self.arguments: dict[object, Argument] = {}
+        self.numbers: set[Var] = set()  # arguments that are no tensors
         self.imports: set[str] = set()
         self.helpers: dict[str, str] = {}  # module-level functions the kernel calls
         self.sizes_by_name = {size: name for size, name in reversed(kernel.size_names)}
@@ -116,6 +118,7 @@ class Context:
         self.stores = 0
         self.atomics = 0
         self.index_dtype: DType = kernel.index_dtype or I32
+        self.comments = dict(kernel.comments)
         self.errors: list[KtError] = []
         self.facts = Facts(phase)
         self.lanes = Lanes(phase)
@@ -193,11 +196,18 @@ class Context:
         """``expr.to(dtype)`` unless it is of that dtype already; a literal is left alone."""
         if expr.dtype == dtype or expr.is_literal:
             return expr
-        if expr.dtype is None:  # an expression of literals
-            return Expr(
-                f"tl.cast({{0}}, {NAMES[dtype]})", (expr,), (0,), dtype=dtype, shape=expr.shape
-            )
+        if expr.dtype is None or self.is_host_number(expr):  # may be a Python number in Triton
+            name = lit(NAMES[dtype])
+            return call("tl.cast", expr, name, dtype=dtype, shape=expr.shape)
         return postfix(expr, f".to({NAMES[dtype]})", dtype, expr.shape)
+
+    def is_host_number(self, expr: Expr) -> bool:
+        """Made of arguments and literals only; an argument of 1 is a compile-time number, which has
+        no methods."""
+        leaves = list(expr.vars())
+        return not expr.loads and expr.shape == () and all(v in self.numbers for v in leaves) and (
+            "program_id" not in expr.template
+        )
 
     def broadcast(self, *exprs: Expr) -> tuple[Size, ...]:
         """The shape Triton gives an elementwise operation of the operands."""
@@ -375,6 +385,8 @@ class Context:
         position = len(self.arguments)
         if group == 0:
             position = self.kernel.tensors.index(key[1])  # type: ignore[index]
+        if group > 0:
+            self.numbers.add(var)
         self.arguments[key] = Argument(var, host, (group, position), constexpr)
 
     def used_arguments(self, used: set[Var]) -> list[Argument]:
@@ -385,6 +397,12 @@ class Context:
         return sorted(arguments, key=lambda a: a.order)
 
     # -- helpers -------------------------------------------------------------------------------
+
+    def comment(self, span: ir.Span | None) -> None:
+        """Print the source's comment above a statement, once, where its code begins."""
+        if span is not None and span.line in self.comments:
+            for line in self.comments.pop(span.line).split("\n"):
+                self.emit(Comment(line.removeprefix("#").strip()))
 
     def emit(self, stmt: Stmt) -> None:
         self.body.append(stmt)

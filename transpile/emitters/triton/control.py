@@ -31,6 +31,7 @@ from transpile.ir.sizes import Size
 def lower_block(ctx: Context, block: ir.Block) -> None:
     """Lower every operation of the block into ``ctx.body``."""
     for op in block.ops:
+        ctx.comment(op.span)
         try:
             lower_op(ctx, op)
         except KtError as error:
@@ -84,7 +85,7 @@ def hint(ctx: Context, op: ir.Op, expr: Expr) -> str:
         case ir.Reduce(name=name):
             return f"row_{name}" if name in ("max", "min", "sum") else name
         case ir.Elementwise(name=name) if len(op.args) == 1:
-            return name
+            return _derived(expr, name)
         case ir.TileAttr(attr=attr):
             return attr
         case ir.Dot():
@@ -96,6 +97,15 @@ def hint(ctx: Context, op: ir.Op, expr: Expr) -> str:
             if expr.loads and first.argument:
                 return f"{first.name}_tile" if expr.shape else f"{first.name}_value"
             return "t" if first.argument else first.hint
+
+
+def _derived(expr: Expr, name: str) -> str:
+    """``x_exp`` for the exponential of ``x_tile``."""
+    first = next(iter(expr.vars()), None)
+    if first is None:
+        return name
+    base = (first.name or first.hint).removesuffix("_tile").removesuffix("_value")
+    return f"{base}_{name}" if base not in ("", "t") else name
 
 
 # -- loops -----------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
 import sys
 from dataclasses import dataclass
 
-from transpile import __version__
+from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
 from transpile.emitters.triton import host, ops
 from transpile.emitters.triton.context import Argument
@@ -84,11 +85,12 @@ def _module(source: SourceInfo, groups: list[list[_Variant]], options: EmitOptio
         headers=headers,
         host_imports=_host_imports(host_imports, [*functions, *preludes]),
         imports=imports,
-        prelude="\n\n".join(preludes),
+        prelude=_joined(preludes),
         helpers=[text.strip("\n") for text in helpers.values()],
         kernels=[k for k in kernels if k],
         functions=functions,
-        inline_shim=options.inline_shim,
+        inline_shim=_shim() if options.inline_shim else "",
+        future=any(line.startswith("from __future__") for line in host_imports),
     )
 
 
@@ -96,31 +98,59 @@ _OURS = {"import torch", "import triton", "import triton.language as tl"}
 
 
 def _preludes(variants: list[_Variant]) -> tuple[list[str], list[str]]:
-    """The host programs' module-level needs: import statements, and other code."""
+    """The host programs' module-level needs, each once: import statements, and definitions."""
     imports: dict[str, None] = {}
     rest: dict[str, None] = {}
-    for variant in variants:
-        lines = variant.kernel.prelude.strip("\n").split("\n")
-        top = [line for line in lines if re.match(r"(import|from) \S", line)]
-        imports |= dict.fromkeys(line.rstrip() for line in top)
-        if code := "\n".join(line for line in lines if line not in top).strip("\n"):
-            rest[code] = None
+    for text in dict.fromkeys(v.kernel.prelude for v in variants):
+        for statement, is_import in _statements(text):
+            (imports if is_import else rest)[statement] = None
     return list(imports), list(rest)
 
 
+def _joined(statements: list[str]) -> str:
+    """Definitions with two blank lines around functions and classes, none between constants."""
+    text = ""
+    for statement in statements:
+        big = "\n" in statement
+        text += ("\n\n\n" if text and (big or "\n    " in text.rsplit("\n\n\n", 1)[-1]) else "\n") if text else ""
+        text += statement
+    return text
+
+
+def _statements(text: str) -> list[tuple[str, bool]]:
+    """Top-level statements with the comments right above them."""
+    lines = text.split("\n")
+    found: list[tuple[str, bool]] = []
+    for node in ast.parse(text).body:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
+        while first > 0 and lines[first - 1].startswith("#"):
+            first -= 1
+        code = "\n".join(line.rstrip() for line in lines[first : node.end_lineno])
+        found.append((code, isinstance(node, ast.Import | ast.ImportFrom)))
+    return found
+
+
 def _host_imports(imports: list[str], texts: list[str]) -> list[str]:
-    """Imports in isort's order: plain before from, standard library first."""
-    wanted = set(imports) - _OURS
-    future = {line for line in wanted if line.startswith("from __future__")}
-    standard = sorted(line for line in wanted - future if _is_standard(line))
-    others = sorted(line for line in wanted - future if not _is_standard(line))
+    """Imports in isort's order: standard library first, plain before from."""
+    wanted = {line for line in imports if not line.startswith("from __future__")} - _OURS
+    standard = sorted((line for line in wanted if _is_standard(line)), key=_isort_key)
+    others = sorted((line for line in wanted if not _is_standard(line)), key=_isort_key)
     if _mentions("torch", texts):
-        others = ["import torch", *others]
+        others = sorted([*others, "import torch"], key=_isort_key)
     return [*standard, *([""] if standard and others else []), *others]
+
+
+def _isort_key(line: str) -> tuple[bool, str]:
+    return line.startswith("from "), line
 
 
 def _is_standard(line: str) -> bool:
     return line.split()[1].split(".")[0] in sys.stdlib_module_names
+
+
+def _shim() -> str:
+    """The shim's text as part of the module: its names are reached through ``kt`` all the same."""
+    return resources.shim("triton").strip("\n") + "\n"
 
 
 def _mentions(word: str, texts: list[str]) -> bool:

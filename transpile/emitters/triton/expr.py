@@ -68,6 +68,7 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
     if spelling is None:
         raise ctx.unsupported(f"`{op.name}`", op.span, "Triton has no such operation")
     args = [ctx.expr(a) for a in op.args]
+    args = _without_number_casts(ctx, op, args)
     dtype = op.args[-1].dtype
     if op.name in ("floordiv", "mod"):
         return _floor_division(ctx, op, args)
@@ -90,6 +91,28 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
         shape=shape,
     )
     return ctx.cast(expr, op.result.dtype)
+
+
+_PROMOTING = frozenset({"add", "sub", "mul", "div", "lt", "le", "gt", "ge", "eq", "ne"})
+
+
+def _without_number_casts(ctx: Context, op: ir.Elementwise, args: list[Expr]) -> list[Expr]:
+    """``row / n`` for ``row / n.to(tl.float32)``: with an f32 operand Triton converts by itself."""
+    if op.name not in _PROMOTING or op.args[0].dtype != F32:
+        return args
+    bare = [_uncast(ctx, a) for a in args]
+    if all(b is not None for b in bare):
+        return args
+    return [a if b is None else b for a, b in zip(args, bare, strict=True)]
+
+
+def _uncast(ctx: Context, expr: Expr) -> Expr | None:
+    """The integer of ``tl.cast(integer, tl.float32)``."""
+    if expr.template.startswith("tl.cast(") and expr.dtype == F32:
+        inner = expr.args[0]
+        if inner.dtype is not None and inner.dtype.is_int:
+            return inner
+    return None
 
 
 def _settle_literals(ctx: Context, op: ir.Elementwise, args: list[Expr]) -> list[Expr]:

@@ -22,7 +22,7 @@ def lower_phase(ctx: Context) -> list[Stmt]:
     if schedule.pid_type == "flat":
         if len(order) == 1:
             return _bodies(ctx, {order[0]: _program_id(ctx, order[0], 0)}, body)
-        pid = ctx.let("pid", call("tl.program_id", lit("0"), dtype=I32), "drop")
+        pid = ctx.let("pid", call("tl.program_id", lit("0"), dtype=I32))
         return _bodies(ctx, _split(ctx, pid, order, schedule.group), body)
     return _persistent(ctx, order, schedule.pid_type == "persistent_blocked", schedule.group)
 
@@ -32,7 +32,7 @@ def _name(axis: ir.GridAxis) -> str:
 
 
 def _program_id(ctx: Context, axis: ir.GridAxis, dim: int) -> Expr:
-    return ctx.let(_pid_name(axis), call("tl.program_id", lit(str(dim)), dtype=I32), "drop")
+    return ctx.let(_pid_name(axis), call("tl.program_id", lit(str(dim)), dtype=I32))
 
 
 def _pid_name(axis: ir.GridAxis) -> str:
@@ -51,90 +51,106 @@ def count(ctx: Context, axis: ir.GridAxis) -> Expr:
     return call("tl.cdiv", ctx.size(extent), step, dtype=I32)
 
 
-def _split(ctx: Context, pid: Expr, order: list[ir.GridAxis], group: int) -> dict[ir.GridAxis, Expr]:
-    """One number to one per axis, the first axis varying fastest."""
+def _split(
+    ctx: Context,
+    pid: Expr,
+    order: list[ir.GridAxis],
+    group: int,
+    counts: dict[ir.GridAxis, Expr] | None = None,
+    loop: list[Stmt] | None = None,
+) -> dict[ir.GridAxis, Expr]:
+    """One number to one per axis, the first axis varying fastest.
+
+    ``loop`` is the body of a persistent loop: what depends on ``pid`` goes there.
+    """
     if group > 1 and len(order) >= 2:
-        return _grouped(ctx, pid, order, group)
+        return _grouped(ctx, pid, order, group, counts, loop)
+    counts = counts or {axis: _bound_count(ctx, axis) for axis in order[:-1]}
+    ctx.body = ctx.body if loop is None else loop
     pids: dict[ir.GridAxis, Expr] = {}
     rest = pid
-    for i, axis in enumerate(order):
-        if i == len(order) - 1:
-            pids[axis] = ctx.let(_pid_name(axis), rest, "drop")
-            break
-        number = count(ctx, axis)
-        if number.var is None and not number.is_literal:
-            number = ctx.let(with_axis("num_pid", _name(axis)), number, "drop")
-        position = binary("%", rest, number, MUL, I32)
-        pids[axis] = ctx.let(_pid_name(axis), position, "drop")
-        rest = binary("//", rest, number, MUL, I32)
+    for axis in order[:-1]:
+        pids[axis] = ctx.let(_pid_name(axis), binary("%", rest, counts[axis], MUL, I32))
+        rest = binary("//", rest, counts[axis], MUL, I32)
+    pids[order[-1]] = ctx.let(_pid_name(order[-1]), rest)
     return pids
 
 
-def _grouped(ctx: Context, pid: Expr, order: list[ir.GridAxis], group: int) -> dict[ir.GridAxis, Expr]:
+def _grouped(
+    ctx: Context,
+    pid: Expr,
+    order: list[ir.GridAxis],
+    group: int,
+    counts: dict[ir.GridAxis, Expr] | None,
+    loop: list[Stmt] | None,
+) -> dict[ir.GridAxis, Expr]:
     """The order of Triton's matmul tutorial: walk down ``group`` rows before the next column."""
-    *outer, first, second = _inner_last(order)
+    first, second, *outer = order
     name_m, name_n = _name(first), _name(second)
+    counts = counts or {axis: _bound_count(ctx, axis) for axis in order}
+    num_m, num_n = counts[first], counts[second]
     size = ctx.constexpr(with_axis("GROUP", name_m).upper(), str(group))
-    num_m = ctx.let(with_axis("num_pid", name_m), count(ctx, first), "drop")
-    num_n = ctx.let(with_axis("num_pid", name_n), count(ctx, second), "drop")
+    in_group = ctx.let("num_pid_in_group", binary("*", size, num_n, MUL, I32))
+    plane = binary("*", num_m, num_n, MUL, I32) if outer else None
+    if plane is not None:
+        plane = ctx.let("num_pid_in_plane", plane)
+    ctx.body = ctx.body if loop is None else loop
     pids: dict[ir.GridAxis, Expr] = {}
-    if outer:
-        plane = ctx.let("plane", binary("*", num_m, num_n, MUL, I32), "drop")
+    if plane is not None:
         rest = binary("//", pid, plane, MUL, I32)
-        for i, axis in enumerate(outer):
-            if i == len(outer) - 1:
-                pids[axis] = ctx.let(_pid_name(axis), rest, "drop")
-                break
-            number = count(ctx, axis)
-            pids[axis] = ctx.let(_pid_name(axis), binary("%", rest, number, MUL, I32), "drop")
-            rest = binary("//", rest, number, MUL, I32)
-        pid = ctx.let("pid_in_plane", binary("%", pid, plane, MUL, I32), "drop")
-    in_group = ctx.let("num_pid_in_group", binary("*", size, num_n, MUL, I32), "drop")
+        for axis in outer[:-1]:
+            pids[axis] = ctx.let(_pid_name(axis), binary("%", rest, counts[axis], MUL, I32))
+            rest = binary("//", rest, counts[axis], MUL, I32)
+        pids[outer[-1]] = ctx.let(_pid_name(outer[-1]), rest)
+        pid = ctx.let("pid_in_plane", binary("%", pid, plane, MUL, I32))
     first_pid = binary("*", binary("//", pid, in_group, MUL, I32), size, MUL, I32)
-    first_pid = ctx.let(with_axis("first_pid", name_m), first_pid, "drop")
+    first_pid = ctx.let(with_axis("first_pid", name_m), first_pid)
     rows = call("min", binary("-", num_m, first_pid, ADD, I32), size, dtype=I32)
-    rows = ctx.let(with_axis("group_size", name_m), rows, "drop")
+    rows = ctx.let(with_axis("group_size", name_m), rows)
     within = binary("%", pid, in_group, MUL, I32)
     down = binary("+", first_pid, binary("%", within, rows, MUL, I32), ADD, I32)
-    pids[first] = ctx.let(_pid_name(first), down, "drop")
-    pids[second] = ctx.let(_pid_name(second), binary("//", within, rows, MUL, I32), "drop")
+    pids[first] = ctx.let(_pid_name(first), down)
+    pids[second] = ctx.let(_pid_name(second), binary("//", within, rows, MUL, I32))
     return pids
-
-
-def _inner_last(order: list[ir.GridAxis]) -> list[ir.GridAxis]:
-    """Outer axes first (slowest), the two fastest-varying ones last in source order."""
-    return [*order[2:], *order[:2]]
 
 
 def _persistent(ctx: Context, order: list[ir.GridAxis], blocked: bool, group: int) -> list[Stmt]:
+    """Each program walks several tiles, a range of its own or every ``num_programs``-th."""
     body = ctx.body
-    total: Expr | None = None
-    for axis in order:
-        number = count(ctx, axis)
-        total = number if total is None else binary("*", total, number, MUL, I32)
-    assert total is not None
-    total = ctx.let("num_tiles", total, "drop")
+    counts = {axis: _bound_count(ctx, axis) for axis in order}
+    total = counts[order[0]]
+    for axis in order[1:]:
+        total = binary("*", total, counts[axis], MUL, I32)
+    if len(order) > 1:
+        total = ctx.let("num_tiles", total)
     programs = call("tl.num_programs", lit("0"), dtype=I32)
     start = call("tl.program_id", lit("0"), dtype=I32)
     if blocked:
-        per = ctx.let("tiles_per_program", call("tl.cdiv", total, programs, dtype=I32), "drop")
-        start = ctx.let("first_tile", binary("*", start, per, MUL, I32), "drop")
+        per = ctx.let("tiles_per_program", call("tl.cdiv", total, programs, dtype=I32))
+        start = ctx.let("first_tile", binary("*", start, per, MUL, I32))
         stop = call("min", binary("+", start, per, ADD, I32), total, dtype=I32)
         iterator = range_call(ctx, start, stop, lit("1"), ctx.phase.loop)
     else:
         iterator = range_call(ctx, start, total, programs, ctx.phase.loop)
-    pid = Var("tile_id")
     inner: list[Stmt] = []
-    ctx.body = inner
-    pids = (
-        {order[0]: ctx.let(_pid_name(order[0]), ref(pid, I32), "inline")}
-        if len(order) == 1
-        else _split(ctx, ref(pid, I32), order, group)
-    )
-    inner = _bodies(ctx, pids, inner, hoisted=False)
+    if len(order) == 1:
+        pid = Var(_pid_name(order[0]))
+        pids = {order[0]: ref(pid, I32)}
+        ctx.body = inner
+    else:
+        pid = Var("tile_id")
+        pids = _split(ctx, ref(pid, I32), order, group, counts, inner)
+    _bodies(ctx, pids, inner, hoisted=False)
     body += ctx.top
     body.append(For(pid, iterator, inner))
     return body
+
+
+def _bound_count(ctx: Context, axis: ir.GridAxis) -> Expr:
+    number = count(ctx, axis)
+    if number.var is not None or number.is_literal:
+        return number
+    return ctx.let(with_axis("num_pid", _name(axis)), number)
 
 
 def _bodies(
@@ -158,7 +174,7 @@ def _bind_axis(ctx: Context, axis: ir.GridAxis, pid: Expr) -> None:
         if axis.begin != ZERO:
             position = binary("+", ctx.size(axis.begin), position, ADD, I32)
         if position is not pid:
-            position = ctx.let(axis.var.name or "i", position, "drop")
+            position = ctx.let(axis.var.name or "i", position)
         ctx.values[axis.var] = position
         return
     start = binary("*", pid, ctx.block(axis.block), MUL, pid.dtype)
@@ -166,7 +182,7 @@ def _bind_axis(ctx: Context, axis: ir.GridAxis, pid: Expr) -> None:
         start = binary("+", ctx.size(axis.begin), start, ADD, pid.dtype)
     name = _name(axis)
     if ctx.reads_begin(axis.var):
-        start = ctx.let(with_axis("start", name), start, "drop")
+        start = ctx.let(with_axis("start", name), start)
     lanes = (Size.of(axis.block),)
     offsets = binary("+", start, ctx.arange(lanes[0]), ADD, pid.dtype, lanes)
     offsets = ctx.let(with_axis("offs", name), offsets)

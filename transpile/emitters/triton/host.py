@@ -155,7 +155,7 @@ def body(kernel: ir.Kernel, schedule: Schedule, launches: dict[int, list[str]]) 
     lines: list[str] = []
     if kernel.docstring is not None:
         lines += docstring(kernel.docstring)
-    for item in kernel.host:
+    for item in needed(kernel, "\n".join(line for lines in launches.values() for line in lines)):
         if isinstance(item, ir.HostCode):
             text = substitute_blocks(item, schedule)
             lines += textwrap.indent(text, "    ").split("\n")
@@ -165,6 +165,19 @@ def body(kernel: ir.Kernel, schedule: Schedule, launches: dict[int, list[str]]) 
     while lines and not lines[-1].strip():
         lines.pop()
     return "\n".join(line.rstrip() for line in lines) or "    pass"
+
+
+def needed(kernel: ir.Kernel, launches: str) -> list[ir.HostCode | ir.Launch]:
+    """The host program without sizes and numbers that nothing reads any more."""
+    read = set(re.findall(r"[A-Za-z_]\w*", launches))
+    kept: list[ir.HostCode | ir.Launch] = []
+    for item in reversed(kernel.host):
+        if isinstance(item, ir.HostCode):
+            if item.pure and item.defines and not read & set(item.defines):
+                continue
+            read |= set(item.reads)
+        kept.append(item)
+    return kept[::-1]
 
 
 def substitute_blocks(item: ir.HostCode, schedule: Schedule) -> str:

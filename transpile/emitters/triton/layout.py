@@ -11,6 +11,8 @@ _OPEN, _CLOSE = "([{", ")]}"
 
 def render(body: list[Stmt], indent: int = 4) -> list[str]:
     """Source lines of a block."""
+    while body and isinstance(body[-1], Comment):
+        body = body[:-1]  # its statement has no code here
     lines: list[str] = []
     for stmt in body:
         lines += _statement(stmt, indent)

@@ -48,14 +48,14 @@ class Place:
                 result = self.tensor[tuple(int(i) for i in self.index)].clone()
             return result
         lanes, index = self._selected()
-        result[lanes] = self.tensor[index]
+        _bits(result)[lanes] = _bits(self.tensor)[index]
         return result
 
     def store(self, value: Tensor) -> None:
         lanes, index = self._selected()
         if not index:  # a tensor of rank 0
             index = (lanes,)
-        self.tensor[index] = torch.broadcast_to(value, self.shape)[lanes]
+        _bits(self.tensor)[index] = torch.broadcast_to(_bits(value), self.shape)[lanes]
 
     def atomic(self, update: Callable[[Tensor, Tensor], Tensor], *operands: Tensor) -> Tensor:
         """Apply ``update(old, operands...)`` lane by lane; the result is the old values."""
@@ -84,6 +84,12 @@ class Place:
         for dim, entry in enumerate(index):
             flat = flat * self.tensor.shape[dim] + entry
         return bool(flat.unique().numel() == flat.numel())
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """8-bit floats as integers, for what torch cannot do with them."""
+    narrow = tensor.dtype.is_floating_point and tensor.itemsize == 1
+    return tensor.view(torch.uint8) if narrow else tensor
 
 
 _NAMES = {"add": "add", "and": "and", "or": "or", "xor": "xor", "max": "maximum", "min": "minimum"}
