@@ -29,6 +29,7 @@ class Facts:
     equal: dict[Sym, Size] = field(default_factory=dict)
     multiple_of: dict[Sym, int] = field(default_factory=dict)
     guesses: dict[str, int] = field(default_factory=dict)  # ranks nothing has confirmed
+    params: list[str] = field(default_factory=list)  # all parameters, in order
     assumed: set[str] = field(default_factory=set)  # parameters whose type nobody stated
 
     def tensor(self, name: str) -> HostTensor:
@@ -83,12 +84,19 @@ class Facts:
 
     def unify(self, a: Size, b: Size) -> bool:
         """Learn ``a == b`` if that identifies a dimension; raises Unify to start over."""
-        for sym_side, other in ((b, a), (a, b)):
+        pairs = sorted(((a, b), (b, a)), key=lambda pair: -self._rank(pair[0]))
+        for sym_side, other in pairs:
             sym = sym_side.as_sym()
             if sym is None or sym.kind != "dim" or sym in self.equal or sym in other.syms:
                 continue
             raise Unify(sym, other)
         return False
+
+    def _rank(self, size: Size) -> int:
+        """How readily a dimension gives up its name: later parameters' first, stated ones last."""
+        sym = size.as_sym()
+        owner = sym.name.rpartition("_")[0] if sym is not None else ""
+        return self.params.index(owner) + 1 if owner in self.params else 0
 
     def scalar(self, name: str) -> DType | None:
         spec = self.stated.get(name)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transpile.frontend.builder import Builder, describe, show_shape
+from transpile.frontend.builder import Builder, describe
 from transpile.frontend.values import HostNumber, HostTensor, NeedFact, Scalar, Tile, TileOffset
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
@@ -331,11 +331,5 @@ def device_view(b: Builder, value: ir.Value, entries: Sequence[Any]) -> ir.Value
                 why="a tile in registers has no addressable elements; only None and ':' reshape it",
                 remedy="reduce or gather along the axis instead",
             )
-    if rest and len(entries) < len(value.shape):
-        shape.extend(rest)
-        rest = []
-    if rest:
-        raise error(
-            "KT0506", f"too many indices for a tile of shape {show_shape(value.shape)}", b.span
-        )
+    shape.extend(rest)
     return b.reshape(value, shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ class ParsedSource:
                 "KT0101",
                 "the file is not valid Python",
                 Span(exc.raw_line, exc.raw_column + 1),
-                why=exc.message.splitlines()[0] if exc.message else "",
+                why=re.sub(r"^parser error: error at \d+:\d+: ", "", exc.message.split("\n", 1)[0]),
                 remedy="correct the syntax error",
             ) from None
         except RecursionError:

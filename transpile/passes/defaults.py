@@ -23,6 +23,14 @@ class Defaults:
     num_stages: int | None = None
     group: int = 1
     last_fastest: bool = False  # neighbouring programs work on neighbouring memory
+    inner: set[Sym] = field(default_factory=set)  # these axes vary fastest, the others share nothing
+
+    def order(self, axes: tuple[ir.GridAxis, ...]) -> tuple[int, ...]:
+        """Grid axes, the fastest-varying one first."""
+        indices = range(len(axes))
+        if self.last_fastest:
+            return tuple(reversed(indices))
+        return tuple(sorted(indices, key=lambda i: bool(self.inner) and axes[i].block not in self.inner))
 
 
 @dataclass(eq=False, slots=True)
@@ -100,6 +108,7 @@ def _product(kernel: ir.Kernel, roles: _Roles) -> Defaults:
         if sym in roles.all():
             size = max(size, 16)
         defaults.blocks[sym] = size
+    defaults.inner = roles.m | roles.n
     if not chained and len(kernel.phases[0].axes) >= 2:
         defaults.group = 8
     return defaults

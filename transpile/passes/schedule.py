@@ -283,7 +283,7 @@ def _phase(
     rank = len(phase.axes)
     multi = [p for p in kernel.phases if len(p.axes) > 1]
     at = multi.index(phase) if phase in multi else len(multi)
-    order = tuple(reversed(range(rank))) if defaults.last_fastest else tuple(range(rank))
+    order = defaults.order(phase.axes)
     orders = config.get("loop_orders", [])
     if at < len(orders):
         order = tuple(orders[at])

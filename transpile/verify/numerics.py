@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -65,15 +66,13 @@ def _problem(check: Callable[[], list[str]]) -> str:
     try:
         return "; ".join(check())
     except Exception as exc:  # noqa: BLE001 - user code and generated code may raise anything
-        if os.environ.get("KT_DEBUG") == "1":
-            import traceback
-
-            traceback.print_exc()
         return describe(exc)
 
 
 def describe(exc: BaseException) -> str:
-    """Type and the first lines of the message."""
+    """Type and the first lines of the message; with KT_DEBUG=1 the traceback goes to stderr."""
+    if os.environ.get("KT_DEBUG") == "1":
+        traceback.print_exception(exc)
     message = " ".join(str(exc).split())
     return f"{type(exc).__name__}: {message[:400]}" if message else type(exc).__name__
 

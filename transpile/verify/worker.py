@@ -53,10 +53,6 @@ def answers(job: FileJob | RunJob) -> Iterator[Any]:
         else:
             yield from cells(job)
     except Exception as exc:  # noqa: BLE001 - the parent reports it
-        if os.environ.get("KT_DEBUG") == "1":
-            import traceback
-
-            traceback.print_exc()
         yield numerics.describe(exc)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transpile.emitters.triton.dtypes import NAMES
-from transpile.emitters.triton.facts import Facts, Lanes
+from transpile.emitters.triton.facts import Facts, Lanes, known_sizes, remasked_selects
+from transpile.emitters.triton.hostsizes import host_size, source_names
 from transpile.emitters.triton.names import mangle
 from transpile.emitters.triton.tree import (
     ADD,
@@ -111,6 +112,7 @@ class Context:
         self.numbers: set[Var] = set()  # arguments that are no tensors
         self.imports: set[str] = set()
         self.helpers: dict[str, str] = {}  # module-level functions the kernel calls
+        self.constants = source_names(kernel)
         self.sizes_by_name = {size: name for size, name in reversed(kernel.size_names)}
         self.pending: list[ir.Value] = []  # inlined expressions that read memory
         self.accesses = 0  # running number of loads and stores, for `indexing`
@@ -121,6 +123,8 @@ class Context:
         self.comments = dict(kernel.comments)
         self.errors: list[KtError] = []
         self.facts = Facts(phase)
+        self.known_sizes = known_sizes(phase.body)
+        self.remasked = remasked_selects(phase.body)
         self.lanes = Lanes(phase)
 
     # -- values --------------------------------------------------------------------------------
@@ -147,6 +151,8 @@ class Context:
 
     def _inlines(self, value: ir.Value, expr: Expr) -> bool:
         use = self.uses.get(value)
+        if value in self.remasked:
+            return True
         if use is None or is_trivial(expr):
             return True
         if value.name is not None or use.count > 1:
@@ -314,6 +320,9 @@ class Context:
         sym = size.as_sym()
         if sym is not None:
             return sym.name.lower()
+        number = size.as_int()
+        if number is not None and number in self.constants:
+            return self.constants[number]
         words = "".join(c if c.isalnum() else "_" for c in str(size)).strip("_").lower()
         while "__" in words:
             words = words.replace("__", "_")
@@ -331,8 +340,6 @@ class Context:
 
     def host_size(self, size: Size) -> str:
         """Host Python for a size, with block sizes as numbers."""
-        from transpile.emitters.triton.host import host_size
-
         return host_size(self.kernel, self.schedule, size)
 
     def _polynomial(self, size: Size) -> Expr:
@@ -434,6 +441,14 @@ class Context:
     def fill_of(self, op: ir.Load) -> bool | int | float | None:
         """What the load gives in lanes its mask excludes; None if nothing can see them."""
         return self.lanes.fill(op)
+
+    def inside(self, start: ir.Value, length: Size, extent: Size) -> bool:
+        """True if ``start + length`` provably stays within a dimension of size ``extent``."""
+        begin = self.known_sizes.get(start)
+        if begin is None:
+            return False
+        slack = (extent - begin - length).substitute(self.schedule.blocks)
+        return slack.non_negative or (slack.as_int() or 0) > 0
 
     def offset_dtype(self, expr: Expr) -> Expr:
         """A program offset in the index dtype."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ class Feature:
     param: str
     kind: str
     test: str
+    compile_time: bool = False  # a value of Python, which the launcher cannot check
 
 
 def features(signature: str) -> list[Feature]:
@@ -26,8 +28,8 @@ def features(signature: str) -> list[Feature]:
     for name, spec in _params(signature):
         match = _TENSOR.match(spec)
         if match is None or match[1] not in BY_NAME:
-            if spec not in BY_NAME:
-                found.append(Feature(name, "value", _value_test(name, spec)))
+            if spec not in BY_NAME and _is_literal(spec):
+                found.append(Feature(name, "value", _value_test(name, spec), compile_time=True))
             continue
         dims = [d.strip() for d in match[2].split(",") if d.strip()]
         found.append(Feature(name, "value", f"{name} is not None"))
@@ -41,6 +43,26 @@ def features(signature: str) -> list[Feature]:
             if dim.isdigit():
                 found.append(Feature(name, f"size {i}", f"{name}.size({i}) == {dim}"))
     return found
+
+
+def tensor_dims(signature: str) -> list[tuple[str, list[str]]]:
+    """The tensors of a printed signature and their dimensions as written."""
+    matches = [(name, _TENSOR.match(spec)) for name, spec in _params(signature)]
+    return [(name, [d.strip() for d in m[2].split(",")]) for name, m in matches if m is not None]
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return False
+    return True
+
+
+def fixed_values(signature: str) -> str:
+    """The test that compile-time values are those of the signature, "" if it has none."""
+    tests = [f.test for f in features(signature) if f.kind == "value" and f.compile_time]
+    return " and ".join(tests)
 
 
 def _value_test(name: str, value: str) -> str:
@@ -72,7 +94,14 @@ def conditions(signatures: Sequence[str]) -> list[str]:
             chosen += [k for k in keys if k not in chosen]  # only together they tell
             break
         chosen.append(best)
-    return [_shortest(i, facts, chosen) for i in range(len(facts))]
+    tests = [_shortest(i, facts, chosen) for i in range(len(facts))]
+    values = [fixed_values(s) for s in signatures]
+    return [_both(v, t) for v, t in zip(values, tests, strict=True)]
+
+
+def _both(values: str, tests: str) -> str:
+    parts = [*values.split(" and "), *tests.split(" and ")]
+    return " and ".join(dict.fromkeys(p for p in parts if p and p != "True")) or "True"
 
 
 def _shortest(

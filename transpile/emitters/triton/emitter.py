@@ -12,7 +12,7 @@ from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
 from transpile.emitters.triton import host, ops
 from transpile.emitters.triton.context import Argument
-from transpile.emitters.triton.dispatch import conditions
+from transpile.emitters.triton.dispatch import conditions, fixed_values
 from transpile.emitters.triton.dtypes import NAMES
 from transpile.emitters.triton.layout import wrap
 from transpile.emitters.triton.lower import LoweredPhase, lower
@@ -159,10 +159,13 @@ def _mentions(word: str, texts: list[str]) -> bool:
 
 def _comment(text: str) -> list[str]:
     """A header line; a long one continues indented."""
-    if len(text) <= 98:
-        return [text]
-    cut = text.rfind(", ", 0, 98)
-    return [text] if cut < 40 else [text[: cut + 1], *("  " + t for t in _comment(text[cut + 2 :]))]
+    lines, line = [], ""
+    for part in re.split(r"(?<=[,;]) (?![^\[]*\])", text):
+        if line and len(line) + len(part) + 1 > 98:
+            lines.append(line)
+            line = "  "
+        line += part if not line.strip() else f" {part}"
+    return [*lines, line]
 
 
 def _name_kernels(group: list[_Variant]) -> str:
@@ -302,11 +305,9 @@ def _host_functions(group: list[_Variant]) -> str:
     the same but for the launches."""
     first = group[0]
     if len(group) == 1:
-        return _host_text(first, [_launches(first)], [""])
+        return _host_text(first, [_launches(first)], [fixed_values(first.kernel.signature)])
     tests = conditions([v.kernel.signature for v in group])
     calls = [_launches(v) for v in group]
-    if all(c == calls[0] for c in calls):
-        calls, tests = calls[:1], [""]
     if len({_host_code(v) for v in group}) == 1 and not _rebinds(first.kernel, tests):
         return _host_text(first, calls, tests)
     return _dispatcher(group, tests)
@@ -332,24 +333,41 @@ def _rebinds(kernel: ir.Kernel, tests: list[str]) -> bool:
 
 
 def _host_text(variant: _Variant, calls: list[list[str]], tests: list[str], name: str = "") -> str:
-    launches = {i: _dispatch(variant.kernel, [c[i] for c in calls], tests) for i in range(len(variant.phases))}
+    indents = {item.phase: 4 + 4 * item.indent for item in variant.kernel.host if isinstance(item, ir.Launch)}
+    launches = {
+        i: _dispatch(variant.kernel, [c[i] for c in calls], tests, indents.get(i, 4))
+        for i in range(len(variant.phases))
+    }
     body = host.body(variant.kernel, variant.schedule, launches)
     return host.signature(variant.kernel, name) + "\n" + body
 
 
-def _dispatch(kernel: ir.Kernel, calls: list[str], tests: list[str]) -> list[str]:
-    """The launch, or an if-chain of launches."""
+def _dispatch(kernel: ir.Kernel, calls: list[str], tests: list[str], indent: int) -> list[str]:
+    """The launch, or an if-chain of launches; lines for an indentation of ``indent``."""
+    if len(calls) == 1 and not tests[0]:
+        return wrap(calls[0], indent)
+    pad = " " * indent
     if len(calls) == 1:
-        return wrap(calls[0], 0)
+        return [*_guard(kernel, tests[0], indent), *wrap(calls[0], indent)]
     lines: list[str] = []
     for i, (call, test) in enumerate(zip(calls, tests, strict=True)):
-        lines += wrap(f"{'elif' if i else 'if'} {test}:", 0) + wrap(call, 4)
-    return [*lines, "else:", *_no_match(kernel)]
+        if i and i == len(calls) - 1 and test == f"not {tests[i - 1]}":
+            return [*lines, f"{pad}else:", *wrap(call, indent + 4)]
+        lines += wrap(f"{'elif' if i else 'if'} {test}:", indent) + wrap(call, indent + 4)
+    return [*lines, f"{pad}else:", *_no_match(kernel, indent + 4)]
 
 
-def _no_match(kernel: ir.Kernel) -> list[str]:
+def _guard(kernel: ir.Kernel, test: str, indent: int) -> list[str]:
+    """Refuse compile-time values other than those the code was built for."""
+    negated = test.removeprefix("not ") if re.fullmatch(r"(not )?\w+", test) else f"not ({test})"
+    if test == negated:
+        negated = f"not {test}"
+    return [*wrap(f"if {negated}:", indent), *_no_match(kernel, indent + 4)]
+
+
+def _no_match(kernel: ir.Kernel, indent: int) -> list[str]:
     params = ", ".join(f"{p.name}={p.name}" for p in kernel.params)
-    return wrap(f'raise kt.no_signature("{kernel.name}", {params})', 4)
+    return wrap(f'raise kt.no_signature("{kernel.name}", {params})', indent)
 
 
 def _dispatcher(group: list[_Variant], tests: list[str]) -> str:
@@ -366,7 +384,7 @@ def _dispatcher(group: list[_Variant], tests: list[str]) -> str:
         texts.append(_host_text(dataclasses.replace(variant, kernel=bare), [_launches(variant)], [""], name))
         lines += wrap(f"if {test}:", 4) + [f"        return {name}({arguments})"]
         del i
-    lines += ["    " + line[4:] if line.startswith("    ") else line for line in _no_match(first)]
+    lines += _no_match(first, 4)
     return "\n\n\n".join([*texts, "\n".join(lines)])
 
 

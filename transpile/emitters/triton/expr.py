@@ -10,6 +10,7 @@ from transpile.emitters.triton.ops import ELEMENTWISE, REDUCTIONS
 from transpile.emitters.triton.tree import (
     ADD,
     ATOM,
+    BIT_AND,
     MUL,
     Expr,
     binary,
@@ -284,6 +285,9 @@ def lower_full(ctx: Context, op: ir.Full) -> Expr:
     return scalar
 
 
+_SELECT = "tl.where({0}, {1}, {2})"
+
+
 def lower_mask(ctx: Context, op: ir.Mask) -> Expr:
     from transpile.emitters.triton.memory import guard_mask
 
@@ -295,8 +299,11 @@ def lower_mask(ctx: Context, op: ir.Mask) -> Expr:
         return value
     fill = spell_number(op.fill, op.result.dtype)
     shape = ctx.broadcast(mask, value)
+    if value.template == _SELECT and value.args[2].text() == fill.text():
+        both = binary("&", value.args[0], mask, BIT_AND, BOOL, ctx.broadcast(value.args[0], mask))
+        return Expr(_SELECT, (both, value.args[1], fill), (0, 0, 0), dtype=value.dtype, shape=shape)
     return Expr(
-        "tl.where({0}, {1}, {2})", (mask, value, fill), (0, 0, 0), ATOM,
+        _SELECT, (mask, value, fill), (0, 0, 0), ATOM,
         dtype=value.dtype or op.result.dtype, shape=shape,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transpile.ir import ir
 from transpile.ir.sizes import Size
-from transpile.ir.walk import index_shape, index_values, operands, regions, walk
+from transpile.ir.walk import index_shape, index_values, operands, regions, use_counts, walk
 
 _CLOSED = frozenset({"add", "mul", "floordiv", "mod", "maximum", "minimum", "and", "or", "shr", "abs"})
 
@@ -140,3 +140,40 @@ def _excluded_by(store: ir.Store) -> set[_Excluded]:
 
 def _index_operands(store: ir.Store) -> tuple[ir.Value, ...]:
     return tuple(v for entry in store.index for v in index_values(entry))
+
+
+def remasked_selects(body: ir.Block) -> set[ir.Value]:
+    """Results of ``where(c, x, f)`` that only a mask with the same ``f`` reads: one ``where`` does
+    for both."""
+    makers = {r: op for op in walk(body) for r in op.results}
+    counts = use_counts(body)
+    found: set[ir.Value] = set()
+    for op in walk(body):
+        if not isinstance(op, ir.Mask) or counts.get(op.value) != 1:
+            continue
+        select = makers.get(op.value)
+        if isinstance(select, ir.Elementwise) and select.name == "where":
+            other = makers.get(select.args[2])
+            if isinstance(other, ir.Full):
+                other = makers.get(other.value)
+            if isinstance(other, ir.Const) and other.value == op.fill:
+                found.add(op.value)
+    return found
+
+
+def known_sizes(body: ir.Block) -> dict[ir.Value, Size]:
+    """Scalars that are sums and products of sizes and integers."""
+    known: dict[ir.Value, Size] = {}
+    for op in walk(body):
+        match op:
+            case ir.Const(value=int() as number) if not isinstance(number, bool):
+                known[op.result] = Size.of(number)
+            case ir.SizeOf(size=size):
+                known[op.result] = size
+            case ir.Elementwise(name="add" | "sub" | "mul" as name, args=(a, b)):
+                if a in known and b in known:
+                    x, y = known[a], known[b]
+                    known[op.result] = x + y if name == "add" else x - y if name == "sub" else x * y
+            case ir.Cast(value=inner) if inner in known:
+                known[op.result] = known[inner]
+    return known

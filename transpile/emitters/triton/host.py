@@ -6,78 +6,10 @@ import re
 import textwrap
 
 from transpile.emitters.triton.context import Argument
+from transpile.emitters.triton.hostsizes import host_size
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
-from transpile.ir.sizes import Opaque, Size, Sym
 from transpile.passes.schedule import Schedule
-
-
-def host_size(kernel: ir.Kernel, schedule: Schedule, size: Size) -> str:
-    """Host Python for a size at the launch, block sizes as numbers."""
-    size = size.substitute(schedule.blocks)
-    for known, name in kernel.size_names:
-        if known == size:
-            return name
-    text, loose = _divided(kernel, schedule, size)
-    return text if text is not None else _polynomial(kernel, schedule, size)[0]
-
-
-def _divided(kernel: ir.Kernel, schedule: Schedule, size: Size) -> tuple[str | None, bool]:
-    """``triton.cdiv(a, b)`` where the size is one rounded-up quotient."""
-    if len(size.terms) != 1 or size.terms[0][1] != 1 or len(size.terms[0][0]) != 1:
-        return None, False
-    atom = size.terms[0][0][0]
-    if not isinstance(atom, Opaque) or atom.op != "//":
-        return None, False
-    over = atom.lhs - atom.rhs + 1
-    if over.as_int() is None and any(c < 0 for _, c in over.terms):
-        return None, False
-    numerator = host_size(kernel, schedule, over)
-    return f"triton.cdiv({numerator}, {host_size(kernel, schedule, atom.rhs)})", False
-
-
-def _polynomial(kernel: ir.Kernel, schedule: Schedule, size: Size) -> tuple[str, bool]:
-    """Text of a sum of products, and whether it needs parentheses as a factor."""
-
-    def factor(atom: Sym | Opaque, alone: bool) -> str:
-        if isinstance(atom, Sym):
-            return spell_sym(kernel, atom)
-        whole = Size((((atom,), 1),))
-        divided, _ = _divided(kernel, schedule, whole)
-        if divided is not None:
-            return divided
-        lhs, rhs = host_size(kernel, schedule, atom.lhs), host_size(kernel, schedule, atom.rhs)
-        if atom.op in ("min", "max"):
-            return f"{atom.op}({lhs}, {rhs})"
-        lhs, rhs = (f"({t})" if " " in t and not t.endswith(")") else t for t in (lhs, rhs))
-        text = f"{lhs} {atom.op} {rhs}"
-        return text if alone else f"({text})"
-
-    out = ""
-    for mono, coeff in size.terms:
-        factors = [factor(a, len(mono) == 1 and abs(coeff) == 1) for a in mono]
-        if abs(coeff) != 1 or not factors:
-            factors.append(str(abs(coeff)))
-        text = " * ".join(factors)
-        if not out:
-            out = f"-{text}" if coeff < 0 else text
-        else:
-            out += f" - {text}" if coeff < 0 else f" + {text}"
-    return out or "0", len(size.terms) > 1
-
-
-def spell_sym(kernel: ir.Kernel, sym: Sym) -> str:
-    """A dimension or stride at the launch: the host's own name for it, or asked of a tensor."""
-    size = Size.of(sym)
-    for known, name in kernel.size_names:
-        if known == size:
-            return name
-    for tensor in kernel.tensors:
-        table, method = (tensor.strides, "stride") if sym.kind == "stride" else (tensor.shape, "size")
-        for dim, entry in enumerate(table):
-            if entry == size:
-                return f"{tensor.host}.{method}({dim})"
-    return sym.name
 
 
 def count(kernel: ir.Kernel, schedule: Schedule, axis: ir.GridAxis) -> str:
@@ -160,8 +92,7 @@ def body(kernel: ir.Kernel, schedule: Schedule, launches: dict[int, list[str]]) 
             text = substitute_blocks(item, schedule)
             lines += textwrap.indent(text, "    ").split("\n")
         else:
-            pad = " " * (4 + 4 * item.indent)
-            lines += [pad + line for line in launches[item.phase]]
+            lines += launches[item.phase]
     while lines and not lines[-1].strip():
         lines.pop()
     return "\n".join(line.rstrip() for line in lines) or "    pass"

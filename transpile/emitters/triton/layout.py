@@ -47,8 +47,20 @@ def assignment(names: str, value: str, indent: int) -> list[str]:
     for symbol in ("+", "-", "*", "/", "|", "&"):
         head = f"{names} {symbol} "
         if value.startswith(head) and _augments(value[len(head) :], symbol):
-            return wrap(f"{names} {symbol}= {value[len(head) :]}", indent)
+            return wrap(f"{names} {symbol}= {_bare(value[len(head) :])}", indent)
     return wrap(f"{names} = {value}", indent)
+
+
+def _bare(text: str) -> str:
+    """The text without parentheses around all of it."""
+    if not text.startswith("("):
+        return text
+    depth = 0
+    for i, c in enumerate(text):
+        depth += (c in _OPEN) - (c in _CLOSE)
+        if depth == 0:
+            return text[1:-1] if i == len(text) - 1 else text
+    return text
 
 
 def _augments(rest: str, symbol: str) -> bool:

@@ -71,6 +71,23 @@ def guard_mask(
     return total
 
 
+def extra_mask(ctx: Context, op: ir.Load | ir.Store | ir.Atomic) -> Expr | None:
+    """The access's own mask, and the bounds of slices that may reach beyond the tensor."""
+    total = None if op.mask is None else ctx.expr(op.mask)
+    rank = len(index_shape(op.index))
+    entries = zip(op.index, entry_axes(op.index), op.tensor.shape, strict=True)
+    for entry, dims, extent in entries:
+        if not isinstance(entry, ir.AtSlice) or entry.start is None:
+            continue
+        if ctx.inside(entry.start, entry.length, extent):
+            continue
+        position = _position(ctx, entry)
+        assert position is not None
+        bound = less(placed(position, dims, rank), ctx.size(extent))
+        total = bound if total is None else conjunction(ctx, total, bound)
+    return total
+
+
 def conjunction(ctx: Context, a: Expr, b: Expr) -> Expr:
     return binary("&", a, b, BIT_AND, BOOL, ctx.broadcast(a, b))
 
@@ -129,7 +146,7 @@ def pointer(ctx: Context, tensor: ir.Tensor, index: tuple[ir.Index, ...]) -> Exp
 def lower_load(ctx: Context, op: ir.Load) -> Expr:
     address = pointer(ctx, op.tensor, op.index)
     shape = op.result.shape
-    extra = None if op.mask is None else ctx.expr(op.mask)
+    extra = extra_mask(ctx, op)
     covered = [g for g in op.guards if _covers(address, g.dim, len(shape))]
     beside = tuple(g for g in op.guards if g not in covered)
     beside_extra = extra if extra is not None and address.shape == () and extra.shape else None
@@ -189,7 +206,7 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
     ctx.consume(op)
     address = pointer(ctx, op.tensor, op.index)
     shape = index_shape(op.index)
-    extra = None if op.mask is None else ctx.expr(op.mask)
+    extra = extra_mask(ctx, op)
     mask = guard_mask(ctx, op.guards, shape, extra)
     ctx.settle()
     if address.shape == () and value.shape != ():
@@ -220,7 +237,7 @@ def lower_atomic(ctx: Context, op: ir.Atomic) -> None:
     ctx.consume(op)
     address = pointer(ctx, op.tensor, op.index)
     shape = index_shape(op.index)
-    extra = None if op.mask is None else ctx.expr(op.mask)
+    extra = extra_mask(ctx, op)
     mask = guard_mask(ctx, op.guards, shape, extra)
     ctx.settle()
     if op.kind == "cas":

@@ -85,6 +85,8 @@ def unknown_names(
             known.add(param.name.value)
         if site.env.outer is not None:
             known |= set(site.env.names)
+    if sites:
+        sites[0].locate(source)
     where = source.span(sites[0].node.name) if sites else None
     return [
         Diagnostic(
@@ -109,8 +111,7 @@ class KernelDriver:
         self.settings = options.project.kernel(site.name)
         self.notes: list[Diagnostic] = []
         self.specs: dict[ir.Kernel, dict[str, Spec]] = {}  # what each kernel was lowered under
-        source.locate(site.statement)
-        source.locate(site.node)
+        site.locate(source)
         self.params = [*site.node.params.posonly_params, *site.node.params.params,
                        *site.node.params.kwonly_params]  # fmt: skip
         self.names = [p.name.value for p in self.params]
@@ -257,7 +258,7 @@ class KernelDriver:
     def _one(self, stated: dict[str, Spec]) -> ir.Kernel:
         """Lower under these specs, learning what they leave open."""
         present = {n for n, s in stated.items() if isinstance(s, _Present)}
-        facts = Facts({n: s for n, s in stated.items() if n not in present})
+        facts = Facts({n: s for n, s in stated.items() if n not in present}, params=self.names)
         for _ in range(MAX_RESTARTS):
             config = self._config()
             program = Program(self.source, self.site, config, facts)

@@ -30,6 +30,12 @@ class KernelSite:
     settings: dict[str, Any]
     statement: cst.CSTNode
 
+    def locate(self, source: ParsedSource) -> None:
+        """Make the kernel's positions known; a factory's kernel lies inside its statement."""
+        source.locate(self.statement)
+        if source.span(self.node) is None:
+            source.locate(self.node)
+
 
 class LazyNames(dict[str, Any]):
     """Module-level names; an assignment is evaluated when first looked up."""

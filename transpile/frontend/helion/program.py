@@ -73,8 +73,7 @@ class Program(Assembly):
             cst.While: self._host_unknown,
             cst.Try: self._host_unknown,
         }
-        source.locate(site.statement)
-        source.locate(site.node)
+        site.locate(source)
 
     # -- the host program ------------------------------------------------------------------
 
