@@ -28,7 +28,7 @@ TARGETS: dict[str, Target] = {
         "triton",
         "transpile.emitters.triton.emitter",
         ("{stem}_triton.py",),
-        ("_kt_triton.py",),
+        ("_kt_triton.py", "_kt_triton_interpret.py"),
         ("sm_80", "sm_90", "sm_90a", "sm_100", "sm_100a"),
     ),
 }

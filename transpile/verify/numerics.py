@@ -91,7 +91,7 @@ def check_shape(module: ModuleType, job: KernelJob, index: int) -> list[str]:
     if job.reference is not None:
         reference = load_reference(*job.reference)
         want = results(_adapted(reference, arguments), arguments)
-        if not want:
+        if not want and index == 0:
             problems.append(f"{job.reference[1]} returns nothing and changes nothing")
         problems += _compare(job, got, want, arguments, job.reference[1])
     return problems

@@ -1,18 +1,20 @@
 """Generated Triton modules through Triton's compiler, to cubins, without a GPU.
 
-The generated functions are called on CPU tensors with the shim's launcher replaced by one that
-notes the arguments; Triton then compiles each noted launch exactly as it would for them
-(``warmup``), for a driver that only claims to be there.
+The generated functions are called on CPU tensors. The shim is made to believe that this is fine,
+so that it checks the arguments and then launches by Triton's own call, which here only notes them.
+Triton then compiles each noted launch exactly as it would for these arguments (``warmup``), for a
+driver that only claims to be there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from transpile.verify import inputs
 from transpile.verify.jobs import Cell, FileJob, KernelJob
@@ -40,32 +42,50 @@ class _Driver:
 def check_file(job: FileJob) -> Iterator[Cell]:
     """One cell per kernel and architecture."""
     module = load_module(job.module)
-    launches: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
-    shim = _recording_shim(module, launches)
+    _pretend_device(module)
     for row, kernel in enumerate(job.kernels):
-        launches.clear()
+        launches: list[_Launch] = []
         try:
-            _call(module, kernel)
+            with _noting(launches):
+                _call(module, kernel)
         except Exception as exc:  # noqa: BLE001 - whatever generated code raises is the result
             for arch in job.archs:
                 yield Cell(row, arch, "fail", describe(exc))
             continue
         for arch in job.archs:
-            yield _compile_all(row, arch, kernel, list(launches))
-    del shim
+            yield _compile_all(row, arch, kernel, launches)
 
 
-def _recording_shim(module: Any, launches: list[Any]) -> Any:
-    """The shim of the module, with launches noted instead of made and a device pretended."""
+class _Launch(NamedTuple):
+    """``kernel[grid](*args, **options)``."""
+
+    kernel: Any
+    grid: Any
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def _pretend_device(module: Any) -> None:
     shim: Any = getattr(module, "kt", module)
-
-    def note(launcher: Any, grid: tuple[Any, ...], *args: Any) -> None:
-        launches.append((launcher, grid, args))
-
-    shim.Launcher.__call__ = note
     shim.INTERPRETING = True  # no complaints that tensors are on the CPU, or cannot have TMA
-    shim.num_sms = lambda device: _MULTIPROCESSORS
-    return shim
+    shim.num_sms = lambda *_: _MULTIPROCESSORS
+
+
+@contextlib.contextmanager
+def _noting(launches: list[_Launch]) -> Iterator[None]:
+    """Inside, launching a jit function only appends to ``launches``."""
+    from triton.runtime.jit import JITFunction
+
+    def note(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        assert not warmup
+        launches.append(_Launch(kernel, grid, args, options))
+
+    original = JITFunction.run
+    JITFunction.run = note
+    try:
+        yield
+    finally:
+        JITFunction.run = original
 
 
 def _call(module: Any, job: KernelJob) -> None:
@@ -75,13 +95,11 @@ def _call(module: Any, job: KernelJob) -> None:
         getattr(module, job.kernel.name)(**arguments)
 
 
-def _compile_all(row: int, arch: str, job: KernelJob, launches: list[Any]) -> Cell:
+def _compile_all(row: int, arch: str, job: KernelJob, launches: list[_Launch]) -> Cell:
     if reason := unsupported(arch, job):
         return Cell(row, arch, "n/a", reason)
-    usage = []
     try:
-        for launcher, grid, args in launches:
-            usage.append(_resources(_compile(arch, launcher, grid, args)))
+        usage = [_resources(_compile(arch, launch)) for launch in launches]
     except Exception as exc:  # noqa: BLE001 - the compiler's complaint is the result
         return Cell(row, arch, "fail", f"{arch}: {describe(_root(exc))}")
     if not usage:
@@ -97,12 +115,12 @@ def unsupported(arch: str, job: KernelJob) -> str:
     return ""
 
 
-def _compile(arch: str, launcher: Any, grid: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+def _compile(arch: str, launch: _Launch) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
     driver.set_active(_Driver(GPUTarget("cuda", int(arch[3:].rstrip("a")), 32)))
-    kernel = launcher.kernel.warmup(*args, grid=grid, **launcher.options)
+    kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
     if len(kernel.asm["cubin"]) == 0:
         raise RuntimeError("the compiler gave no cubin")
     return kernel
