@@ -109,6 +109,15 @@ def _describe(value: Any) -> str:
     return f"{dtype}[{sizes}] strides {tuple(value.stride())} on {value.device}"
 
 
+def no_signature(kernel: str, **arguments: Any) -> KtError:
+    """The error of a call that none of a generated function's signatures fits."""
+    got = ", ".join(f"{name}={_describe(value)}" for name, value in arguments.items())
+    return KtError(
+        f"{kernel}: no kernel was built for these arguments: {got}. Add their signature to the "
+        "project file (or --arg) and rebuild; the file's header lists what it was built for."
+    )
+
+
 # --------------------------------------------------------------------------------------------
 # Launching
 #
@@ -132,7 +141,7 @@ _FLAT_ARGUMENTS = _TRITON == (3, 6)  # they take the kernel's arguments one by o
 _HOT_PATH = """
 def launch(grid, {params}):
     if compiling():
-        return kernel[grid]({params}, **options)
+        return kernel[grid]({params}, **options_for({params}))
     try:
         device = current_device()
         {pointers}
@@ -162,7 +171,8 @@ def Launcher(  # noqa: N802  (a class to its callers, but a method call costs a 
             torch.empty, so that it is not checked.
         index64: the kernel computes offsets in 64 bits, so that tensors may be of any size.
         options: values of the constexprs, and triton's launch options (num_warps, num_stages,
-            num_ctas, maxnreg, launch_cooperative_grid, ...).
+            num_ctas, maxnreg, launch_cooperative_grid, ...). A callable is given the arguments
+            by name, with the options before it, and returns the value; it may look at scalars.
 
     A launch with an empty grid does nothing. Raises KtError for arguments that do not fit.
     """
@@ -179,6 +189,7 @@ class _Launch:
         self.specs = {name: _parse(text) for name, text in tensors.items()}
         self.index64 = index64
         self.options = options
+        self.computed = {name: f for name, f in options.items() if callable(f)}
         self.remembered: dict[Any, Callable[..., None]] = {}
         self.compiled: dict[Any, Any] = {}  # also keeps the binaries loaded
         self.watched: list[Any] = []
@@ -201,19 +212,32 @@ class _Launch:
             or not _TENSORS.issuperset(map(type, tensors))
             or not _SCALARS.issuperset(map(type, scalars))
         ):
-            plain = (v.item() if isinstance(v, torch.Tensor) else v for v in scalars)
-            self.kernel[grid](*tensors, *plain, **self.options)
+            plain = [v.item() if isinstance(v, torch.Tensor) else v for v in scalars]
+            self.kernel[grid](*tensors, *plain, **self.options_for(*tensors, *plain))
             return
-        special = (device.index, *map(_specialization, args))
+        options = self.options_for(*args)
+        chosen = tuple(options[name] for name in self.computed)
+        special = (device.index, chosen, *map(_specialization, args))
         compiled = self.compiled.get(special)
         if compiled is not None:
             self.remember(key, _bind(compiled, grid, stream=key[2]))
             self.launch(grid, *args)
             return
-        compiled = self.kernel[grid](*args, **self.options)
+        compiled = self.kernel[grid](*args, **options)
         if run := _bind(compiled, grid, stream=key[2]):
             self.compiled[special] = compiled
             self.remember(key, run)
+
+    def options_for(self, *args: Any) -> dict[str, Any]:
+        """The options of a call: those that depend on its arguments computed."""
+        if not self.computed:
+            return self.options
+        names = [p for p in self.kernel.arg_names if p not in self.options]
+        known = dict(zip(names, args, strict=False))
+        options = {}
+        for name, value in self.options.items():
+            options[name] = known[name] = value(known) if name in self.computed else value
+        return options
 
     def remember(self, key: Any, run: Any) -> None:
         if len(self.remembered) >= _REMEMBERED:
@@ -244,7 +268,7 @@ class _Launch:
         self.watched = list(watched.values())
         scope = watched | {
             "kernel": self.kernel,
-            "options": self.options,
+            "options_for": self.options_for,
             "remembered": self.remembered,
             "first_call": self.first_call,
             "compiling": torch.compiler.is_dynamo_compiling,
@@ -255,7 +279,9 @@ class _Launch:
         }
         for param in self.kernel.params:
             if param.is_constexpr:
-                scope[f"a{param.num}"] = self.options.get(param.name, param.default)
+                # The compiled kernel has these inside; its launcher only counts them.
+                value = self.options.get(param.name, param.default)
+                scope[f"a{param.num}"] = None if param.name in self.computed else value
             elif param.name in self.specs:
                 scope[f"d{param.num}"] = self.specs[param.name].dtype
         exec(self.hot_path_source(), scope)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -370,6 +369,8 @@ def collecting(found: list[Diagnostic], file: str = "") -> Iterator[None]:
         found += in_file(exc.diagnostics, file)
     except Exception as exc:  # noqa: BLE001 - a traceback is never the user's business
         if os.environ.get("KT_DEBUG") == "1":
+            import traceback
+
             traceback.print_exc()
         found.append(internal_error(exc, file))
 
@@ -378,6 +379,8 @@ def internal_error(exc: Exception, file: str = "") -> Diagnostic:
     """KT0900 for an exception that no stage meant to raise, with the innermost place in kt."""
     if isinstance(exc, RecursionError):
         return Diagnostic("KT0104", "the source is nested too deeply", ir.Span(1, 1), file=file)
+    import traceback  # only on the way to an error
+
     frames = traceback.extract_tb(exc.__traceback__)
     ours = [f for f in frames if f"{os.sep}transpile{os.sep}" in f.filename] or list(frames)
     place = f"{os.path.basename(ours[-1].filename)}:{ours[-1].lineno}" if ours else "unknown"

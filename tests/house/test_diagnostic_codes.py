@@ -107,7 +107,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 
 def test_several_in_one_error() -> None:
-    first = error("KT0301" if "KT0301" in CODES else "KT0302", "one", Span(3, 1)).diagnostics[0]
+    first = error("KT0302", "one", Span(3, 1)).diagnostics[0]
     second = note("KT0208", "two", Span(1, 1))
     exc = KtError(first, second)
     assert sorted(exc.diagnostics, key=sort_key) == [second, first]

@@ -10,7 +10,7 @@ from tests.kt_command import ADD, ROOT
 
 HEAVY = ("torch", "triton", "numpy", "jax", "cutlass", "helion", "tilelang", "safetensors")
 NOT_NEEDED = (
-    "libcst.codemod", "libcst.tool", "difflib", "ast", "json", "multiprocessing", "transpile.proofs",
+    "libcst.codemod", "libcst.tool", "ast", "json", "multiprocessing", "transpile.proofs",
     "transpile.verify", "transpile.ir.interpreter", "transpile.ir.reference",
 )  # fmt: skip
 

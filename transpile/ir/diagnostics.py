@@ -1,7 +1,7 @@
 """Diagnostics: what kt says about a source it cannot take, and how that is printed.
 
 Every diagnostic has a code of :data:`~transpile.ir.codes.CODES`. A stage reports one problem by
-raising (``raise error("KT0301", ...)``) and several by raising one :class:`KtError` of them all;
+raising (``raise error("KT0402", ...)``) and several by raising one :class:`KtError` of them all;
 ``build`` collects what all stages found, so that a user sees all of a file's problems in one run.
 """
 
@@ -79,7 +79,7 @@ class KtError(Exception):
 def error(
     code: str, message: str, span: Span | None = None, *, why: str = "", remedy: str = ""
 ) -> KtError:
-    """A :class:`KtError` of one diagnostic: ``raise error("KT0301", ...)``."""
+    """A :class:`KtError` of one diagnostic: ``raise error("KT0402", ...)``."""
     return KtError(Diagnostic(code, message, span, why=why, remedy=remedy))
 
 
