@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -51,23 +52,11 @@ class KtError(ValueError, TypeError):
 # Signatures
 
 _DTYPES = {
-    "bool": "bool",
-    "i8": "int8",
-    "u8": "uint8",
-    "i16": "int16",
-    "u16": "uint16",
-    "i32": "int32",
-    "u32": "uint32",
-    "i64": "int64",
-    "u64": "uint64",
-    "f16": "float16",
-    "bf16": "bfloat16",
-    "f32": "float32",
-    "f64": "float64",
-    "f8e4m3": "float8_e4m3fn",
-    "f8e5m2": "float8_e5m2",
+    "bool": "bool", "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16", "i32": "int32",
+    "u32": "uint32", "i64": "int64", "u64": "uint64", "f16": "float16", "bf16": "bfloat16",
+    "f32": "float32", "f64": "float64", "f8e4m3": "float8_e4m3fn", "f8e5m2": "float8_e5m2",
     "f4e2m1x2": "float4_e2m1fn_x2",
-}
+}  # fmt: skip
 _KT_NAMES = {getattr(torch, name, None): kt_name for kt_name, name in _DTYPES.items()}
 
 
@@ -153,11 +142,15 @@ def launch(grid, {params}):
             or compilation_knobs {suspicions}):
         return first_call(key, grid, {params})
     run({passed})
+
+def send(run, {params}):
+    {pointers}
+    run({passed})
 """
 
 
 def Launcher(  # noqa: N802  (a class to its callers, but a method call costs a tenth of a launch)
-    kernel: Any, tensors: dict[str, str], *, index64: bool = False, **options: Any
+    kernel: Any, tensors: dict[str, str], /, *, index64: bool = False, **options: Any
 ) -> Callable[..., None]:
     """The function that launches one kernel: `launch(grid, *tensors, *scalars)`.
 
@@ -172,7 +165,7 @@ def Launcher(  # noqa: N802  (a class to its callers, but a method call costs a 
         index64: the kernel computes offsets in 64 bits, so that tensors may be of any size.
         options: values of the constexprs, and triton's launch options (num_warps, num_stages,
             num_ctas, maxnreg, launch_cooperative_grid, ...). A callable is given the arguments
-            by name, with the options before it, and returns the value; it may look at scalars.
+            by name, with the options before it, and returns the value; it may look at integers.
 
     A launch with an empty grid does nothing. Raises KtError for arguments that do not fit.
     """
@@ -189,11 +182,13 @@ class _Launch:
         self.specs = {name: _parse(text) for name, text in tensors.items()}
         self.index64 = index64
         self.options = options
-        self.computed = {name: f for name, f in options.items() if callable(f)}
+        # Functions, not all callables: a constexpr may be a @triton.jit function or a dtype.
+        self.computed = {name for name, f in options.items() if isinstance(f, FunctionType)}
         self.remembered: dict[Any, Callable[..., None]] = {}
         self.compiled: dict[Any, Any] = {}  # also keeps the binaries loaded
         self.watched: list[Any] = []
         self.launch: Callable[..., None] = functools.partial(self.first_call, None)
+        self.send: Callable[..., None]  # launches through what _bind returned
 
     def first_call(self, key: Any, grid: tuple[int, ...], *args: Any) -> None:
         """Check and launch; remember a faster way under `key` where there is one."""
@@ -216,17 +211,19 @@ class _Launch:
             self.kernel[grid](*tensors, *plain, **self.options_for(*tensors, *plain))
             return
         options = self.options_for(*args)
-        chosen = tuple(options[name] for name in self.computed)
+        chosen = tuple(options[name] for name in sorted(self.computed))
         special = (device.index, chosen, *map(_specialization, args))
-        compiled = self.compiled.get(special)
-        if compiled is not None:
-            self.remember(key, _bind(compiled, grid, stream=key[2]))
-            self.launch(grid, *args)
+        known = self.compiled.get(special)
+        compiled = known or self.kernel[grid](*args, **options)
+        run = _bind(compiled, grid, stream=key[2])
+        if run is None:
             return
-        compiled = self.kernel[grid](*args, **options)
-        if run := _bind(compiled, grid, stream=key[2]):
-            self.compiled[special] = compiled
-            self.remember(key, run)
+        self.compiled[special] = compiled
+        if len(self.remembered) >= _REMEMBERED:
+            self.remembered.clear()
+        self.remembered[key] = run
+        if known:
+            self.send(run, *args)
 
     def options_for(self, *args: Any) -> dict[str, Any]:
         """The options of a call: those that depend on its arguments computed."""
@@ -238,11 +235,6 @@ class _Launch:
         for name, value in self.options.items():
             options[name] = known[name] = value(known) if name in self.computed else value
         return options
-
-    def remember(self, key: Any, run: Any) -> None:
-        if len(self.remembered) >= _REMEMBERED:
-            self.remembered.clear()
-        self.remembered[key] = run
 
     def hot_path(self) -> Callable[..., None]:
         """_HOT_PATH for this kernel, or first_call where only triton's own call will do."""
@@ -284,8 +276,8 @@ class _Launch:
                 scope[f"a{param.num}"] = None if param.name in self.computed else value
             elif param.name in self.specs:
                 scope[f"d{param.num}"] = self.specs[param.name].dtype
-        exec(self.hot_path_source(), scope)
-        self.launch = scope["launch"]
+        exec(compile(self.hot_path_source(), f"<launch of {self.kernel.__name__}>", "exec"), scope)
+        self.launch, self.send = scope["launch"], scope["send"]
         return self.launch
 
     def hot_path_source(self) -> str:
@@ -320,6 +312,8 @@ class _Launch:
         if shapes:  # a contiguous tensor's strides follow from its shape, where they matter
             each = "".join(f"a{i}.stride(), " for i in shapes)
             key.append(f"{' and '.join(f'a{i}.is_contiguous()' for i in shapes)} or ({each})")
+        elif pointers:
+            suspicions.append(f"or a{pointers[0]}.get_device() != device")
         arguments = ", ".join(passed)
         return _HOT_PATH.format(
             params=", ".join(params),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from transpile import build as pipeline
@@ -13,6 +13,7 @@ from transpile import outputs, sources
 from transpile.build import BuildOptions, Loaded
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, error
+from transpile.ir.dtypes import DType
 from transpile.ir.walk import walk_kernel
 from transpile.verify.jobs import Argument, Cell, FileJob, KernelJob, RunJob, Status
 
@@ -59,13 +60,14 @@ def columns(row: Row) -> list[str]:
     ]
 
 
-def _failures(row: Row) -> list[tuple[str, str]]:
-    """(column, reason) of what is not proved."""
-    found = []
+def _failures(row: Row) -> dict[str, list[str]]:
+    """Reason -> the columns that fail for it."""
+    found: dict[str, list[str]] = {}
     for column in columns(row):
         cell = row.cells.get(column)
         if cell is None or cell.status == "fail":
-            found.append((column, cell.detail if cell else "no result"))
+            sizes = f" ({cell.sizes})" if cell and cell.sizes else ""
+            found.setdefault(cell.detail if cell else "no result", []).append(column + sizes)
     return found
 
 
@@ -160,7 +162,15 @@ def kernel_job(
     if reference is None and settings.reference is not None:
         reference = (settings.reference.file, settings.reference.function)
     arguments = tuple(_arguments(kernel, settings))
-    return KernelJob(kernel, arguments, settings.shapes, _blocks(kernel, target), reference)
+    plain = replace(kernel, params=tuple(_plain(param) for param in kernel.params))
+    return KernelJob(plain, arguments, settings.shapes, _blocks(kernel, target), reference)
+
+
+def _plain(param: ir.Param) -> ir.Param:
+    """The parameter without a value that is a function of the source file: another process takes
+    the default instead."""
+    known = param.value is None or isinstance(param.value, bool | int | float | str | tuple | DType)
+    return param if known else replace(param, value=None)
 
 
 def _arguments(kernel: ir.Kernel, settings: KernelSettings) -> list[Argument]:
@@ -230,10 +240,7 @@ def table(result: Verification) -> str:
     text = "".join("  ".join(line).rstrip() + "\n" for line in padded)
     cells = [mark for line in lines[1:] for mark in line[2:] if mark]
     for row in result.rows:
-        reasons: dict[str, list[str]] = {}
-        for column, reason in _failures(row):
-            reasons.setdefault(reason.removeprefix(f"{column}: "), []).append(column)
-        for reason, where in reasons.items():
+        for reason, where in _failures(row).items():
             place = f"{row.file}: {row.kernel}({row.signature})"
             text += f"\n{place}, {row.target} {', '.join(where)}:\n  {reason}\n"
     failed = sum(mark == "FAIL" for mark in cells)
@@ -310,8 +317,6 @@ def _load_for(
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> Loaded:
     """Load with the stated signatures; where there are none, with those of the tensors."""
-    from dataclasses import replace
-
     options = replace(options, kernels=(kernel,) if kernel else options.kernels)
     loaded = pipeline.load(file, options)
     assumed = any(d.code == "KT0208" for d in loaded.diagnostics)

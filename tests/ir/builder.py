@@ -174,7 +174,10 @@ class KernelBuilder:
             else:
                 entry = ir.AtScalar(item)
             entries.append(entry)
-            axis = len(index_shape(tuple(entries)))
+            if isinstance(entry, ir.AtTensor):
+                axis = max(axis, *(d + 1 for d in entry.dims))
+            elif not isinstance(entry, ir.AtScalar):
+                axis += 1
         return tuple(entries)
 
     @staticmethod

@@ -35,7 +35,7 @@ def check(program: Program) -> None:
         assert agree(exact, program.run(bare, poison=claims, pad_size_axes=pads))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(programs())
 def test_removal_changes_nothing(program: Program) -> None:
     check(program)
@@ -48,7 +48,7 @@ def _finds_fault(examples: int = 400) -> bool:
     """Whether the property fails for some program."""
 
     @settings(
-        deadline=None, max_examples=examples, database=None, phases=[Phase.generate],
+        max_examples=examples, database=None, phases=[Phase.generate],
         report_multiple_bugs=False, derandomize=True,
     )  # fmt: skip
     @given(programs())

@@ -30,7 +30,7 @@ from transpile.passes.roll import reduction_sizes, roll_reductions
 from transpile.passes.simplify import simplify
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(programs(columns="slice"), st.sampled_from([1, 2, 4]))
 def test_rolled_programs_agree(program: Program, chunk: int) -> None:
     rolled = roll_reductions(program.kernel, [chunk], program.blocks)

@@ -23,7 +23,7 @@ from transpile.ir.walk import walk_kernel
 from transpile.passes.simplify import simplify, widens
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(programs())
 def test_results_are_the_same_bits(program: Program) -> None:
     simple = simplify(program.kernel)

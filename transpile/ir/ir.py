@@ -517,12 +517,15 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A parameter of the source function, spelled as in the source."""
+    """A parameter of the source function, spelled as in the source.
+
+    A ``function`` is a callable that the device code inlines: its default, or what --set named.
+    """
 
     name: str
     annotation: str | None
     default: str | None
-    kind: Literal["tensor", "scalar", "constexpr", "other"]
+    kind: Literal["tensor", "scalar", "constexpr", "function", "other"]
     value: object = None  # the compile-time value, for constexpr ones
 
 

@@ -23,14 +23,18 @@ class Defaults:
     num_stages: int | None = None
     group: int = 1
     last_fastest: bool = False  # neighbouring programs work on neighbouring memory
-    inner: set[Sym] = field(default_factory=set)  # these axes vary fastest, the others share nothing
+    inner: set[Sym] = field(
+        default_factory=set
+    )  # these axes vary fastest, the others share nothing
 
     def order(self, axes: tuple[ir.GridAxis, ...]) -> tuple[int, ...]:
         """Grid axes, the fastest-varying one first."""
         indices = range(len(axes))
         if self.last_fastest:
             return tuple(reversed(indices))
-        return tuple(sorted(indices, key=lambda i: bool(self.inner) and axes[i].block not in self.inner))
+        return tuple(
+            sorted(indices, key=lambda i: bool(self.inner) and axes[i].block not in self.inner)
+        )
 
 
 @dataclass(eq=False, slots=True)
@@ -97,9 +101,7 @@ def _product(kernel: ir.Kernel, roles: _Roles) -> Defaults:
     depth = {8: 128, 16: 64}.get(roles.bits, 32)
     for block in kernel.blocks:
         sym = block.sym
-        if sym in roles.m and sym not in roles.n:
-            size = 128 if not chained else 64
-        elif sym in roles.n and sym not in roles.k:
+        if (sym in roles.m and sym not in roles.n) or (sym in roles.n and sym not in roles.k):
             size = 128 if not chained else 64
         elif sym in roles.all():
             size = depth if not chained else 64 if roles.bits <= 16 else 32

@@ -21,13 +21,35 @@ from transpile.ir.walk import (
     rebuild,
     regions,
     substitute,
+    use_counts,
     walk,
 )
 
 
 def lift_fills(kernel: ir.Kernel) -> ir.Kernel:
     """The kernel with each -inf mask lifted where that makes a zero mask needless."""
-    return map_phases(kernel, lambda phase: _Lifter(phase.body).run())
+    return map_phases(kernel, lambda phase: _Lifter(_merged(phase.body)).run())
+
+
+def _merged(body: Block) -> Block:
+    """Equal masks of one value become one; the only reader of a value takes over its name."""
+    swap: dict[Value, Value] = {}
+    for block in _blocks(body):
+        seen: dict[tuple[Value, tuple[ir.Guard, ...], object], Value] = {}
+        for op in block.ops:
+            if isinstance(op, ir.Mask):
+                key = (op.value, op.guards, (op.fill, type(op.fill)))
+                if key in seen:
+                    swap[op.result] = seen[key]
+                seen.setdefault(key, op.result)
+    if swap:
+        body = _drop(body, {op for op in walk(body) if op.results and op.results[0] in swap})
+        body = substitute(body, swap)
+        counts = use_counts(body)
+        for op in walk(body):
+            if isinstance(op, ir.Mask) and counts.get(op.value) == 1 and op.result in swap.values():
+                op.result.name = op.result.name or op.value.name
+    return body
 
 
 class _Lifter:
@@ -172,4 +194,3 @@ def _drop(block: Block, gone: set[Op]) -> Block:
         return Block(inner.params, ops, inner.yields)
 
     return region(block)
-

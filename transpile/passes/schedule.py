@@ -38,10 +38,7 @@ ALIASES = {
 
 #: keys that mean something on some target other than Triton on NVIDIA; accepted and ignored there
 ELSEWHERE = frozenset(
-    "pallas_loop_type pallas_load_buffer_count pallas_pre_broadcast pallas_indirect_access_mode "
-    "pallas_worklist_grouping num_threads cute_vector_widths xcd_remap waves_per_eu "
-    "matrix_instr_nonkdim advanced_controls_file occupancy host_tensor_descriptors "
-    "reduction_fusion cross_loop_pipeline".split()
+    ["pallas_loop_type", "pallas_load_buffer_count", "pallas_pre_broadcast", "pallas_indirect_access_mode", "pallas_worklist_grouping", "num_threads", "cute_vector_widths", "xcd_remap", "waves_per_eu", "matrix_instr_nonkdim", "advanced_controls_file", "occupancy", "host_tensor_descriptors", "reduction_fusion", "cross_loop_pipeline"]
 )
 ELSEWHERE_PREFIXES = ("pallas_", "tcgen05_", "cute_", "metal_", "flydsl_")
 
@@ -143,7 +140,6 @@ class Schedule:
         return ", ".join(parts)
 
 
-
 def resolve(kernel: ir.Kernel, target: str = "triton") -> Schedule:
     """Check ``kernel.config`` and choose what it leaves open.
 
@@ -184,9 +180,7 @@ def _normalise(kernel: ir.Kernel, problems: list[KtError]) -> dict[str, Any]:
                       remedy="the keys are those of helion.Config; see `kt targets`")
             )  # fmt: skip
             continue
-        if key in ALIASES and not (name == "loop_orders" and value and isinstance(value[0], list)):
-            value = [value]
-        elif name in _LISTS and not isinstance(value, (list, tuple)):
+        if (key in ALIASES and not (name == "loop_orders" and value and isinstance(value[0], list))) or (name in _LISTS and not isinstance(value, (list, tuple))):
             value = [value]
         if value is not None:
             config[name] = value
@@ -270,7 +264,11 @@ def _reduction_loops(
         good = chunk is None or (isinstance(chunk, int) and chunk > 0 and not chunk & (chunk - 1))
         if not good:
             problems.append(
-                error("KT0211", f"reduction_loops={given!r}: expected powers of two or None", kernel.span)
+                error(
+                    "KT0211",
+                    f"reduction_loops={given!r}: expected powers of two or None",
+                    kernel.span,
+                )
             )
             return ()
     return tuple(8 if chunk == 1 else chunk for chunk in given)

@@ -98,7 +98,24 @@ class _Squeezer:
             value = maker.value
         if value.shape in (shape, ()):
             return value
+        maker = self.makers.get(value)
+        if isinstance(maker, ir.Elementwise | ir.Cast) and (dims := _kept_dims(value.shape, shape)):
+            return self.rebuilt(maker, dims, shape)
         return self.emit(ir.Reshape(value, results=(Value(TileType(value.dtype, shape)),)))
+
+    def rebuilt(self, maker: ir.Elementwise | ir.Cast, dims: list[int], shape: Shape) -> Value:
+        """A lane-by-lane operation once more, without the axes of size 1 that its result drops."""
+        result = Value(TileType(maker.result.dtype, shape), maker.result.name)
+        if isinstance(maker, ir.Cast):
+            value = self.reshaped(maker.value, shape)
+            return self.emit(ir.Cast(value, maker.bitcast, results=(result,), span=maker.span))
+        args = []
+        for arg in maker.args:
+            want = tuple(arg.shape[d] for d in dims) if arg.shape else ()
+            args.append(self.reshaped(arg, want) if want else arg)
+        return self.emit(
+            ir.Elementwise(maker.name, tuple(args), results=(result,), span=maker.span)
+        )
 
     def fit(self, old: Value, target: Shape) -> Value:
         """An operand of something of old shape ``target``, with just the axes that this keeps."""
@@ -198,7 +215,9 @@ class _Squeezer:
             body = self.block(op.body)
             results = tuple(self.new(r) for r in op.results)
             self.ops.append(
-                ir.ForTile(begin, end, op.block, inits, body, op.loop, results=results, span=op.span)
+                ir.ForTile(
+                    begin, end, op.block, inits, body, op.loop, results=results, span=op.span
+                )
             )
             return
         step = self.const(1, begin.dtype)
@@ -350,7 +369,11 @@ class _Squeezer:
             return
         dim, keepdim = kept.index(op.dim), op.keepdim
         if self.shape(op.result.shape) == ():
-            values, dim, keepdim = tuple(self.reshaped(v, (v.shape[dim],)) for v in values), 0, False
+            values, dim, keepdim = (
+                tuple(self.reshaped(v, (v.shape[dim],)) for v in values),
+                0,
+                False,
+            )
         results = []
         for v in values:
             natural = (*v.shape[:dim], *((ONE,) if keepdim else ()), *v.shape[dim + 1 :])
@@ -416,7 +439,9 @@ class _Squeezer:
         if op.acc is not None:
             acc = self.cast(self.at(op.acc), value.dtype)
             value = self.emit(
-                ir.Elementwise("add", (acc, value), results=(Value(TileType(value.dtype, value.shape)),))
+                ir.Elementwise(
+                    "add", (acc, value), results=(Value(TileType(value.dtype, value.shape)),)
+                )
             )
         value = self.cast(value, op.result.dtype)
         self.finish(op.result, value)
@@ -450,6 +475,20 @@ class _Squeezer:
         copy = ir.Gather(self.at(op.value), index, kept.index(op.dim))
         copy.results = (self.new(op.result),)
         self.emit(copy)
+
+
+def _kept_dims(old: Shape, new: Shape) -> list[int]:
+    """The axes of ``old`` that are left in ``new`` when the others, of size 1, are dropped; none if
+    that is not what happens."""
+    dims: list[int] = []
+    for dim, size in enumerate(old):
+        if len(dims) < len(new) and size == new[len(dims)] and (
+            size != ONE or len(old) - dim == len(new) - len(dims)
+        ):
+            dims.append(dim)
+        elif size != ONE:
+            return []
+    return dims if len(dims) == len(new) else []
 
 
 def _scalar_name(prefix: str, tile: str | None) -> str:

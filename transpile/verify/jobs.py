@@ -76,9 +76,11 @@ class RunJob:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the table. ``row`` is the index of the kernel in its file."""
+    """One cell of the table. ``row`` is the index of the kernel in its file, ``detail`` the reason
+    of a failure or what else there is to say, ``sizes`` those of a shape."""
 
     row: int
     column: str
     status: Status
     detail: str = ""
+    sizes: str = ""

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from transpile.verify import compare, inputs
-from transpile.verify.jobs import Cell, FileJob, KernelJob
+from transpile.verify.jobs import Cell, FileJob, KernelJob, Status
 
 
 def load_module(path: str) -> ModuleType:
@@ -48,11 +48,12 @@ def check_file(job: FileJob) -> Iterator[Cell]:
     module = load_module(job.module)
     for row, kernel in enumerate(job.kernels):
         for index in range(len(kernel.shapes or inputs.AUTOMATIC)):
-            column = f"shape {index + 1}"
-            problem = _problem(lambda k=kernel, i=index: check_shape(module, k, i))  # type: ignore[misc]
-            where = shape_text(kernel, index)
-            detail = f"{where}: {problem}" if problem else where
-            yield Cell(row, column, "fail" if problem else "ok", detail)
+            try:
+                problem = "; ".join(check_shape(module, kernel, index))
+            except Exception as exc:  # noqa: BLE001 - generated and user code may raise anything
+                problem = describe(exc)
+            status: Status = "fail" if problem else "ok"
+            yield Cell(row, f"shape {index + 1}", status, problem, shape_text(kernel, index))
 
 
 def shape_text(job: KernelJob, index: int) -> str:
@@ -60,13 +61,6 @@ def shape_text(job: KernelJob, index: int) -> str:
     named = {d for a in job.arguments for d in a.dims if isinstance(d, str)}
     sizes = (job.shapes or inputs.AUTOMATIC)[index]
     return ", ".join(f"{k}={v}" for k, v in sizes.items() if k in named or k == "*") or "no dims"
-
-
-def _problem(check: Callable[[], list[str]]) -> str:
-    try:
-        return "; ".join(check())
-    except Exception as exc:  # noqa: BLE001 - user code and generated code may raise anything
-        return describe(exc)
 
 
 def describe(exc: BaseException) -> str:

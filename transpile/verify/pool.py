@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from transpile.verify.jobs import FileJob, Mode, RunJob
-from transpile.verify.worker import receive, send
+from transpile.verify.worker import pack, receive, send
 
 TIMEOUT = 900.0  # seconds for one job
 
@@ -39,10 +39,14 @@ class Worker:
     def run(self, job: FileJob | RunJob, timeout: float = TIMEOUT) -> list[Any]:
         """All answers; a str last says why there are no more. A dead worker is one such reason."""
         found: list[Any] = []
+        try:
+            message = pack(job)
+        except Exception as exc:  # noqa: BLE001 - what cannot be sent is a failure like another
+            return [f"the job cannot be handed over: {type(exc).__name__}: {exc}"]
         timer = threading.Timer(timeout, self.process.kill)
         timer.start()
         try:
-            send(self._stream(self.process.stdin), job)
+            send(self._stream(self.process.stdin), message)
             while (answer := receive(self._stream(self.process.stdout))) is not None:
                 found.append(answer)
         except (EOFError, BrokenPipeError):

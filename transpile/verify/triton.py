@@ -101,9 +101,9 @@ def _compile_all(row: int, arch: str, job: KernelJob, launches: list[_Launch]) -
     try:
         usage = [_resources(_compile(arch, launch)) for launch in launches]
     except Exception as exc:  # noqa: BLE001 - the compiler's complaint is the result
-        return Cell(row, arch, "fail", f"{arch}: {describe(_root(exc))}")
+        return Cell(row, arch, "fail", describe(_root(exc)))
     if not usage:
-        return Cell(row, arch, "fail", f"{arch}: no kernel was launched")
+        return Cell(row, arch, "fail", "no kernel was launched")
     return Cell(row, arch, "ok", ", ".join(filter(None, usage)))
 
 

@@ -16,10 +16,15 @@ from typing import Any, BinaryIO
 from transpile.verify.jobs import Cell, FileJob, RunJob
 
 
-def send(stream: BinaryIO, message: Any) -> None:
-    """Write one message."""
+def pack(message: Any) -> bytes:
+    """A message as bytes."""
     data = pickle.dumps(message)
-    stream.write(struct.pack("<Q", len(data)) + data)
+    return struct.pack("<Q", len(data)) + data
+
+
+def send(stream: BinaryIO, message: bytes) -> None:
+    """Write one packed message."""
+    stream.write(message)
     stream.flush()
 
 
@@ -66,8 +71,8 @@ def main() -> None:
         except EOFError:
             return
         for answer in answers(job):
-            send(replies, answer)
-        send(replies, None)
+            send(replies, pack(answer))
+        send(replies, pack(None))
 
 
 if __name__ == "__main__":

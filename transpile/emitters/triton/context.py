@@ -42,6 +42,7 @@ class Argument:
     host: str
     order: tuple[int, int]
     constexpr: bool = False
+    tensor: ir.Tensor | None = None  # what it points to, or describes
     per_launch: Expr | None = None  # a compile-time number that follows from the arguments
 
 
@@ -54,7 +55,7 @@ class Axis:
     mask: Var | None = None  # bound to ``offsets < limit``
     begin: Expr | None = None
     pid: Expr | None = None
-    end: Expr | None = None
+    end_size: Size | None = None  # the limit, where it is a host-side size
     count: Expr | None = None
     block: Sym | None = None
 
@@ -97,7 +98,11 @@ def find_uses(body: ir.Block) -> tuple[dict[ir.Value, Uses], dict[ir.Value, int]
 class Context:
     """Lowering state of one phase of one kernel."""
 
-    def __init__(self, kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule) -> None:
+    def __init__(
+        self, kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, *, allow_blocks: bool = True
+    ) -> None:
+        self.allow_blocks = allow_blocks  # False: pointers only, whatever the config says
+        self.described: list[ir.Tensor] = []
         self.kernel = kernel
         self.phase = phase
         self.schedule = schedule
@@ -113,7 +118,7 @@ class Context:
         self.imports: set[str] = set()
         self.helpers: dict[str, str] = {}  # module-level functions the kernel calls
         self.constants = source_names(kernel)
-        self.sizes_by_name = {size: name for size, name in reversed(kernel.size_names)}
+        self.sizes_by_name = dict(reversed(kernel.size_names))
         self.pending: list[ir.Value] = []  # inlined expressions that read memory
         self.accesses = 0  # running number of loads and stores, for `indexing`
         self.loads = 0
@@ -202,6 +207,8 @@ class Context:
         """``expr.to(dtype)`` unless it is of that dtype already; a literal is left alone."""
         if expr.dtype == dtype or expr.is_literal:
             return expr
+        if expr.template.startswith("{0}.to(") and _widens(expr.args[0].dtype, expr.dtype, dtype):
+            return self.cast(expr.args[0], dtype)
         if expr.dtype is None or self.is_host_number(expr):  # may be a Python number in Triton
             name = lit(NAMES[dtype])
             return call("tl.cast", expr, name, dtype=dtype, shape=expr.shape)
@@ -211,8 +218,11 @@ class Context:
         """Made of arguments and literals only; an argument of 1 is a compile-time number, which has
         no methods."""
         leaves = list(expr.vars())
-        return not expr.loads and expr.shape == () and all(v in self.numbers for v in leaves) and (
-            "program_id" not in expr.template
+        return (
+            not expr.loads
+            and expr.shape == ()
+            and all(v in self.numbers for v in leaves)
+            and ("program_id" not in expr.template)
         )
 
     def broadcast(self, *exprs: Expr) -> tuple[Size, ...]:
@@ -373,7 +383,30 @@ class Context:
         key = ("tensor", tensor)
         if key not in self.arguments:
             self._argument(key, Var(tensor.name), tensor.host, 0)
+            self.arguments[key].tensor = tensor
         return ref(self.arguments[key].var)
+
+    def descriptor(self, tensor: ir.Tensor, shape: tuple[Size, ...]) -> Expr:
+        """The argument of a tensor's descriptor for blocks of a shape."""
+        key = ("descriptor", tensor, shape)
+        if key not in self.arguments:
+            lanes = [self.extent_int(s) for s in shape]
+            sizes = [
+                f"triton.next_power_of_2({self.host_size(s)})" if n is None else str(n)
+                for s, n in zip(shape, lanes, strict=True)
+            ]
+            block = f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+            host = f"kt.descriptor({tensor.host}, {block})"
+            self._argument(key, Var(f"{tensor.name}_desc"), host, 0)
+            self.arguments[key].tensor = tensor
+            self.described.append(tensor)
+        return ref(self.arguments[key].var)
+
+    def indexing(self) -> str:
+        """How the next load or store is to be addressed."""
+        kind = self.schedule.indexing(self.accesses) if self.allow_blocks else "pointer"
+        self.accesses += 1
+        return kind
 
     def scalar(self, name: str) -> Expr:
         """The argument of a run-time host scalar."""
@@ -455,7 +488,9 @@ class Context:
         return self.cast(expr, I64) if self.index_dtype == I64 else expr
 
     def unsupported(self, what: str, span: ir.Span | None, why: str, remedy: str = "") -> KtError:
-        return error("KT0602", f"{what} is not supported by the triton target", span, why=why, remedy=remedy)
+        return error(
+            "KT0602", f"{what} is not supported by the triton target", span, why=why, remedy=remedy
+        )
 
 
 def _typed(template: str, args: tuple[Expr, ...], want: ir.TileType) -> Expr:
@@ -468,6 +503,15 @@ def _block_syms(size: Size) -> set[Sym]:
 
 def _has_blocks(size: Size) -> bool:
     return any(s.kind == "block" for s in size.syms)
+
+
+def _widens(source: DType | None, middle: DType | None, target: DType) -> bool:
+    """True if an integer's way through a wider type to another makes no difference."""
+    if source is None or middle is None:
+        return False
+    return source.is_int and middle.is_int and target.is_int and middle.bits >= source.bits and (
+        source.signed == middle.signed
+    )
 
 
 def is_trivial(expr: Expr) -> bool:

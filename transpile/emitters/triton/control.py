@@ -86,6 +86,8 @@ def hint(ctx: Context, op: ir.Op, expr: Expr) -> str:
             return f"row_{name}" if name in ("max", "min", "sum") else name
         case ir.Elementwise(name=name) if len(op.args) == 1:
             return _derived(expr, name)
+        case ir.Elementwise() if op.result.dtype.is_bool:
+            return "cond"
         case ir.TileAttr(attr=attr):
             return attr
         case ir.Dot():
@@ -96,7 +98,9 @@ def hint(ctx: Context, op: ir.Op, expr: Expr) -> str:
                 return "t"
             if expr.loads and first.argument:
                 return f"{first.name}_tile" if expr.shape else f"{first.name}_value"
-            return "t" if first.argument else first.hint
+            return "index" if first.hint.startswith(("offs", "start", "pid")) else (
+                "t" if first.argument else first.hint
+            )
 
 
 def _derived(expr: Expr, name: str) -> str:
@@ -111,7 +115,9 @@ def _derived(expr: Expr, name: str) -> str:
 # -- loops -----------------------------------------------------------------------------------------
 
 
-def _carried(ctx: Context, op: ir.ForTile | ir.ForRange | ir.While, params: tuple[ir.Value, ...]) -> list[Var]:
+def _carried(
+    ctx: Context, op: ir.ForTile | ir.ForRange | ir.While, params: tuple[ir.Value, ...]
+) -> list[Var]:
     """Variables for the carried values, initialised before the loop."""
     pairs: list[tuple[Var, Expr]] = []
     yields = op.body.yields
@@ -167,7 +173,13 @@ def _stable(ctx: Context, expr: Expr, name: str) -> Expr:
 
 
 def _loop_axis(
-    ctx: Context, op: ir.ForTile, tile: ir.Value, target: Var, begin: Expr, end: Expr, lead: list[Stmt]
+    ctx: Context,
+    op: ir.ForTile,
+    tile: ir.Value,
+    target: Var,
+    begin: Expr,
+    end: Expr,
+    lead: list[Stmt],
 ) -> None:
     start = ref(target, I32)
     saved, ctx.body = ctx.body, lead
@@ -175,7 +187,8 @@ def _loop_axis(
     shape = (Size.of(op.block),)
     offsets = binary("+", start, ctx.arange(Size.of(op.block)), ADD, I32, shape)
     offsets = ctx.let(with_axis("offs", name), offsets)
-    axis = Axis(offsets, end, begin=start, block=op.block)
+    end_size = ctx.known_sizes.get(op.end)
+    axis = Axis(offsets, end, begin=start, block=op.block, end_size=end_size)
     axis.mask = ctx.let(with_axis("mask", name), less(offsets, end), "inline").var
     axis.count = call("tl.cdiv", _minus(end, begin), ctx.block(op.block), dtype=I32)
     ctx.axes[tile] = axis
@@ -204,7 +217,9 @@ def lower_if(ctx: Context, op: ir.If) -> None:
     cond = ctx.expr(op.cond)
     ctx.consume(op)
     ctx.settle()
-    carried = [Var(r.name or t.name or "t") for r, t in zip(op.results, op.then.yields, strict=True)]
+    carried = [
+        Var(r.name or t.name or "t") for r, t in zip(op.results, op.then.yields, strict=True)
+    ]
     then = _body(ctx, op.then, carried, [])
     orelse = _body(ctx, op.orelse, carried, [])
     for var, result in zip(carried, op.results, strict=True):

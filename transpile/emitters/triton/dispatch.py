@@ -75,7 +75,9 @@ def _value_test(name: str, value: str) -> str:
 
 def _params(signature: str) -> list[tuple[str, str]]:
     """``name=spec`` pairs; commas inside brackets and quotes do not separate."""
-    parts = re.findall(r"(\w+)=((?:\[[^\]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"|\([^)]*\)|[^,\[\]{}])*)", signature)
+    parts = re.findall(
+        r"(\w+)=((?:\[[^\]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"|\([^)]*\)|[^,\[\]{}])*)", signature
+    )
     return [(name, spec.strip()) for name, spec in parts]
 
 

@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 import sys
-from dataclasses import dataclass
 
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
-from transpile.emitters.triton import host, ops
+from transpile.emitters.triton import ops
 from transpile.emitters.triton.context import Argument
-from transpile.emitters.triton.dispatch import conditions, fixed_values
 from transpile.emitters.triton.dtypes import NAMES
 from transpile.emitters.triton.layout import wrap
 from transpile.emitters.triton.lower import LoweredPhase, lower
-from transpile.emitters.triton.tree import lit
 from transpile.emitters.triton.templates import render_template
+from transpile.emitters.triton.tree import lit
+from transpile.emitters.triton.variants import Variant, host_functions, mentions, tag_of
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
 from transpile.passes.pipeline import prepare
-from transpile.passes.schedule import Schedule, resolve
-
-
-@dataclass(eq=False, slots=True)
-class _Variant:
-    """One kernel for one signature, lowered."""
-
-    kernel: ir.Kernel
-    schedule: Schedule
-    phases: list[LoweredPhase]
-    names: list[str]  # of the jit functions
-    launchers: list[str]
-
-    def header(self) -> str:
-        config = self.schedule.describe()
-        return f"{self.kernel.name}: {self.kernel.signature}" + (f"; {config}" if config else "")
+from transpile.passes.schedule import resolve
 
 
 def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions) -> EmitResult:
     """One module for all kernels of the file; KtError with all that Triton cannot do."""
     problems: list[Diagnostic] = []
-    variants: list[list[_Variant]] = []
+    variants: list[list[Variant]] = []
     for group in groups:
         lowered = []
         for kernel in group:
@@ -57,22 +40,22 @@ def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions
     return EmitResult({f"{source.stem}_triton.py": text})
 
 
-def _lower(kernel: ir.Kernel) -> _Variant:
+def _lower(kernel: ir.Kernel) -> Variant:
     schedule = resolve(kernel, "triton")
     kernel = prepare(kernel, schedule)
     phases = [lower(kernel, phase, schedule) for phase in kernel.phases]
-    return _Variant(kernel, schedule, phases, [], [])
+    return Variant(kernel, schedule, phases, [])
 
 
 # -- the module ------------------------------------------------------------------------------------
 
 
-def _module(source: SourceInfo, groups: list[list[_Variant]], options: EmitOptions) -> str:
+def _module(source: SourceInfo, groups: list[list[Variant]], options: EmitOptions) -> str:
     functions: list[str] = []
     kernels: list[str] = []
     for group in groups:
         kernels.append(_name_kernels(group))
-        functions.append(_host_functions(group))
+        functions.append(host_functions(group))
     variants = [v for group in groups for v in group]
     imports = {i for v in variants for p in v.phases for i in p.imports}
     helpers = {k: t for v in variants for p in v.phases for k, t in sorted(p.helpers.items())}
@@ -97,7 +80,7 @@ def _module(source: SourceInfo, groups: list[list[_Variant]], options: EmitOptio
 _OURS = {"import torch", "import triton", "import triton.language as tl"}
 
 
-def _preludes(variants: list[_Variant]) -> tuple[list[str], list[str]]:
+def _preludes(variants: list[Variant]) -> tuple[list[str], list[str]]:
     """The host programs' module-level needs, each once: import statements, and definitions."""
     imports: dict[str, None] = {}
     rest: dict[str, None] = {}
@@ -112,7 +95,11 @@ def _joined(statements: list[str]) -> str:
     text = ""
     for statement in statements:
         big = "\n" in statement
-        text += ("\n\n\n" if text and (big or "\n    " in text.rsplit("\n\n\n", 1)[-1]) else "\n") if text else ""
+        text += (
+            ("\n\n\n" if text and (big or "\n    " in text.rsplit("\n\n\n", 1)[-1]) else "\n")
+            if text
+            else ""
+        )
         text += statement
     return text
 
@@ -135,7 +122,7 @@ def _host_imports(imports: list[str], texts: list[str]) -> list[str]:
     wanted = {line for line in imports if not line.startswith("from __future__")} - _OURS
     standard = sorted((line for line in wanted if _is_standard(line)), key=_isort_key)
     others = sorted((line for line in wanted if not _is_standard(line)), key=_isort_key)
-    if _mentions("torch", texts):
+    if mentions("torch", texts):
         others = sorted([*others, "import torch"], key=_isort_key)
     return [*standard, *([""] if standard and others else []), *others]
 
@@ -145,16 +132,12 @@ def _isort_key(line: str) -> tuple[bool, str]:
 
 
 def _is_standard(line: str) -> bool:
-    return line.split()[1].split(".")[0] in sys.stdlib_module_names
+    return line.split()[1].split(".", maxsplit=1)[0] in sys.stdlib_module_names
 
 
 def _shim() -> str:
     """The shim's text as part of the module: its names are reached through ``kt`` all the same."""
     return resources.shim("triton").strip("\n") + "\n"
-
-
-def _mentions(word: str, texts: list[str]) -> bool:
-    return any(re.search(rf"\b{word}\b", text) for text in texts)
 
 
 def _comment(text: str) -> list[str]:
@@ -168,35 +151,43 @@ def _comment(text: str) -> list[str]:
     return [*lines, line]
 
 
-def _name_kernels(group: list[_Variant]) -> str:
+def _name_kernels(group: list[Variant]) -> str:
     """Jit functions and launchers of one source kernel; equal code of two signatures is shared."""
     by_text: dict[str, str] = {}
     parts: list[str] = []
-    _share_code(group)
     launchers: list[str] = []
-    for number, variant in enumerate(group):
-        tag = _tag(group, variant)
+    _share_code(group)
+    for variant in group:
+        tag = tag_of(group, variant)
         for i, phase in enumerate(variant.phases):
             step = f"_{i + 1}" if len(variant.phases) > 1 else ""
-            text = phase.text
-            if text not in by_text:
-                taken = set(by_text.values())
-                name = f"_{variant.kernel.name}_kernel{step}"
-                if name in taken:
-                    name = f"_{variant.kernel.name}{tag}_kernel{step}"
-                while name in taken:
-                    name += "_"
-                by_text[text] = name
-                parts.append(_kernel_text(name, phase).strip("\n"))
-            variant.names.append(by_text[text])
-            launcher = f"_{variant.kernel.name}{tag}_launch{step}"
-            variant.launchers.append(launcher)
-            launchers.append(_launcher_text(launcher, by_text[text], variant, phase))
-        del number
+            names = []
+            for version, kind in ((phase, "_tma" if phase.fallback else ""), (phase.fallback, "")):
+                if version is None:
+                    continue
+                kernel = _jit_name(variant.kernel.name, tag, kind, step, version, by_text)
+                if kernel not in {p.split("(")[0].split()[-1] for p in parts}:
+                    parts.append(_kernel_text(kernel, version).strip("\n"))
+                names.append(f"_{variant.kernel.name}{tag}{kind}_launch{step}")
+                launchers.append(_launcher_text(names[-1], kernel, variant, version))
+            variant.launchers.append(names)
     return "\n\n\n".join(parts) + "\n\n\n" + "\n".join(launchers)
 
 
-def _share_code(group: list[_Variant]) -> None:
+def _jit_name(name: str, tag: str, kind: str, step: str, phase: LoweredPhase, by_text: dict[str, str]) -> str:
+    """The jit function with this code: one known, or a new name."""
+    if phase.text not in by_text:
+        taken = set(by_text.values())
+        candidate = f"_{name}{kind}_kernel{step}"
+        if candidate in taken:
+            candidate = f"_{name}{tag}{kind}_kernel{step}"
+        while candidate in taken:
+            candidate += "_"
+        by_text[phase.text] = candidate
+    return by_text[phase.text]
+
+
+def _share_code(group: list[Variant]) -> None:
     """Let f32 signatures use the code of 16-bit ones where that only adds casts to f32, which
     do nothing there."""
     for number in range(len(group[0].phases)):
@@ -217,15 +208,6 @@ _WIDEN = ".to(tl.float32)"
 
 def _without_casts(phase: LoweredPhase) -> str:
     return re.sub(r"\s+|,(?=\s*[)\]])", "", phase.text.replace(_WIDEN, ""))
-
-
-def _tag(group: list[_Variant], variant: _Variant) -> str:
-    """What tells this signature from the others of the kernel: its dtypes, or a number."""
-    if len(group) == 1:
-        return ""
-    tags = ["_" + "_".join(dict.fromkeys(t.dtype.name for t in v.kernel.tensors if t.param)) for v in group]
-    mine = tags[group.index(variant)]
-    return mine if tags.count(mine) == 1 else f"_{group.index(variant) + 1}"
 
 
 def _kernel_text(name: str, phase: LoweredPhase) -> str:
@@ -253,8 +235,8 @@ def _signature(head: str, params: list[str]) -> list[str]:
     return [*lines, "):"]
 
 
-def _launcher_text(launcher: str, kernel: str, variant: _Variant, phase: LoweredPhase) -> str:
-    specs = ", ".join(f'"{a.var.name}": "{tensor_spec(variant.kernel, t)}"' for a, t in _tensors(phase))
+def _launcher_text(launcher: str, kernel: str, variant: Variant, phase: LoweredPhase) -> str:
+    specs = ", ".join(_spec(variant.kernel, a, t) for a, t in _tensors(phase))
     options = [f"{a.var.name}={_option(a)}" for a in phase.parameters if a.constexpr]
     options += [f"{k}={v!r}" for k, v in variant.schedule.launch_options().items()]
     if variant.kernel.index_dtype is not None and variant.kernel.index_dtype.bits == 64:
@@ -272,8 +254,12 @@ def _option(argument: Argument) -> str:
 
 
 def _tensors(phase: LoweredPhase) -> list[tuple[Argument, ir.Tensor]]:
-    arguments = [a for a in phase.parameters if a.order[0] == 0]
-    return list(zip(arguments, phase.tensors, strict=True))
+    return [(a, a.tensor) for a in phase.parameters if a.tensor is not None]
+
+
+def _spec(kernel: ir.Kernel, argument: Argument, tensor: ir.Tensor) -> str:
+    tma = "tma " if argument.host.startswith("kt.descriptor(") else ""
+    return f'"{argument.var.name}": "{tma}{tensor_spec(kernel, tensor)}"'
 
 
 def tensor_spec(kernel: ir.Kernel, tensor: ir.Tensor) -> str:
@@ -295,97 +281,6 @@ def tensor_spec(kernel: ir.Kernel, tensor: ir.Tensor) -> str:
         rest = [i for i in range(len(dims)) if i != ones[-1]]
         order = "{" + ",".join(map(str, [ones[-1], *reversed(rest)])) + "}"
     return f"{tensor.dtype}[{','.join(dims)}]{order}"
-
-
-# -- host functions --------------------------------------------------------------------------------
-
-
-def _host_functions(group: list[_Variant]) -> str:
-    """The function with the source's name; several signatures share it where their host code is
-    the same but for the launches."""
-    first = group[0]
-    if len(group) == 1:
-        return _host_text(first, [_launches(first)], [fixed_values(first.kernel.signature)])
-    tests = conditions([v.kernel.signature for v in group])
-    calls = [_launches(v) for v in group]
-    if len({_host_code(v) for v in group}) == 1 and not _rebinds(first.kernel, tests):
-        return _host_text(first, calls, tests)
-    return _dispatcher(group, tests)
-
-
-def _host_code(variant: _Variant) -> str:
-    return host.body(variant.kernel, variant.schedule, dict.fromkeys(range(len(variant.phases)), ["#"]))
-
-
-def _launches(variant: _Variant) -> list[str]:
-    return [
-        host.launch_call(variant.launchers[i], phase.grid, phase.parameters)
-        for i, phase in enumerate(variant.phases)
-    ]
-
-
-def _rebinds(kernel: ir.Kernel, tests: list[str]) -> bool:
-    """True if the host program gives a parameter that the tests ask about another value."""
-    text = "\n".join(item.text for item in kernel.host if isinstance(item, ir.HostCode))
-    tested = {p.name for p in kernel.params if _mentions(p.name, tests)}
-    targets = re.findall(r"^\s*([\w, ()*]+?)\s*(?::[^=]+)?=(?!=)", text, re.MULTILINE)
-    return any(name in re.findall(r"\w+", target) for name in tested for target in targets)
-
-
-def _host_text(variant: _Variant, calls: list[list[str]], tests: list[str], name: str = "") -> str:
-    indents = {item.phase: 4 + 4 * item.indent for item in variant.kernel.host if isinstance(item, ir.Launch)}
-    launches = {
-        i: _dispatch(variant.kernel, [c[i] for c in calls], tests, indents.get(i, 4))
-        for i in range(len(variant.phases))
-    }
-    body = host.body(variant.kernel, variant.schedule, launches)
-    return host.signature(variant.kernel, name) + "\n" + body
-
-
-def _dispatch(kernel: ir.Kernel, calls: list[str], tests: list[str], indent: int) -> list[str]:
-    """The launch, or an if-chain of launches; lines for an indentation of ``indent``."""
-    if len(calls) == 1 and not tests[0]:
-        return wrap(calls[0], indent)
-    pad = " " * indent
-    if len(calls) == 1:
-        return [*_guard(kernel, tests[0], indent), *wrap(calls[0], indent)]
-    lines: list[str] = []
-    for i, (call, test) in enumerate(zip(calls, tests, strict=True)):
-        if i and i == len(calls) - 1 and test == f"not {tests[i - 1]}":
-            return [*lines, f"{pad}else:", *wrap(call, indent + 4)]
-        lines += wrap(f"{'elif' if i else 'if'} {test}:", indent) + wrap(call, indent + 4)
-    return [*lines, f"{pad}else:", *_no_match(kernel, indent + 4)]
-
-
-def _guard(kernel: ir.Kernel, test: str, indent: int) -> list[str]:
-    """Refuse compile-time values other than those the code was built for."""
-    negated = test.removeprefix("not ") if re.fullmatch(r"(not )?\w+", test) else f"not ({test})"
-    if test == negated:
-        negated = f"not {test}"
-    return [*wrap(f"if {negated}:", indent), *_no_match(kernel, indent + 4)]
-
-
-def _no_match(kernel: ir.Kernel, indent: int) -> list[str]:
-    params = ", ".join(f"{p.name}={p.name}" for p in kernel.params)
-    return wrap(f'raise kt.no_signature("{kernel.name}", {params})', indent)
-
-
-def _dispatcher(group: list[_Variant], tests: list[str]) -> str:
-    """One host function per signature, and the one with the source's name in front of them."""
-    first = group[0].kernel
-    texts: list[str] = []
-    lines = [host.signature(first)]
-    if first.docstring is not None:
-        lines += host.docstring(first.docstring)
-    arguments = ", ".join(p.name for p in first.params)
-    for i, (variant, test) in enumerate(zip(group, tests, strict=True)):
-        name = f"_{first.name}{_tag(group, variant)}"
-        bare = dataclasses.replace(variant.kernel, docstring=None)
-        texts.append(_host_text(dataclasses.replace(variant, kernel=bare), [_launches(variant)], [""], name))
-        lines += wrap(f"if {test}:", 4) + [f"        return {name}({arguments})"]
-        del i
-    lines += _no_match(first, 4)
-    return "\n\n\n".join([*texts, "\n".join(lines)])
 
 
 def capabilities() -> dict[str, object]:

@@ -19,7 +19,7 @@ from transpile.emitters.triton.tree import (
     postfix,
 )
 from transpile.ir import ir
-from transpile.ir.dtypes import BOOL, F32, I32, I64
+from transpile.ir.dtypes import BOOL, F32, I32, I64, DType
 from transpile.ir.sizes import ONE, Size
 
 _INDEX = {0: "", 1: ""}
@@ -79,8 +79,6 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
         ctx.imports.add(spelling.uses)
     if all(a.is_literal for a in args):  # Triton's functions want a tensor
         args[0] = ctx.full(args[0], ir.TileType(dtype))
-    if not op.args[0].dtype.is_bool or op.name not in ("where",):
-        args = _settle_literals(ctx, op, args)
     shape = ctx.broadcast(*args)
     result = _result_dtype(op, args, spelling.result)
     expr = Expr(
@@ -116,18 +114,7 @@ def _uncast(ctx: Context, expr: Expr) -> Expr | None:
     return None
 
 
-def _settle_literals(ctx: Context, op: ir.Elementwise, args: list[Expr]) -> list[Expr]:
-    """Give a literal operand its dtype where Triton's weak rule would not arrive at it."""
-    known = [a.dtype for a in args if a.dtype is not None]
-    if op.name == "where" or not known:
-        return args
-    want = op.args[0].dtype
-    if all(d == want for d in known):
-        return args
-    return [ctx.cast(a, v.dtype) for a, v in zip(args, op.args, strict=True)]
-
-
-def _result_dtype(op: ir.Elementwise, args: list[Expr], rule: str) -> ir.DType | None:
+def _result_dtype(op: ir.Elementwise, args: list[Expr], rule: str) -> DType | None:
     if rule == "bool":
         return BOOL
     if rule == "select":
@@ -196,7 +183,9 @@ def lower_cast(ctx: Context, op: ir.Cast) -> Expr:
     value = ctx.expr(op.value)
     dtype = op.result.dtype
     if op.bitcast:
-        return postfix(ctx.exact(op.value), f".to({NAMES[dtype]}, bitcast=True)", dtype, value.shape)
+        return postfix(
+            ctx.exact(op.value), f".to({NAMES[dtype]}, bitcast=True)", dtype, value.shape
+        )
     if value.is_literal:
         return value
     return ctx.cast(value, dtype)
@@ -235,7 +224,11 @@ def _newaxis(old: tuple[Size, ...], new: tuple[Size, ...]) -> str | None:
     items: list[str] = []
     i = 0
     for size in new:
-        if i < len(old) and old[i] == size and not (size == ONE and len(new) - len(items) > len(old) - i):
+        if (
+            i < len(old)
+            and old[i] == size
+            and not (size == ONE and len(new) - len(items) > len(old) - i)
+        ):
             items.append(":")
             i += 1
         elif size == ONE:
@@ -264,7 +257,11 @@ def lower_permute(ctx: Context, op: ir.Permute) -> Expr:
 
 def lower_join(ctx: Context, op: ir.Join) -> Expr:
     return call(
-        "tl.join", ctx.exact(op.lhs), ctx.exact(op.rhs), dtype=op.result.dtype, shape=op.result.shape
+        "tl.join",
+        ctx.exact(op.lhs),
+        ctx.exact(op.rhs),
+        dtype=op.result.dtype,
+        shape=op.result.shape,
     )
 
 
@@ -371,12 +368,16 @@ def lower_dot(ctx: Context, op: ir.Dot) -> Expr:
                     dtype=op.acc_dtype, shape=shape)  # fmt: skip
     product = Expr(f"tl.dot({{0}}, {{1}}{keywords})", (lhs, rhs), (0, 0), ATOM,
                    dtype=op.acc_dtype, shape=shape)  # fmt: skip
-    return ctx.cast(binary("+", acc, product, ADD, promote(acc.dtype, product.dtype), shape), op.result.dtype)
+    return ctx.cast(
+        binary("+", acc, product, ADD, promote(acc.dtype, product.dtype), shape), op.result.dtype
+    )
 
 
 def lower_gather(ctx: Context, op: ir.Gather) -> Expr:
     value, index = ctx.exact(op.value), ctx.exact(op.index)
-    return call("tl.gather", value, index, lit(str(op.dim)), dtype=value.dtype, shape=op.result.shape)
+    return call(
+        "tl.gather", value, index, lit(str(op.dim)), dtype=value.dtype, shape=op.result.shape
+    )
 
 
 def lower_random(ctx: Context, op: ir.Random) -> Expr:

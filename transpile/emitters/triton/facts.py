@@ -6,7 +6,9 @@ from transpile.ir import ir
 from transpile.ir.sizes import Size
 from transpile.ir.walk import index_shape, index_values, operands, regions, use_counts, walk
 
-_CLOSED = frozenset({"add", "mul", "floordiv", "mod", "maximum", "minimum", "and", "or", "shr", "abs"})
+_CLOSED = frozenset(
+    {"add", "mul", "floordiv", "mod", "maximum", "minimum", "and", "or", "shr", "abs"}
+)
 
 
 class Facts:
@@ -103,14 +105,14 @@ class Lanes:
         match self._users.get(load.result):
             case [ir.Mask(fill=fill) as mask] if self.folded(mask):
                 return fill
-        tiles = {(g.tile, load.result.shape[g.dim] if g.tile is None else None) for g in load.guards}
+        tiles = {
+            (g.tile, load.result.shape[g.dim] if g.tile is None else None) for g in load.guards
+        }
         if load.mask is not None:
             tiles.add((load.mask, None))
         return None if self._hidden(load.result, tiles, set()) else 0
 
-    def _hidden(
-        self, value: ir.Value, tiles: set[_Excluded], visited: set[ir.Value]
-    ) -> bool:
+    def _hidden(self, value: ir.Value, tiles: set[_Excluded], visited: set[ir.Value]) -> bool:
         if value in visited:
             return True
         visited.add(value)

@@ -37,7 +37,12 @@ def _program_id(ctx: Context, axis: ir.GridAxis, dim: int) -> Expr:
 
 def _pid_name(axis: ir.GridAxis) -> str:
     """A scalar grid index keeps the source's name; a tile's program number is ``pid_<axis>``."""
-    if axis.block is None and axis.begin == ZERO and axis.step == 1 and isinstance(axis.var.type, ir.TileType):
+    if (
+        axis.block is None
+        and axis.begin == ZERO
+        and axis.step == 1
+        and isinstance(axis.var.type, ir.TileType)
+    ):
         return axis.var.name or "pid"
     return with_axis("pid", _name(axis))
 
@@ -187,7 +192,7 @@ def _bind_axis(ctx: Context, axis: ir.GridAxis, pid: Expr) -> None:
     offsets = binary("+", start, ctx.arange(lanes[0]), ADD, pid.dtype, lanes)
     offsets = ctx.let(with_axis("offs", name), offsets)
     limit = ctx.size(axis.end)
-    tile = Axis(offsets, limit, begin=start, block=axis.block)
+    tile = Axis(offsets, limit, begin=start, block=axis.block, end_size=axis.end)
     tile.mask = ctx.let(with_axis("mask", name), less(offsets, limit), "inline").var
     tile.pid = pid if axis.begin == ZERO else None
     tile.count = count(ctx, axis)

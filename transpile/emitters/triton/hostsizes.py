@@ -71,7 +71,9 @@ def spell_sym(kernel: ir.Kernel, sym: Sym) -> str:
         if known == size:
             return name
     for tensor in kernel.tensors:
-        table, method = (tensor.strides, "stride") if sym.kind == "stride" else (tensor.shape, "size")
+        table, method = (
+            (tensor.strides, "stride") if sym.kind == "stride" else (tensor.shape, "size")
+        )
         for dim, entry in enumerate(table):
             if entry == size:
                 return f"{tensor.host}.{method}({dim})"
@@ -91,11 +93,13 @@ def source_names(kernel: ir.Kernel) -> dict[int, str]:
     for item in kernel.host:
         if not isinstance(item, ir.HostCode):
             continue
-        for names, tensor in re.findall(r"^([\w, ]+) = (\w+)\.(?:size\(\)|shape)$", item.text, re.M):
+        for names, tensor in re.findall(
+            r"^([\w, ]+) = (\w+)\.(?:size\(\)|shape)$", item.text, re.MULTILINE
+        ):
             for dim, name in enumerate(n.strip() for n in names.split(",")):
                 note(name, tensor, dim)
         for name, tensor, dim in re.findall(
-            r"^(\w+) = (\w+)\.(?:size\(|shape\[)(-?\d+)[)\]]$", item.text, re.M
+            r"^(\w+) = (\w+)\.(?:size\(|shape\[)(-?\d+)[)\]]$", item.text, re.MULTILINE
         ):
             note(name, tensor, int(dim))
     return found

@@ -44,7 +44,7 @@ def _statement(stmt: Stmt, indent: int) -> list[str]:
 
 def assignment(names: str, value: str, indent: int) -> list[str]:
     """``names = value``; ``x = x + y`` is printed ``x += y`` where the grammar allows."""
-    for symbol in ("+", "-", "*", "/", "|", "&"):
+    for symbol in ("+", "-", "*", "/", "|", "&", ">>", "<<", "//"):
         head = f"{names} {symbol} "
         if value.startswith(head) and _augments(value[len(head) :], symbol):
             return wrap(f"{names} {symbol}= {_bare(value[len(head) :])}", indent)
@@ -63,14 +63,15 @@ def _bare(text: str) -> str:
     return text
 
 
+#: operators, tightest first; one binds the right-hand side of ``x op= rhs`` if all in it are tighter
+_LEVELS = (("*", "/", "//", "%"), ("+", "-"), ("<<", ">>"), ("&",), ("^",), ("|",))
+
+
 def _augments(rest: str, symbol: str) -> bool:
-    """True if ``rest`` is one operand of the operator: nothing looser follows at depth 0."""
-    looser = {"+": (), "-": (), "*": ("+", "-"), "/": ("+", "-"), "|": (), "&": ("+", "-")}[symbol]
-    tokens = _top_level_operators(rest)
-    same = {"-": ("+", "-"), "/": ("*", "/", "//", "%"), "*": ("/", "//", "%")}.get(symbol, ())
-    comparisons = ("<", ">", "<=", ">=", "==", "!=", "&", "|", "^", "<<", ">>")
-    forbidden = {*looser, *same, *(c for c in comparisons if c != symbol)}
-    return not (set(tokens) & forbidden) and (symbol != "+" or "-" not in tokens and "+" not in tokens)
+    """True if ``rest`` is one operand of the operator: nothing as loose follows at depth 0."""
+    level = next(i for i, group in enumerate(_LEVELS) if symbol in group)
+    tighter = {op for group in _LEVELS[:level] for op in group}
+    return all(token in tighter for token in _top_level_operators(rest))
 
 
 def _top_level_operators(text: str) -> list[str]:

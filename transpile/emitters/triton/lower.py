@@ -26,7 +26,8 @@ class LoweredPhase:
     grid: str
     imports: set[str]
     helpers: dict[str, str]
-    tensors: list[ir.Tensor]
+    described: list[ir.Tensor]  # tensors that it reads or writes through descriptors
+    fallback: LoweredPhase | None = None  # the same with pointers, for tensors unfit for TMA
 
     @property
     def text(self) -> str:
@@ -36,7 +37,16 @@ class LoweredPhase:
 
 def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule) -> LoweredPhase:
     """Lower one phase; KtError with everything that this target cannot do."""
-    ctx = Context(kernel, phase, schedule)
+    lowered = _lower(kernel, phase, schedule, allow_blocks=True)
+    if lowered.described:
+        lowered.fallback = _lower(kernel, phase, schedule, allow_blocks=False)
+    return lowered
+
+
+def _lower(
+    kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, *, allow_blocks: bool
+) -> LoweredPhase:
+    ctx = Context(kernel, phase, schedule, allow_blocks=allow_blocks)
     body = lower_phase(ctx)
     if ctx.errors:
         raise KtError(*(d for e in ctx.errors for d in e.diagnostics))
@@ -44,18 +54,13 @@ def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule) -> LoweredPhas
     name_loads(body)
     arguments = ctx.used_arguments(used_variables(body))
     Namer(body, [a.var for a in arguments]).run()
-    used = {a.var for a in arguments}
-    tensors = [
-        t for t in kernel.tensors
-        if ("tensor", t) in ctx.arguments and ctx.arguments["tensor", t].var in used
-    ]  # fmt: skip
     return LoweredPhase(
         arguments,
         "\n".join(render(body)),
         host.grid(kernel, schedule, phase),
         ctx.imports,
         ctx.helpers,
-        tensors,
+        list(dict.fromkeys(ctx.described)),
     )
 
 

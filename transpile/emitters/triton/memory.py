@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transpile.emitters.triton.blocks import load_block, store_block
 from transpile.emitters.triton.context import Axis, Context, less, with_axis
 from transpile.emitters.triton.dtypes import spell_number
 from transpile.emitters.triton.ops import EVICTION
@@ -123,7 +124,12 @@ def _plus(ctx: Context, a: Expr | None, b: Expr | None) -> Expr | None:
         b = None
     if a is None or b is None:
         return a if b is None else b
-    return binary("+", a, b, ADD, a.dtype, ctx.broadcast(a, b))
+    shape = ctx.broadcast(a, b)
+    if b.is_literal and b.template.startswith("-"):
+        return binary("-", a, lit(b.template[1:]), ADD, a.dtype, shape)
+    if b.template == "-{0}":
+        return binary("-", a, b.args[0], ADD, a.dtype, shape)
+    return binary("+", a, b, ADD, a.dtype, shape)
 
 
 def _scaled(ctx: Context, position: Expr, stride: Size) -> Expr:
@@ -139,11 +145,16 @@ def pointer(ctx: Context, tensor: ir.Tensor, index: tuple[ir.Index, ...]) -> Exp
     """``x + offs_m[:, None] * n + offs_n[None, :]``."""
     total = ctx.tensor(tensor)
     for term in _offset_terms(ctx, tensor, index):
-        total = binary("+", total, term, ADD, None, ctx.broadcast(total, term))
+        shape = ctx.broadcast(total, term)
+        total = Expr("{0} + {1}", (total, term), (ADD, ADD), ADD, shape=shape)
     return total
 
 
 def lower_load(ctx: Context, op: ir.Load) -> Expr:
+    kind = ctx.indexing()
+    if kind != "pointer" and (expr := load_block(ctx, op, kind)) is not None:
+        ctx.loads += 1
+        return expr
     address = pointer(ctx, op.tensor, op.index)
     shape = op.result.shape
     extra = extra_mask(ctx, op)
@@ -197,13 +208,18 @@ def _load_options(ctx: Context, op: ir.Load) -> str:
     if modifier := ctx.schedule.load_modifier(ctx.loads):
         text += f', cache_modifier="{modifier}"'
     ctx.loads += 1
-    ctx.accesses += 1
     return text
 
 
 def lower_store(ctx: Context, op: ir.Store) -> None:
     value = strip_cast(ctx, op.value, op.tensor)
     ctx.consume(op)
+    kind = ctx.indexing()
+    if kind != "pointer":
+        ctx.settle()
+        if store_block(ctx, op, value, kind):
+            ctx.stores += 1
+            return
     address = pointer(ctx, op.tensor, op.index)
     shape = index_shape(op.index)
     extra = extra_mask(ctx, op)
@@ -218,7 +234,6 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
     if modifier := ctx.schedule.store_modifier(ctx.stores):
         template += f', cache_modifier="{modifier}"'
     ctx.stores += 1
-    ctx.accesses += 1
     ctx.emit(Eval(Expr(template + ")", tuple(args), (0,) * len(args))))
 
 
@@ -227,7 +242,8 @@ def strip_cast(ctx: Context, value: ir.Value, tensor: ir.Tensor) -> Expr:
     expr = ctx.expr(value)
     if expr.template.startswith("{0}.to(") and "bitcast" not in expr.template:
         inner = expr.args[0]
-        if inner.dtype is not None and inner.dtype.is_float and tensor.dtype.is_float:
+        alike = inner.dtype is not None and inner.dtype.category == tensor.dtype.category
+        if alike and expr.dtype == tensor.dtype and not tensor.dtype.is_bool:
             return inner
     return expr
 

@@ -57,6 +57,7 @@ class _Region:
     owner: Stmt | None
     start: int = 0
     end: int = 0
+    sibling: _Region | None = None  # the first branch, for the second one of an `if`
 
     def ancestors(self) -> list[_Region]:
         """This region and those around it, innermost first."""
@@ -117,8 +118,10 @@ class _Liveness:
     def _construct(
         self, stmt: Stmt, nested: tuple[list[Stmt], ...], region: _Region, here: int
     ) -> None:
+        sibling: _Region | None = None
         for block in nested:
-            inner = _Region(region, stmt)
+            inner = _Region(region, stmt, sibling=sibling)
+            sibling = inner if isinstance(stmt, If) else None
             if isinstance(stmt, For):
                 self.defs.setdefault(stmt.target, []).append((here, inner))
             self._walk(block, inner)
@@ -141,44 +144,51 @@ class _Liveness:
             web.live = self._plain(var)
         return web
 
-    def _last_use(self, use: tuple[int, _Region], within: _Region) -> int:
-        """Where a use ends, seen from region ``within``: a use in a nested loop lasts as long as
-        the loop."""
+    def _segments(
+        self, start: int, use: tuple[int, _Region], within: _Region
+    ) -> list[tuple[int, int]]:
+        """From ``start`` to a use, seen from region ``within``: a use in a nested loop lasts as long
+        as the loop, and one in the second branch of an ``if`` leaves out the first."""
         position, region = use
+        holes: list[tuple[int, int]] = []
         for r in region.ancestors():
             if r is within:
                 break
             if isinstance(r.owner, For | While):
                 position = max(position, self.spans[r.owner][1])
-        return position
+            elif r.sibling is not None and start <= r.sibling.start:
+                holes.append((r.sibling.start, r.sibling.end))
+        segments = []
+        for begin, end in sorted(holes):
+            segments.append((start, begin))
+            start = end
+        return [*segments, (start, max(position, start))]
 
     def _plain(self, var: Var) -> list[tuple[int, int]]:
         where = self.defs.get(var)
         if not where:
             return []
         start, region = where[0]
-        ends = [self._last_use(u, region) for u in self.uses.get(var, [])]
-        return [(start, max([start + 1, *ends]))]
+        live = [(start, start + 1)]
+        for use in self.uses.get(var, []):
+            live += self._segments(start, use, region)
+        return live
 
     def _carried(self, var: Var) -> list[tuple[int, int]]:
         stmt, region = self.carriers[var]
         begin, end = self.spans[stmt]
-        inside: list[int] = []
-        after = [end]
+        live: list[tuple[int, int]] = []
         for use in self.uses.get(var, []):
             inner = next((r for r in use[1].ancestors() if r.owner is stmt), None)
             if inner is not None:
-                inside.append(self._last_use(use, inner))
+                live += self._segments(begin, use, inner)
             elif use[0] > begin:
-                after.append(self._last_use(use, region))
-        live = [(end, max(after))] if max(after) > end else []
+                live += self._segments(end, use, region)
         for position, where in self.defs.get(var, []):
             if where.owner is stmt:
                 live.append((position, where.end))
             else:
                 live.append((position, begin))
-        if inside:
-            live.append((begin, max(inside)))
         return live
 
 
@@ -294,4 +304,3 @@ def _sequence(copy: Copy) -> list[Stmt]:
             out.append(Assign(tuple(t for t, _ in pending), value))
             break
     return out
-

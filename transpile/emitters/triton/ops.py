@@ -39,11 +39,13 @@ class Spelling:
 
 
 def _infix(symbol: str, prec: int, result: str = "promote") -> Spelling:
-    left = prec + 1 if prec == COMPARE else prec
-    return Spelling(f"{{0}} {symbol} {{1}}", prec, (left, prec + 1), result)
+    left, right = (ADD, ADD) if prec == COMPARE else (prec, prec + 1)
+    return Spelling(f"{{0}} {symbol} {{1}}", prec, (left, right), result)
 
 
-def _call(function: str, arity: int = 1, *, floats: bool = True, result: str = "promote") -> Spelling:
+def _call(
+    function: str, arity: int = 1, *, floats: bool = True, result: str = "promote"
+) -> Spelling:
     slots = ", ".join(f"{{{i}}}" for i in range(arity))
     uses = "libdevice" if function.startswith("libdevice.") else ""
     return Spelling(f"{function}({slots})", floats=floats, uses=uses, result=result)
@@ -71,7 +73,7 @@ ELEMENTWISE: dict[str, Spelling] = {
     "log2": _call("tl.log2"),
     "log10": _call("libdevice.log10"),
     "log1p": _call("libdevice.log1p"),
-    "sqrt": _call("tl.sqrt_rn"),
+    "sqrt": _call("tl.sqrt"),
     "rsqrt": _call("tl.rsqrt"),
     "sin": _call("tl.sin"),
     "cos": _call("tl.cos"),

@@ -54,7 +54,13 @@ def lower_scan(ctx: Context, op: ir.Scan) -> None:
         values = [ctx.exact(v) for v in op.values]
         combine = combine_function(ctx, op.combine)
         template = f"tl.associative_scan({{0}}, {op.dim}, {combine}{reverse})"
-        bind(ctx, op, Expr(template, (_tuple(values),), (TERNARY,)), [r.tile for r in op.results], "scan")
+        bind(
+            ctx,
+            op,
+            Expr(template, (_tuple(values),), (TERNARY,)),
+            [r.tile for r in op.results],
+            "scan",
+        )
         return
     value = ctx.exact(op.values[0])
     dtype = _accumulator(op.values[0].dtype, op.result.dtype)
@@ -91,7 +97,9 @@ def combine_function(ctx: Context, block: ir.Block) -> str:
 def lower_sort(ctx: Context, op: ir.Sort) -> None:
     if len(op.results) > 1 and ctx.uses.get(op.results[1]) is not None:
         raise ctx.unsupported(
-            "the position that `sort` or `topk` gives", op.span, "tl.sort and tl.topk give values only"
+            "the position that `sort` or `topk` gives",
+            op.span,
+            "tl.sort and tl.topk give values only",
         )
     value = ctx.exact(op.value)
     if op.k is None:

@@ -57,7 +57,9 @@ def _drop(body: list[Stmt], counts: Counter[Var]) -> bool:
     return changed
 
 
-def _depths(body: list[Stmt], depth: int = 0, out: dict[Var, set[int]] | None = None) -> dict[Var, set[int]]:
+def _depths(
+    body: list[Stmt], depth: int = 0, out: dict[Var, set[int]] | None = None
+) -> dict[Var, set[int]]:
     """Loop depths at which each variable is read."""
     found: dict[Var, set[int]] = {} if out is None else out
     for stmt in body:
@@ -157,10 +159,11 @@ def _fitted(value: Expr, start: int, out: list[Stmt]) -> Expr:
 def _hoist(expr: Expr, out: list[Stmt], *, top: bool) -> Expr:
     if not expr.loads or not expr.args:
         return expr
-    if expr.template.startswith("tl.load(") and not top:
+    if expr.is_load and not top:
         tensor = next(expr.vars())
-        var = Var(f"{tensor.name or tensor.hint}_tile" if expr.shape else f"{tensor.name}_value")
+        name = (tensor.name or tensor.hint).removesuffix("_desc")
+        var = Var(f"{name}_tile" if expr.shape else f"{name}_value")
         out.append(Assign((var,), expr))
         return ref(var, expr.dtype, expr.shape)
-    root = top and expr.template.startswith(("tl.load(", "{0}"))
+    root = top and (expr.is_load or expr.template.startswith(("{0}.", "{0}[")))
     return retyped(expr, args=tuple(_hoist(a, out, top=root) for a in expr.args))

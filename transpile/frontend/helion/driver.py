@@ -272,7 +272,7 @@ class KernelDriver:
                 facts.equal[unify.sym] = unify.size
                 continue
             self._note_assumed(program, facts)
-            kernel = program.kernel(self._printable(program, facts), params)
+            kernel = program.kernel(self._printable(program, facts, params), params)
             self.specs[kernel] = dict(stated)
             return kernel
         raise error(
@@ -306,6 +306,8 @@ class KernelDriver:
         for param in self.params:
             kind, value = self._parameter(program, facts, param, present)
             program.env.names[param.name.value] = value
+            if kind == "constexpr" and not _is_plain(value):
+                kind = "function" if _is_function(value) else "other"
             constant = value if kind == "constexpr" else None
             out.append(
                 ir.Param(
@@ -433,16 +435,18 @@ class KernelDriver:
                 )
             )
 
-    def _printable(self, program: Program, facts: Facts) -> str:
+    def _printable(self, program: Program, facts: Facts, params: tuple[ir.Param, ...]) -> str:
+        """The signature in full: what was stated, what was assumed, and the defaults that the
+        kernel was built for, which tell its signatures apart."""
         shown: dict[str, Spec] = {}
         assumed = self._assumed(program, facts)
-        for name in self.names:
-            if name in facts.stated:
-                shown[name] = facts.stated[name]
-            elif name in assumed:
-                shown[name] = assumed[name]
-            elif isinstance(program.site.env.names.get(name), HostTensor):
-                continue
+        for param in params:
+            if param.name in facts.stated:
+                shown[param.name] = facts.stated[param.name]
+            elif param.name in assumed:
+                shown[param.name] = assumed[param.name]
+            elif param.kind == "constexpr" and isinstance(param.value, _LITERALS):
+                shown[param.name] = LiteralSpec(param.value)
         return format_signature(shown)
 
 
@@ -454,12 +458,20 @@ class _Present:
 
 
 _NO_DEFAULT = object()
+_LITERALS = (bool, int, float, str, DType, type(None))
 
 
 def _is_function(value: Any) -> bool:
     from transpile.frontend.values import Function, Known
 
     return isinstance(value, (Function, Known))
+
+
+def _is_plain(value: Any) -> bool:
+    """True for compile-time values that are data, not code."""
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str, DType))
 
 
 def _scalar(name: str, dtype: DType) -> Any:

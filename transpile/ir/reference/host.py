@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from transpile.ir import ir
 from transpile.ir.interpreter import InterpreterError
@@ -42,7 +41,8 @@ def run_host(
     namespace: dict[str, Any] = {"torch": torch, "math": math, "__name__": kernel.name}
 
     def callback(phase: int, frame: Mapping[str, Any]) -> None:
-        launch(phase, bind(kernel, namespace, frame))
+        with _filling(False):
+            launch(phase, bind(kernel, namespace, frame))
 
     namespace[_LAUNCH] = callback
     exec(compile(source, f"<host program of {kernel.name}>", "exec"), namespace)
@@ -53,7 +53,7 @@ def run_host(
     for param in kernel.params:
         if param.name not in given and param.kind == "constexpr" and param.default is None:
             given[param.name] = param.value
-    with _filling_empty() if fill_empty else contextlib.nullcontext():
+    with _filling(fill_empty):
         return namespace[_FUNCTION](**given)
 
 
@@ -142,28 +142,12 @@ def _check_strides(bound: Bound, tensor: ir.Tensor, actual: torch.Tensor) -> Non
 # -- uninitialised memory ----------------------------------------------------------------------
 
 
-class _FillEmpty(TorchFunctionMode):  # type: ignore[misc]
-    """Fills what torch.empty and its relatives return."""
-
-    _names = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in self._names and isinstance(result, torch.Tensor):
-            _fill(result)
-        return result
-
-
-def _fill(tensor: torch.Tensor) -> None:
-    if tensor.dtype.is_floating_point and tensor.itemsize > 1:
-        tensor.fill_(math.nan)
-    else:  # 8-bit floats have a NaN at the pattern of all ones but the sign's
-        integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        bits = tensor.view(integers[tensor.itemsize])
-        bits.fill_(torch.iinfo(bits.dtype).max if tensor.dtype is not torch.bool else 1)
-
-
 @contextlib.contextmanager
-def _filling_empty() -> Iterator[None]:
-    with _FillEmpty():
+def _filling(on: bool) -> Iterator[None]:
+    """Whether torch fills what it allocates uninitialised: NaN, integers their largest value."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    try:
         yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
@@ -30,8 +31,13 @@ class TileRun:
     block: int
     count: int
 
+    @cached_property
     def lanes(self) -> Tensor:
         return self.begin + torch.arange(self.block)
+
+    @cached_property
+    def in_range(self) -> Tensor:
+        return self.lanes < self.end
 
 
 class Machine:
@@ -59,6 +65,8 @@ class Machine:
         self.combining = False  # inside the combine function of a reduction or scan
         self.env: dict[Value, Any] = {}
         self._physical: dict[Size, int] = {}
+        self._types: dict[Value, tuple[tuple[int, ...], Any]] = {}
+        self._places: dict[Op, tuple[tuple[Size, ...], tuple[tuple[int, ...], ...]]] = {}
 
     def run(self, phase_index: int) -> None:
         """Execute all programs of the phase."""
@@ -128,8 +136,11 @@ class Machine:
             self.env[value] = self.settle(op, value, tensor)
 
     def _check_type(self, op: Op, value: Value, tensor: Tensor) -> None:
-        expected = self.shape(value.shape), numerics.torch_dtype(value.dtype)
-        got = tuple(tensor.shape), tensor.dtype
+        if value not in self._types:
+            self._types[value] = self.shape(value.shape), numerics.torch_dtype(value.dtype)
+        expected, got = self._types[value], (tuple(tensor.shape), tensor.dtype)
+        if got == expected:
+            return
         if got[1] != expected[1]:
             self.fail(op, f"the result is {got[1]}, not {format_type(value.type)}")
         if got[0] != expected[0] and not self._in_combine(value, got[0]):
@@ -183,7 +194,11 @@ class Machine:
             run = self.env.get(tile)
             if run is None:
                 return None
-            beyond = run.lanes() >= run.end
+            if run.block != self.physical(size):
+                raise InterpreterError(
+                    f"a claim about axis {dim} of {value.name} is by a wrong tile"
+                )
+            beyond = ~run.in_range
         return beyond.reshape(tuple(-1 if axis == dim else 1 for axis in range(len(value.shape))))
 
     def _assert_holds(
@@ -205,17 +220,19 @@ class Machine:
                 admitted = torch.arange(self.physical(size)) < self.extent(size)
             else:
                 run: TileRun = self.env[guard.tile]
-                admitted = run.lanes() < run.end
+                admitted = run.in_range
             view = tuple(-1 if axis == guard.dim else 1 for axis in range(len(shape)))
             lanes = lanes & admitted.reshape(view)
         return lanes
 
     def place(self, op: ir.Load | ir.Store | ir.Atomic) -> Place:
         """Resolve an access to index tiles and participating lanes, checked for bounds."""
-        shape = index_shape(op.index)
+        if op not in self._places:
+            self._places[op] = index_shape(op.index), entry_axes(op.index)
+        shape, axes_of = self._places[op]
         rank = len(shape)
         index = []
-        for entry, axes in zip(op.index, entry_axes(op.index), strict=True):
+        for entry, axes in zip(op.index, axes_of, strict=True):
             lanes = self._entry(entry)
             if lanes.ndim:
                 view = [1] * rank
@@ -235,7 +252,7 @@ class Machine:
     def _entry(self, entry: ir.Index) -> Tensor:
         if isinstance(entry, ir.AtTile):
             offset = 0 if entry.offset is None else int(self.env[entry.offset])
-            lanes: Tensor = self.env[entry.tile].lanes() + offset
+            lanes: Tensor = self.env[entry.tile].lanes + offset
             return lanes
         if isinstance(entry, ir.AtSlice):
             start = 0 if entry.start is None else int(self.env[entry.start])
@@ -265,7 +282,7 @@ def _nothing(_: Machine, __: Op) -> tuple[()]:
 
 
 def _tile_index(m: Machine, op: ir.TileIndex) -> Tensor:
-    return m.env[op.tile].lanes().to(numerics.torch_dtype(op.result.dtype))
+    return m.env[op.tile].lanes.to(numerics.torch_dtype(op.result.dtype))
 
 
 def _tile_attr(m: Machine, op: ir.TileAttr) -> Tensor:

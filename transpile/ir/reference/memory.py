@@ -31,6 +31,8 @@ class Place:
         """Raise :class:`AccessError` if a lane that takes part is out of bounds."""
         for dim, index in enumerate(self.index):
             size = self.tensor.shape[dim]
+            if index.numel() and 0 <= int(index.min()) and int(index.max()) < size:
+                continue
             wrong = ((index < 0) | (index >= size)) & self.lanes
             if wrong.any():
                 value = int(torch.broadcast_to(index, wrong.shape)[wrong][0])
@@ -42,6 +44,9 @@ class Place:
         return lanes, tuple(torch.broadcast_to(i, self.shape)[lanes] for i in self.index)
 
     def load(self) -> Tensor:
+        if self.shape and bool(self.lanes.all()):
+            whole = _bits(self.tensor)[tuple(self.index)].view(self.tensor.dtype)
+            return torch.broadcast_to(whole, self.shape)
         result = torch.zeros(self.shape, dtype=self.tensor.dtype)
         if not self.shape:
             if bool(self.lanes):
@@ -87,9 +92,15 @@ class Place:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """8-bit floats as integers, for what torch cannot do with them."""
-    narrow = tensor.dtype.is_floating_point and tensor.itemsize == 1
-    return tensor.view(torch.uint8) if narrow else tensor
+    """8-bit floats and wide unsigned integers as integers that torch can index."""
+    stand_in = _STAND_INS.get(tensor.dtype)
+    return tensor if stand_in is None else tensor.view(stand_in)
+
+
+_STAND_INS = {
+    torch.float8_e4m3fn: torch.uint8, torch.float8_e5m2: torch.uint8, torch.uint16: torch.int16,
+    torch.uint32: torch.int32, torch.uint64: torch.int64,
+}  # fmt: skip
 
 
 _NAMES = {"add": "add", "and": "and", "or": "or", "xor": "xor", "max": "maximum", "min": "minimum"}

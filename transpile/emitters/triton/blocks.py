@@ -1,0 +1,151 @@
+"""Accesses of whole blocks: tensor descriptors (TMA) and block pointers.
+
+Both address a box of a tensor and check it against the tensor's own sizes, so an access qualifies
+where its tiles end at those sizes and nothing else masks it. One that does not is made through
+pointers; so is all of a phase when a tensor turns out at the launch to be misaligned for TMA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transpile.emitters.triton.context import Context
+from transpile.emitters.triton.tree import ADD, MUL, Eval, Expr, binary, call, lit, sequence
+from transpile.ir import ir
+from transpile.ir.dtypes import I32
+from transpile.ir.sizes import ONE, Size
+from transpile.ir.walk import entry_axes, index_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Where a block begins in each dimension of the tensor, and how large it is."""
+
+    offsets: tuple[Expr, ...]
+    shape: tuple[Size, ...]
+    checked: tuple[int, ...]  # dimensions whose end it may cross
+
+
+def box_of(ctx: Context, op: ir.Load | ir.Store) -> Box | None:
+    """The block that the access addresses, or None if it is none."""
+    if op.mask is not None or ctx.kernel.index_dtype is not None:
+        return None
+    offsets: list[Expr] = []
+    shape: list[Size] = []
+    checked: list[int] = []
+    entries = zip(op.index, entry_axes(op.index), op.tensor.shape, strict=True)
+    for dim, (entry, axes, extent) in enumerate(entries):
+        guarded = bool(axes) and any(g.dim == axes[0] for g in op.guards)
+        match entry:
+            case ir.AtScalar(value=value):
+                offsets.append(ctx.expr(value))
+                shape.append(ONE)
+            case ir.AtTile(tile=tile, offset=offset):
+                axis = ctx.axes[tile]
+                if axis.begin is None or axis.block in ctx.schedule.dynamic_blocks:
+                    return None
+                if guarded and (offset is not None or axis.end_size != extent):
+                    return None
+                offsets.append(_sum(axis.begin, None if offset is None else ctx.expr(offset)))
+                shape.append(Size.of(tile.type.block))  # type: ignore[union-attr]
+            case ir.AtSlice(start=None, length=length):
+                offsets.append(lit("0"))
+                shape.append(length)
+                guarded = guarded or ctx.padded(length)
+            case _:
+                return None
+        if guarded:
+            checked.append(dim)
+    return Box(tuple(offsets), tuple(shape), tuple(checked))
+
+
+def _sum(a: Expr, b: Expr | None) -> Expr:
+    return a if b is None else binary("+", a, b, ADD, I32)
+
+
+def _is_small(ctx: Context, op: ir.Load | ir.Store, box: Box) -> bool:
+    """TMA moves rows of at least 16 bytes, of rank 1 to 5, with a dense last dimension."""
+    lanes = ctx.extent_int(box.shape[-1])
+    short = lanes is not None and lanes * op.tensor.dtype.bits < 128
+    return short or not 1 <= len(box.shape) <= 5 or op.tensor.strides[-1] != ONE
+
+
+def load_block(ctx: Context, op: ir.Load, kind: str) -> Expr | None:
+    """The load through a descriptor or block pointer, or None if it has to use pointers."""
+    box = box_of(ctx, op)
+    if box is None or ctx.fill_of(op) not in (None, 0):
+        return None
+    if kind == "tensor_descriptor":
+        if _is_small(ctx, op, box):
+            return None
+        source = ctx.descriptor(op.tensor, box.shape)
+        expr = Expr(
+            "{0}.load({1})", (source, sequence(list(box.offsets))), (0, 0),
+            dtype=op.result.dtype, shape=box.shape, is_load=True,
+        )  # fmt: skip
+        return _without_units(ctx, expr, op.result.shape)
+    return _load_pointer(ctx, op, box)
+
+
+def _without_units(ctx: Context, expr: Expr, shape: tuple[Size, ...]) -> Expr:
+    if len(expr.shape) == len(shape):
+        return expr
+    return call("tl.reshape", expr, ctx.shape(shape), dtype=expr.dtype, shape=shape)
+
+
+def store_block(ctx: Context, op: ir.Store, value: Expr, kind: str) -> bool:
+    """Emit the store through a descriptor or block pointer; False if it has to use pointers."""
+    box = box_of(ctx, op)
+    if box is None:
+        return False
+    tile = ir.TileType(op.tensor.dtype, index_shape(op.index))
+    if kind == "tensor_descriptor":
+        if _is_small(ctx, op, box):
+            return False
+        value = _exact(ctx, value, tile)
+        if len(value.shape) != len(box.shape):
+            value = call("tl.reshape", value, ctx.shape(box.shape), dtype=value.dtype)
+        target = ctx.descriptor(op.tensor, box.shape)
+        args = (target, sequence(list(box.offsets)), value)
+        ctx.emit(Eval(Expr("{0}.store({1}, {2})", args, (0, 0, 0))))
+        return True
+    pointer, check = _block_pointer(ctx, op, box)
+    value = ctx.cast(_exact(ctx, value, tile), op.tensor.dtype)
+    ctx.emit(Eval(Expr(f"tl.store({{0}}, {{1}}{check})", (pointer, value), (0, 0))))
+    return True
+
+
+def _exact(ctx: Context, value: Expr, tile: ir.TileType) -> Expr:
+    if value.is_literal or value.shape == ():
+        return ctx.full(value, tile)
+    return ctx.coerce(value, ir.TileType(value.dtype or tile.dtype, tile.shape))
+
+
+def _load_pointer(ctx: Context, op: ir.Load, box: Box) -> Expr:
+    pointer, check = _block_pointer(ctx, op, box)
+    padding = ', padding_option="zero"' if check and ctx.fill_of(op) is not None else ""
+    return Expr(
+        f"tl.load({{0}}{check}{padding})", (pointer,), (0,),
+        dtype=op.result.dtype, shape=op.result.shape, is_load=True,
+    )  # fmt: skip
+
+
+def _block_pointer(ctx: Context, op: ir.Load | ir.Store, box: Box) -> tuple[Expr, str]:
+    """``tl.make_block_ptr(...)`` over the dimensions with lanes, and the boundary check."""
+    base = ctx.tensor(op.tensor)
+    kept: list[int] = []
+    for dim, offset in enumerate(box.offsets):
+        if isinstance(op.index[dim], ir.AtScalar):
+            step = ctx.size(op.tensor.strides[dim])
+            term = offset if step.template == "1" else binary("*", offset, step, MUL, I32)
+            base = binary("+", base, term, ADD)
+        else:
+            kept.append(dim)
+    shape = sequence([ctx.size(op.tensor.shape[d]) for d in kept])
+    strides = sequence([ctx.size(op.tensor.strides[d]) for d in kept])
+    offsets = sequence([box.offsets[d] for d in kept])
+    block = ctx.shape(tuple(box.shape[d] for d in kept))
+    order = lit("[" + ", ".join(str(i) for i in reversed(range(len(kept)))) + "]")
+    checked = [str(kept.index(d)) for d in box.checked]
+    check = f", boundary_check=[{', '.join(checked)}]" if checked else ""
+    return call("tl.make_block_ptr", base, shape, strides, offsets, block, order), check
