@@ -56,7 +56,7 @@ def kt_process(
     code = "from transpile.cli import main; main()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)],
+        [sys.executable, "-P", "-c", code, *map(str, args)],
         capture_output=True, text=True, cwd=cwd, env=environment, check=False,
     )  # fmt: skip
     return Outcome(done.returncode, done.stdout, done.stderr)
@@ -64,6 +64,4 @@ def kt_process(
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """All files below a folder, hidden ones too."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

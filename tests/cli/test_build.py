@@ -324,7 +324,8 @@ def test_internal_error_is_a_diagnostic(
 
 def test_all_files_and_all_problems_in_one_run(tmp_path: Path) -> None:
     two = BAD.replace(
-        "    return out", "    for tile in hl.tile(x.size(0)):\n        out[tile] = nope\n    return out"
+        "    return out",
+        "    for tile in hl.tile(x.size(0)):\n        out[tile] = nope\n    return out",
     )
     (tmp_path / "a.py").write_text(BAD)
     (tmp_path / "b.py").write_text(two)

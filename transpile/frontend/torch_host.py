@@ -87,7 +87,13 @@ def _alloc(ev: Evaluator, *size: Any, dtype: Any = None, **kw: Any) -> Any:
     shape = shape_of(size)
     if shape is None:
         return Opaque("a tensor of unknown size")
-    return fresh(dtype if isinstance(dtype, DType) else F32, shape)
+    return _allocated(dtype, F32, shape)
+
+
+def _allocated(dtype: Any, default: DType, shape: Sequence[Size]) -> HostTensor | Opaque:
+    if isinstance(dtype, Opaque):
+        return Opaque("a tensor of unknown dtype")
+    return fresh(dtype if isinstance(dtype, DType) else default, shape)
 
 
 @fn("full")
@@ -96,7 +102,7 @@ def _full(ev: Evaluator, size: Any, value: Any = None, dtype: Any = None, **_: A
     if shape is None:
         return Opaque("a tensor of unknown size")
     natural = BOOL if isinstance(value, bool) else I64 if isinstance(value, int) else F32
-    return fresh(dtype if isinstance(dtype, DType) else natural, shape)
+    return _allocated(dtype, natural, shape)
 
 
 @fn("arange")
@@ -106,11 +112,13 @@ def _arange(ev: Evaluator, *args: Any, dtype: Any = None, **_: Any) -> Any:
     start, stop = (0, args[0]) if len(args) == 1 else args[:2]
     step = args[2] if len(args) > 2 else 1
     length = (Size.of(stop) - Size.of(start)).ceildiv(step)
-    return fresh(dtype if isinstance(dtype, DType) else I64, (length,))
+    return _allocated(dtype, I64, (length,))
 
 
 @both("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")
 def _like(ev: Evaluator, x: HostTensor, *_: Any, dtype: Any = None, **__: Any) -> Any:
+    if isinstance(dtype, Opaque):
+        return Opaque("a tensor of unknown dtype")
     return _same_layout(x, dtype if isinstance(dtype, DType) else x.dtype)
 
 
@@ -132,7 +140,7 @@ def _new(ev: Evaluator, x: HostTensor, *size: Any, dtype: Any = None, **_: Any) 
     shape = shape_of(size)
     if shape is None:
         return Opaque("a tensor of unknown size")
-    return fresh(dtype if isinstance(dtype, DType) else x.dtype, shape)
+    return _allocated(dtype, x.dtype, shape)
 
 
 @method("new_full", "new_tensor")

@@ -6,12 +6,13 @@ program, elementwise kernels a long block along the fastest axis.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from transpile.ir import ir
-from transpile.ir.sizes import Size, Sym
-from transpile.ir.walk import walk_kernel
+from transpile.ir.sizes import ONE, Size, Sym
+from transpile.ir.walk import walk, walk_kernel
 
 
 @dataclass(eq=False, slots=True)
@@ -23,9 +24,9 @@ class Defaults:
     num_stages: int | None = None
     group: int = 1
     last_fastest: bool = False  # neighbouring programs work on neighbouring memory
-    inner: set[Sym] = field(
-        default_factory=set
-    )  # these axes vary fastest, the others share nothing
+    inner: set[Sym] = field(default_factory=set)  # axes to vary fastest: the others share nothing
+    orders: dict[int, tuple[int, ...]] = field(default_factory=dict)  # per phase, by source loop
+    groups: dict[int, int] = field(default_factory=dict)  # the same for l2_groupings
 
     def order(self, axes: tuple[ir.GridAxis, ...]) -> tuple[int, ...]:
         """Grid axes, the fastest-varying one first."""
@@ -53,18 +54,40 @@ class _Roles:
 
 
 def choose(kernel: ir.Kernel, config: dict[str, Any]) -> Defaults:
-    """Defaults for what ``config`` leaves open."""
-    roles = _roles(kernel)
-    if roles.dots:
-        defaults = _product(kernel, roles)
-    elif _row_sizes(kernel):
-        defaults = _rows(kernel)
-    else:
-        defaults = _elementwise(kernel)
+    """Defaults for what ``config`` leaves open, phase by phase: an earlier one's choice stands."""
+    defaults: Defaults | None = None
+    for phase in sorted(kernel.phases, key=lambda p: not _has_dot(p)):
+        alone = dataclasses.replace(kernel, phases=(phase,))
+        roles = _roles(alone)
+        if roles.dots:
+            found = _product(alone, roles)
+        elif _row_sizes(alone):
+            found = _rows(alone)
+        else:
+            found = _elementwise(alone)
+        found.orders[phase.loop] = found.order(phase.axes)
+        found.groups[phase.loop] = found.group
+        if defaults is None:
+            defaults = found
+        else:
+            defaults.blocks = found.blocks | defaults.blocks
+            defaults.orders |= found.orders
+            defaults.groups |= found.groups
+    assert defaults is not None
     for block in kernel.blocks:
         if block.fixed is None:
             defaults.blocks[block.sym] = _clamp(block, defaults.blocks.get(block.sym, 1))
     return defaults
+
+
+def _has_dot(phase: ir.Phase) -> bool:
+    return any(isinstance(op, ir.Dot) for op in walk(phase.body))
+
+
+def _blocks_of(kernel: ir.Kernel) -> set[Sym]:
+    """Block symbols of the kernel's grid axes and tile loops."""
+    found = {a.block for p in kernel.phases for a in p.axes if a.block is not None}
+    return found | {op.block for op in walk_kernel(kernel) if isinstance(op, ir.ForTile)}
 
 
 def _clamp(block: ir.BlockSize, size: int) -> int:
@@ -88,9 +111,7 @@ def _roles(kernel: ir.Kernel) -> _Roles:
         *batch, m, k = op.lhs.shape
         n = op.rhs.shape[-1]
         for group, sizes in ((roles.batch, batch), (roles.m, [m]), (roles.n, [n]), (roles.k, [k])):
-            group.update(
-                s for size in sizes if (s := size.as_sym()) is not None and s.kind == "block"
-            )
+            group.update(s for size in sizes for s in size.syms if s.kind == "block")
     roles.batch -= roles.all()
     return roles
 
@@ -99,14 +120,14 @@ def _product(kernel: ir.Kernel, roles: _Roles) -> Defaults:
     defaults = Defaults(num_warps=8 if roles.dots == 1 else 4, num_stages=3)
     chained = roles.dots > 1  # attention and its kin: registers hold several products
     depth = {8: 128, 16: 64}.get(roles.bits, 32)
-    for block in kernel.blocks:
-        sym = block.sym
+    dense = _contiguous_axes(kernel)
+    for sym in _blocks_of(kernel):
         if (sym in roles.m and sym not in roles.n) or (sym in roles.n and sym not in roles.k):
             size = 128 if not chained else 64
         elif sym in roles.all():
             size = depth if not chained else 64 if roles.bits <= 16 else 32
         else:
-            size = 1
+            size = 16 if sym in dense and sym not in roles.batch else 1
         if sym in roles.all():
             size = max(size, 16)
         defaults.blocks[sym] = size
@@ -135,12 +156,23 @@ def _rows(kernel: ir.Kernel) -> Defaults:
         rows = max(1, 2048 // (1 << max(0, width - 1).bit_length()))
     defaults = Defaults(num_warps=4 if width is None else _warps(rows * width))
     outer = [a.block for p in kernel.phases for a in p.axes if a.block is not None]
-    for block in kernel.blocks:
-        defaults.blocks[block.sym] = rows if outer and block.sym == outer[-1] else 1
-    inner = {b.sym for b in kernel.blocks} - set(outer)
-    for sym in inner:
-        defaults.blocks[sym] = rows
+    for sym in _blocks_of(kernel):
+        defaults.blocks[sym] = rows if sym not in outer or sym == outer[-1] else 1
+    for sym in _subdivided(kernel):
+        defaults.blocks[sym] = max(defaults.blocks[sym], 32)
     return defaults
+
+
+def _subdivided(kernel: ir.Kernel) -> set[Sym]:
+    """Grid axes whose tiles an inner loop walks in smaller ones: each program keeps partial sums,
+    so it should have some rows to sum."""
+    begins = {
+        op.result: op.tile.type.block
+        for op in walk_kernel(kernel)
+        if isinstance(op, ir.TileAttr) and op.attr == "begin" and isinstance(op.tile.type, ir.TileVar)
+    }
+    loops = (op for op in walk_kernel(kernel) if isinstance(op, ir.ForTile))
+    return {begins[op.begin] for op in loops if op.begin in begins}
 
 
 def _warps(elements: int) -> int:
@@ -148,18 +180,36 @@ def _warps(elements: int) -> int:
 
 
 def _elementwise(kernel: ir.Kernel) -> Defaults:
+    """A long block along the axis that is contiguous in memory; several rows of it where a loop
+    reduces along another one; a square where tensors disagree (a transposition)."""
     defaults = Defaults(last_fastest=True)
-    loops = [op for op in walk_kernel(kernel) if isinstance(op, ir.ForTile)]
-    inner = {op.block for op in loops}
+    dense = _contiguous_axes(kernel)
+    loops = {op.block for op in walk_kernel(kernel) if isinstance(op, ir.ForTile)}
     for phase in kernel.phases:
-        blocks = [a.block for a in phase.axes if a.block is not None]
-        if not blocks:
-            continue
-        last = blocks[-1]
-        for sym in blocks:
+        grid = [a.block for a in phase.axes if a.block is not None]
+        here = [sym for sym in grid if sym in dense] or grid[-1:]
+        for sym in grid:
             defaults.blocks.setdefault(sym, 1)
-        if not inner:
-            defaults.blocks[last] = 1024
-    for sym in inner:
-        defaults.blocks[sym] = 1024
+        if loops & dense:
+            continue
+        size = {1: 128 if loops else 1024}.get(len(here), 32)
+        defaults.blocks |= dict.fromkeys(here, size)
+    for sym in loops:
+        defaults.blocks[sym] = 1024 if sym in dense or not dense else 32
     return defaults
+
+
+def _contiguous_axes(kernel: ir.Kernel) -> set[Sym]:
+    """Block symbols of tiles that index a dimension of stride 1."""
+    found: set[Sym] = set()
+    for op in walk_kernel(kernel):
+        if isinstance(op, ir.Load | ir.Store | ir.Atomic):
+            for entry, stride in zip(op.index, op.tensor.strides, strict=True):
+                if stride == ONE and isinstance(entry, ir.AtTile):
+                    assert isinstance(entry.tile.type, ir.TileVar)
+                    found.add(entry.tile.type.block)
+                elif stride == ONE and isinstance(entry, ir.AtTensor):
+                    found |= {
+                        s for size in entry.value.shape for s in size.syms if s.kind == "block"
+                    }
+    return found

@@ -28,7 +28,40 @@ from transpile.ir.walk import (
 
 def lift_fills(kernel: ir.Kernel) -> ir.Kernel:
     """The kernel with each -inf mask lifted where that makes a zero mask needless."""
-    return map_phases(kernel, lambda phase: _Lifter(_merged(phase.body)).run())
+    return map_phases(kernel, lambda phase: _Lifter(_relaxed(_merged(phase.body))).run())
+
+
+def _relaxed(body: Block) -> Block:
+    """0 does as well as -inf before the maximum of values that are never negative, and is often
+    what the lanes hold anyway."""
+    makers = definitions(body)
+    users: dict[Value, list[Op]] = {}
+    for op in walk(body):
+        for value in operands(op):
+            users.setdefault(value, []).append(op)
+    for op in walk(body):
+        if isinstance(op, ir.Mask) and op.fill == -math.inf and _never_negative(op.value, makers):
+            reduces = (
+                isinstance(u, ir.Reduce) and u.name == "max" for u in users.get(op.result, [])
+            )
+            if all(reduces):
+                op.fill = 0.0
+    return body
+
+
+_NEVER_NEGATIVE = ("abs", "exp", "exp2", "sqrt", "sigmoid")
+
+
+def _never_negative(value: Value, makers: dict[Value, Op]) -> bool:
+    match makers.get(value):
+        case ir.Elementwise(name=name) if name in _NEVER_NEGATIVE:
+            return True
+        case ir.Elementwise(name="mul", args=(a, b)):
+            return a is b
+        case ir.Cast(value=inner, bitcast=False):
+            return inner.dtype.is_float and _never_negative(inner, makers)
+        case _:
+            return False
 
 
 def _merged(body: Block) -> Block:

@@ -38,7 +38,23 @@ ALIASES = {
 
 #: keys that mean something on some target other than Triton on NVIDIA; accepted and ignored there
 ELSEWHERE = frozenset(
-    ["pallas_loop_type", "pallas_load_buffer_count", "pallas_pre_broadcast", "pallas_indirect_access_mode", "pallas_worklist_grouping", "num_threads", "cute_vector_widths", "xcd_remap", "waves_per_eu", "matrix_instr_nonkdim", "advanced_controls_file", "occupancy", "host_tensor_descriptors", "reduction_fusion", "cross_loop_pipeline"]
+    [
+        "pallas_loop_type",
+        "pallas_load_buffer_count",
+        "pallas_pre_broadcast",
+        "pallas_indirect_access_mode",
+        "pallas_worklist_grouping",
+        "num_threads",
+        "cute_vector_widths",
+        "xcd_remap",
+        "waves_per_eu",
+        "matrix_instr_nonkdim",
+        "advanced_controls_file",
+        "occupancy",
+        "host_tensor_descriptors",
+        "reduction_fusion",
+        "cross_loop_pipeline",
+    ]
 )
 ELSEWHERE_PREFIXES = ("pallas_", "tcgen05_", "cute_", "metal_", "flydsl_")
 
@@ -180,7 +196,9 @@ def _normalise(kernel: ir.Kernel, problems: list[KtError]) -> dict[str, Any]:
                       remedy="the keys are those of helion.Config; see `kt targets`")
             )  # fmt: skip
             continue
-        if (key in ALIASES and not (name == "loop_orders" and value and isinstance(value[0], list))) or (name in _LISTS and not isinstance(value, (list, tuple))):
+        if (
+            key in ALIASES and not (name == "loop_orders" and value and isinstance(value[0], list))
+        ) or (name in _LISTS and not isinstance(value, (list, tuple))):
             value = [value]
         if value is not None:
             config[name] = value
@@ -281,7 +299,7 @@ def _phase(
     rank = len(phase.axes)
     multi = [p for p in kernel.phases if len(p.axes) > 1]
     at = multi.index(phase) if phase in multi else len(multi)
-    order = defaults.order(phase.axes)
+    order = defaults.orders[phase.loop]
     orders = config.get("loop_orders", [])
     if at < len(orders):
         order = tuple(orders[at])
@@ -292,7 +310,11 @@ def _phase(
             )  # fmt: skip
             order = tuple(range(rank))
     groups = config.get("l2_groupings")
-    group = (groups[at] if at < len(groups) else 1) if groups is not None else defaults.group
+    group = (
+        (groups[at] if at < len(groups) else 1)
+        if groups is not None
+        else defaults.groups[phase.loop]
+    )
     if rank < 2:
         group = 1
     pid_type = str(config.get("pid_type", "flat"))

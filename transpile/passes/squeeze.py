@@ -482,8 +482,10 @@ def _kept_dims(old: Shape, new: Shape) -> list[int]:
     that is not what happens."""
     dims: list[int] = []
     for dim, size in enumerate(old):
-        if len(dims) < len(new) and size == new[len(dims)] and (
-            size != ONE or len(old) - dim == len(new) - len(dims)
+        if (
+            len(dims) < len(new)
+            and size == new[len(dims)]
+            and (size != ONE or len(old) - dim == len(new) - len(dims))
         ):
             dims.append(dim)
         elif size != ONE:

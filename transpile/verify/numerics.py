@@ -17,10 +17,14 @@ from transpile.verify.jobs import Cell, FileJob, KernelJob, Status
 
 
 def load_module(path: str) -> ModuleType:
-    """Import a Python file under the name it would have on sys.path, its folder there first."""
+    """Import a Python file, whatever its name; modules beside it can be imported by it.
+
+    Neither the file nor its neighbours may hide a module of the standard library (``copy.py``).
+    """
     folder, name = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
+    name = f"_kt_loaded_{name}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -32,7 +32,7 @@ class Worker:
         environment["TRITON_CACHE_DIR"] = cache
         environment.setdefault("OMP_NUM_THREADS", "1")  # the processes are what runs in parallel
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "transpile.verify.worker"],
+            [sys.executable, "-P", "-m", "transpile.verify.worker"],  # -P: not from here
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
 

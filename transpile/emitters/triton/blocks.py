@@ -81,7 +81,7 @@ def load_block(ctx: Context, op: ir.Load, kind: str) -> Expr | None:
         source = ctx.descriptor(op.tensor, box.shape)
         expr = Expr(
             "{0}.load({1})", (source, sequence(list(box.offsets))), (0, 0),
-            dtype=op.result.dtype, shape=box.shape, is_load=True,
+            dtype=op.result.dtype, shape=box.shape, is_load=True, ordinal=ctx.loads + 1,
         )  # fmt: skip
         return _without_units(ctx, expr, op.result.shape)
     return _load_pointer(ctx, op, box)
@@ -126,7 +126,7 @@ def _load_pointer(ctx: Context, op: ir.Load, box: Box) -> Expr:
     padding = ', padding_option="zero"' if check and ctx.fill_of(op) is not None else ""
     return Expr(
         f"tl.load({{0}}{check}{padding})", (pointer,), (0,),
-        dtype=op.result.dtype, shape=op.result.shape, is_load=True,
+        dtype=op.result.dtype, shape=op.result.shape, is_load=True, ordinal=ctx.loads + 1,
     )  # fmt: skip
 
 

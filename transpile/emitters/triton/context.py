@@ -198,6 +198,8 @@ class Context:
         if want.shape == () and scalar.is_literal and want.dtype.name in ("i32", "f32", "bool"):
             return scalar
         name = NAMES[want.dtype]
+        if scalar.template.startswith("tl.cast("):
+            scalar = scalar.args[0]  # tl.full converts
         shape = self.shape(want.shape)
         if scalar.is_literal and scalar.template in ("0", "0.0", "False"):
             return _typed(f"tl.zeros({{0}}, dtype={name})", (shape,), want)
@@ -509,8 +511,12 @@ def _widens(source: DType | None, middle: DType | None, target: DType) -> bool:
     """True if an integer's way through a wider type to another makes no difference."""
     if source is None or middle is None:
         return False
-    return source.is_int and middle.is_int and target.is_int and middle.bits >= source.bits and (
-        source.signed == middle.signed
+    return (
+        source.is_int
+        and middle.is_int
+        and target.is_int
+        and middle.bits >= source.bits
+        and (source.signed == middle.signed)
     )
 
 

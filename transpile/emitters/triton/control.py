@@ -98,8 +98,10 @@ def hint(ctx: Context, op: ir.Op, expr: Expr) -> str:
                 return "t"
             if expr.loads and first.argument:
                 return f"{first.name}_tile" if expr.shape else f"{first.name}_value"
-            return "index" if first.hint.startswith(("offs", "start", "pid")) else (
-                "t" if first.argument else first.hint
+            return (
+                "index"
+                if first.hint.startswith(("offs", "start", "pid"))
+                else ("t" if first.argument else first.hint)
             )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transpile.ir.dtypes import BY_NAME
+from transpile.ir import ir
+from transpile.ir.dtypes import BY_NAME, DType
 
 _TENSOR = re.compile(r"(\w+)\[([^\]]*)\](?:\{([^}]*)\})?$")
+
+Key = tuple[str, str]  # a parameter and a kind of fact about it
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,61 +21,66 @@ class Feature:
     param: str
     kind: str
     test: str
-    compile_time: bool = False  # a value of Python, which the launcher cannot check
+    compile_time: bool = False  # a value that is baked in: the launcher cannot check it
+
+    @property
+    def key(self) -> Key:
+        return self.param, self.kind
 
 
-def features(signature: str) -> list[Feature]:
-    """Facts of a printed signature such as ``x=f16[M,K], bias=None``, cheapest test first."""
+def features(kernel: ir.Kernel) -> list[Feature]:
+    """What the kernel's signature says of its parameters, cheapest test first."""
+    specs = dict(_specs(kernel.signature))
     found: list[Feature] = []
-    for name, spec in _params(signature):
-        match = _TENSOR.match(spec)
-        if match is None or match[1] not in BY_NAME:
-            if spec not in BY_NAME and _is_literal(spec):
-                found.append(Feature(name, "value", _value_test(name, spec), compile_time=True))
-            continue
-        dims = [d.strip() for d in match[2].split(",") if d.strip()]
-        found.append(Feature(name, "value", f"{name} is not None"))
-        found.append(Feature(name, "dtype", f"{name}.dtype == torch.{BY_NAME[match[1]].torch}"))
-        found.append(Feature(name, "rank", f"{name}.dim() == {len(dims)}"))
-        order = [int(d) for d in match[3].split(",")] if match[3] else []
-        minor = order[0] if order else len(dims) - 1
-        if len(dims) > 1:
-            found.append(Feature(name, "layout", f"{name}.stride({minor}) == 1"))
-        for i, dim in enumerate(dims):
-            if dim.isdigit():
-                found.append(Feature(name, f"size {i}", f"{name}.size({i}) == {dim}"))
+    for param in kernel.params:
+        if param.kind == "constexpr":
+            if (test := _value_test(param.name, param.value)) is not None:
+                found.append(Feature(param.name, "value", test, compile_time=True))
+        elif param.kind == "function" and param.default is not None:
+            index = [p.name for p in kernel.params if p.default is not None].index(param.name)
+            test = f"{param.name} is {kernel.name}.__defaults__[{index}]"
+            found.append(Feature(param.name, "value", test, compile_time=True))
+        elif param.name in specs:
+            found += _tensor_features(param.name, specs[param.name])
     return found
 
 
-def tensor_dims(signature: str) -> list[tuple[str, list[str]]]:
-    """The tensors of a printed signature and their dimensions as written."""
-    matches = [(name, _TENSOR.match(spec)) for name, spec in _params(signature)]
-    return [(name, [d.strip() for d in m[2].split(",")]) for name, m in matches if m is not None]
-
-
-def _is_literal(text: str) -> bool:
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return False
-    return True
-
-
-def fixed_values(signature: str) -> str:
-    """The test that compile-time values are those of the signature, "" if it has none."""
-    tests = [f.test for f in features(signature) if f.kind == "value" and f.compile_time]
-    return " and ".join(tests)
-
-
-def _value_test(name: str, value: str) -> str:
-    if value == "None":
+def _value_test(name: str, value: object) -> str | None:
+    if value is None:
         return f"{name} is None"
-    if value in ("True", "False"):
-        return name if value == "True" else f"not {name}"
-    return f"{name} == {value}"
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    if isinstance(value, DType):
+        return f"{name} == torch.{value.torch}"
+    if isinstance(value, int | float | str):
+        return f"{name} == {value!r}"
+    if isinstance(value, tuple | list) and all(isinstance(v, int | float | str) for v in value):
+        return f"tuple({name}) == {tuple(value)!r}"
+    return None
 
 
-def _params(signature: str) -> list[tuple[str, str]]:
+def _tensor_features(name: str, spec: str) -> list[Feature]:
+    match = _TENSOR.match(spec)
+    if match is None or match[1] not in BY_NAME:
+        return []
+    dims = [d.strip() for d in match[2].split(",") if d.strip()]
+    order = [int(d) for d in match[3].split(",")] if match[3] else []
+    minor = order[0] if order else len(dims) - 1
+    found = [
+        Feature(name, "value", f"{name} is not None"),
+        Feature(name, "dtype", f"{name}.dtype == torch.{BY_NAME[match[1]].torch}"),
+        Feature(name, "rank", f"{name}.dim() == {len(dims)}"),
+    ]
+    if len(dims) > 1:
+        found.append(Feature(name, "layout", f"{name}.stride({minor}) == 1"))
+    return found + [
+        Feature(name, f"size {i}", f"{name}.size({i}) == {dim}")
+        for i, dim in enumerate(dims)
+        if dim.isdigit()
+    ]
+
+
+def _specs(signature: str) -> list[tuple[str, str]]:
     """``name=spec`` pairs; commas inside brackets and quotes do not separate."""
     parts = re.findall(
         r"(\w+)=((?:\[[^\]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"|\([^)]*\)|[^,\[\]{}])*)", signature
@@ -81,54 +88,78 @@ def _params(signature: str) -> list[tuple[str, str]]:
     return [(name, spec.strip()) for name, spec in parts]
 
 
-def conditions(signatures: Sequence[str]) -> list[str]:
-    """For each signature the test that tells it from the others, as short as can be."""
-    facts = [{(f.param, f.kind): f.test for f in features(s)} for s in signatures]
-    keys = _ranked({key: None for table in facts for key in table})
-    chosen: list[tuple[str, str]] = []
+def tensor_dims(signature: str) -> list[tuple[str, list[str]]]:
+    """The tensors of a printed signature and their dimensions as written."""
+    matches = [(name, _TENSOR.match(spec)) for name, spec in _specs(signature)]
+    return [(name, [d.strip() for d in m[2].split(",")]) for name, m in matches if m is not None]
 
-    def split(columns: list[tuple[str, str]]) -> int:
+
+def conditions(kernels: Sequence[ir.Kernel]) -> tuple[list[str], list[list[str]]]:
+    """What every call must satisfy, and for each signature the tests that tell it from the others.
+
+    Baked-in values are always tested; of the rest as little as will do, since the launcher checks
+    the tensors.
+    """
+    facts = [{f.key: f.test for f in features(k)} for k in kernels]
+    baked = [{f.key for f in features(k) if f.compile_time} for k in kernels]
+    optional = {p.name for k in kernels for p in k.params if p.kind == "constexpr" and not p.value}
+    chosen = _distinguishing(facts, optional)
+    tests = [
+        [facts[i][k] for k in _needed(i, facts, [*sorted(baked[i]), *chosen], baked[i])]
+        for i in range(len(kernels))
+    ]
+    common = [t for t in tests[0] if all(t in other for other in tests)]
+    return common, [[t for t in own if t not in common] for own in tests]
+
+
+def negated(tests: Sequence[str]) -> str:
+    """The opposite of all tests holding."""
+    if len(tests) > 1:
+        return f"not ({' and '.join(tests)})"
+    (test,) = tests
+    for symbol, opposite in ((" is not ", " is "), (" is ", " is not "), (" == ", " != ")):
+        if symbol in test:
+            return test.replace(symbol, opposite, 1)
+    return test.removeprefix("not ") if test.startswith("not ") else f"not {test}"
+
+
+def _distinguishing(facts: list[dict[Key, str]], optional: set[str]) -> list[Key]:
+    """Keys whose tests together differ for all signatures that any tests tell apart.
+
+    Of ``optional`` parameters, which may be None, nothing but that is asked if possible.
+    """
+
+    def cost(key: Key) -> tuple[bool, int, Key]:
+        return key[0] in optional and key[1] != "value", _RANK.get(key[1], 4), key
+
+    keys = sorted({k for table in facts for k in table}, key=cost)
+    chosen: list[Key] = []
+
+    def split(columns: list[Key]) -> int:
         return len({tuple(table.get(c, "") for c in columns) for table in facts})
 
-    while (now := split(chosen)) < split(list(keys)):
+    while (now := split(chosen)) < split(keys):
         best = max(keys, key=lambda k: split([*chosen, k]))
         if split([*chosen, best]) == now:
-            chosen += [k for k in keys if k not in chosen]  # only together they tell
-            break
+            return chosen + [k for k in keys if k not in chosen]  # only together they tell
         chosen.append(best)
-    tests = [_shortest(i, facts, chosen) for i in range(len(facts))]
-    values = [fixed_values(s) for s in signatures]
-    return [_both(v, t) for v, t in zip(values, tests, strict=True)]
+    return chosen
 
 
-def _both(values: str, tests: str) -> str:
-    parts = [*values.split(" and "), *tests.split(" and ")]
-    return " and ".join(dict.fromkeys(p for p in parts if p and p != "True")) or "True"
+_RANK = {"value": 0, "dtype": 1, "rank": 2, "layout": 3}
 
 
-def _shortest(
-    mine: int, facts: list[dict[tuple[str, str], str]], chosen: list[tuple[str, str]]
-) -> str:
-    """As few of the chosen tests as tell this signature from every other."""
+def _needed(mine: int, facts: list[dict[Key, str]], keys: list[Key], baked: set[Key]) -> list[Key]:
+    """The baked-in values, and as few of the other tests as tell this signature from the others."""
     own, others = facts[mine], [f for i, f in enumerate(facts) if i != mine]
-    needed: list[tuple[str, str]] = []
-    for key in chosen:
-        if key in own and any(_alike(own, o, needed) and o.get(key) != own[key] for o in others):
-            needed.append(key)
-    return _conjunction(own, needed)
-
-
-def _alike(
-    a: dict[tuple[str, str], str], b: dict[tuple[str, str], str], keys: list[tuple[str, str]]
-) -> bool:
-    return all(a.get(k) == b.get(k) for k in keys)
-
-
-def _ranked(keys: dict[tuple[str, str], None]) -> list[tuple[str, str]]:
-    order = {"value": 0, "dtype": 1, "rank": 2, "layout": 3}
-    return sorted(keys, key=lambda k: order.get(k[1], 4))
-
-
-def _conjunction(table: dict[tuple[str, str], str], chosen: list[tuple[str, str]]) -> str:
-    tests = [table[key] for key in chosen if key in table]
-    return " and ".join(tests) or "True"
+    needed = [k for k in dict.fromkeys(keys) if k in baked]
+    for key in keys:
+        if key in own and key not in needed:
+            left = [o for o in others if all(o.get(k) == own[k] for k in needed)]
+            if any(o.get(key) != own[key] for o in left):
+                present = (key[0], "value")
+                if present in own and present not in needed and own[present].endswith("not None"):
+                    if any(o.get(present) != own[present] for o in others):
+                        needed.append(present)
+                needed.append(key)
+    return needed

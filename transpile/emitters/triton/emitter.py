@@ -174,7 +174,9 @@ def _name_kernels(group: list[Variant]) -> str:
     return "\n\n\n".join(parts) + "\n\n\n" + "\n".join(launchers)
 
 
-def _jit_name(name: str, tag: str, kind: str, step: str, phase: LoweredPhase, by_text: dict[str, str]) -> str:
+def _jit_name(
+    name: str, tag: str, kind: str, step: str, phase: LoweredPhase, by_text: dict[str, str]
+) -> str:
     """The jit function with this code: one known, or a new name."""
     if phase.text not in by_text:
         taken = set(by_text.values())
@@ -188,19 +190,32 @@ def _jit_name(name: str, tag: str, kind: str, step: str, phase: LoweredPhase, by
 
 
 def _share_code(group: list[Variant]) -> None:
-    """Let f32 signatures use the code of 16-bit ones where that only adds casts to f32, which
-    do nothing there."""
+    """Let signatures use each other's code where all that differs is casts to f32, which do
+    nothing to f32."""
     for number in range(len(group[0].phases)):
-        phases = [v.phases[number] for v in group]
-        longest: dict[str, LoweredPhase] = {}
-        for phase in phases:
-            key = _without_casts(phase)
-            best = longest.setdefault(key, phase)
-            if phase.body.count(_WIDEN) > best.body.count(_WIDEN):
-                longest[key] = phase
-        for phase in phases:
-            best = longest[_without_casts(phase)]
-            phase.body, phase.imports, phase.helpers = best.body, best.imports, best.helpers
+        for variant in group[1:]:
+            for other in group[: group.index(variant)]:
+                if _share(variant, other, number):
+                    break
+
+
+def _share(variant: Variant, other: Variant, number: int) -> bool:
+    mine, theirs = variant.phases[number], other.phases[number]
+    if mine.fallback or theirs.fallback or mine.text == theirs.text:
+        return mine.text == theirs.text
+    if _without_casts(mine) != _without_casts(theirs):
+        named = mine.named_loads | theirs.named_loads
+        if not named or mine.named_loads == theirs.named_loads:
+            return False
+        phases = [
+            lower(v.kernel, v.kernel.phases[number], v.schedule, named) for v in (variant, other)
+        ]
+        if _without_casts(phases[0]) != _without_casts(phases[1]):
+            return False
+        mine, theirs = variant.phases[number], other.phases[number] = phases
+    longer, shorter = sorted((mine, theirs), key=lambda p: -p.body.count(_WIDEN))
+    shorter.body, shorter.imports, shorter.helpers = longer.body, longer.imports, longer.helpers
+    return True
 
 
 _WIDEN = ".to(tl.float32)"

@@ -69,8 +69,10 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
     if spelling is None:
         raise ctx.unsupported(f"`{op.name}`", op.span, "Triton has no such operation")
     args = [ctx.expr(a) for a in op.args]
-    args = _without_number_casts(ctx, op, args)
+    args = _without_casts(op, args)
     dtype = op.args[-1].dtype
+    if not dtype.is_float and op.name in ("maximum", "minimum"):
+        spelling = ELEMENTWISE["fmax" if op.name == "maximum" else "fmin"]  # no NaN to propagate
     if op.name in ("floordiv", "mod"):
         return _floor_division(ctx, op, args)
     if op.name == "sign":
@@ -95,23 +97,27 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
 _PROMOTING = frozenset({"add", "sub", "mul", "div", "lt", "le", "gt", "ge", "eq", "ne"})
 
 
-def _without_number_casts(ctx: Context, op: ir.Elementwise, args: list[Expr]) -> list[Expr]:
+def _without_casts(op: ir.Elementwise, args: list[Expr]) -> list[Expr]:
     """``row / n`` for ``row / n.to(tl.float32)``: with an f32 operand Triton converts by itself."""
-    if op.name not in _PROMOTING or op.args[0].dtype != F32:
+    want = op.args[0].dtype
+    if op.name not in _PROMOTING or want not in (F32, I64):
         return args
-    bare = [_uncast(ctx, a) for a in args]
-    if all(b is not None for b in bare):
-        return args
-    return [a if b is None else b for a, b in zip(args, bare, strict=True)]
+    bare = [_uncast(a, want) for a in args]
+    anchored = any(b is None and not a.is_literal for a, b in zip(args, bare, strict=True))
+    return [a if b is None else b for a, b in zip(args, bare, strict=True)] if anchored else args
 
 
-def _uncast(ctx: Context, expr: Expr) -> Expr | None:
-    """The integer of ``tl.cast(integer, tl.float32)``."""
-    if expr.template.startswith("tl.cast(") and expr.dtype == F32:
-        inner = expr.args[0]
-        if inner.dtype is not None and inner.dtype.is_int:
-            return inner
-    return None
+def _uncast(expr: Expr, want: DType) -> Expr | None:
+    """The integer under a cast that Triton's promotion does as well: of a number to f32, of any
+    narrower integer to i64."""
+    number = expr.template.startswith("tl.cast(")
+    if expr.dtype != want or not (number or (want == I64 and expr.template == _TO_I64)):
+        return None
+    inner = expr.args[0]
+    return inner if inner.dtype is not None and inner.dtype.is_int and inner.dtype.signed else None
+
+
+_TO_I64 = "{0}.to(tl.int64)"
 
 
 def _result_dtype(op: ir.Elementwise, args: list[Expr], rule: str) -> DType | None:

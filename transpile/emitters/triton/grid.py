@@ -28,7 +28,7 @@ def lower_phase(ctx: Context) -> list[Stmt]:
 
 
 def _name(axis: ir.GridAxis) -> str:
-    return axis.var.name or "tile"
+    return (axis.var.name or "tile").removeprefix("pid_")
 
 
 def _program_id(ctx: Context, axis: ir.GridAxis, dim: int) -> Expr:

@@ -82,11 +82,17 @@ def signature(kernel: ir.Kernel, name: str = "") -> str:
     return f"def {name}(\n{lines}\n){returns}:"
 
 
-def body(kernel: ir.Kernel, schedule: Schedule, launches: dict[int, list[str]]) -> str:
-    """The function's docstring and statements, launches in their places."""
+def body(
+    kernel: ir.Kernel,
+    schedule: Schedule,
+    launches: dict[int, list[str]],
+    guard: list[str],
+) -> str:
+    """The function's docstring, guard and statements, launches in their places."""
     lines: list[str] = []
     if kernel.docstring is not None:
         lines += docstring(kernel.docstring)
+    lines += guard
     for item in needed(kernel, "\n".join(line for lines in launches.values() for line in lines)):
         if isinstance(item, ir.HostCode):
             text = substitute_blocks(item, schedule)

@@ -33,6 +33,9 @@ def _statement(stmt: Stmt, indent: int) -> list[str]:
             return wrap(f"while {cond.text()}:", indent) + render(body, indent + 4)
         case If(cond=cond, then=then, orelse=orelse):
             lines = wrap(f"if {cond.text()}:", indent) + render(then, indent + 4)
+            if len(orelse) == 1 and isinstance(orelse[0], If):
+                first, *rest = _statement(orelse[0], indent)
+                return [*lines, " " * indent + "el" + first.lstrip(), *rest]
             if orelse:
                 lines += [" " * indent + "else:", *render(orelse, indent + 4)]
             return lines

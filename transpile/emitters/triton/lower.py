@@ -27,6 +27,7 @@ class LoweredPhase:
     imports: set[str]
     helpers: dict[str, str]
     described: list[ir.Tensor]  # tensors that it reads or writes through descriptors
+    named_loads: frozenset[int] = frozenset()  # loads with a variable for want of room
     fallback: LoweredPhase | None = None  # the same with pointers, for tensors unfit for TMA
 
     @property
@@ -35,23 +36,36 @@ class LoweredPhase:
         return ", ".join(a.var.name for a in self.parameters) + "\n" + self.body
 
 
-def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule) -> LoweredPhase:
-    """Lower one phase; KtError with everything that this target cannot do."""
-    lowered = _lower(kernel, phase, schedule, allow_blocks=True)
+def lower(
+    kernel: ir.Kernel,
+    phase: ir.Phase,
+    schedule: Schedule,
+    named_loads: frozenset[int] = frozenset(),
+) -> LoweredPhase:
+    """Lower one phase; KtError with everything that this target cannot do.
+
+    ``named_loads``: loads, by ordinal, to be bound to variables as in another signature's code.
+    """
+    lowered = _lower(kernel, phase, schedule, named_loads, allow_blocks=True)
     if lowered.described:
-        lowered.fallback = _lower(kernel, phase, schedule, allow_blocks=False)
+        lowered.fallback = _lower(kernel, phase, schedule, named_loads, allow_blocks=False)
     return lowered
 
 
 def _lower(
-    kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, *, allow_blocks: bool
+    kernel: ir.Kernel,
+    phase: ir.Phase,
+    schedule: Schedule,
+    named_loads: frozenset[int],
+    *,
+    allow_blocks: bool,
 ) -> LoweredPhase:
     ctx = Context(kernel, phase, schedule, allow_blocks=allow_blocks)
     body = lower_phase(ctx)
     if ctx.errors:
         raise KtError(*(d for e in ctx.errors for d in e.diagnostics))
     tidy(body)
-    name_loads(body)
+    named = name_loads(body, named_loads)
     arguments = ctx.used_arguments(used_variables(body))
     Namer(body, [a.var for a in arguments]).run()
     return LoweredPhase(
@@ -61,6 +75,7 @@ def _lower(
         ctx.imports,
         ctx.helpers,
         list(dict.fromkeys(ctx.described)),
+        named,
     )
 
 

@@ -174,7 +174,7 @@ def lower_load(ctx: Context, op: ir.Load) -> Expr:
     actual = address.shape if mask is None else ctx.broadcast(address, mask)
     expr = Expr(
         template, tuple(args), (0,) * len(args), ATOM,
-        dtype=op.result.dtype, shape=actual, is_load=True,
+        dtype=op.result.dtype, shape=actual, is_load=True, ordinal=ctx.loads,
     )  # fmt: skip
     if fill is None or not (beside or beside_extra is not None):
         return expr

@@ -133,37 +133,55 @@ def used_variables(body: list[Stmt]) -> set[Var]:
     return set(_count(body))
 
 
-def name_loads(body: list[Stmt], indent: int = 4) -> None:
-    """Give loads inside a statement that is too long for one line a variable of their own."""
-    out: list[Stmt] = []
-    for stmt in body:
-        for block in blocks(stmt):
-            name_loads(block, indent + 4)
-        match stmt:
-            case Assign(targets=targets, value=value):
-                stmt.value = _fitted(value, indent + sum(len(t.hint) + 2 for t in targets), out)
-            case Eval(value=value):
-                stmt.value = _fitted(value, indent, out)
-            case Copy(pairs=pairs):
-                stmt.pairs = [(t, _fitted(v, indent + len(t.hint) + 3, out)) for t, v in pairs]
-            case _:
-                pass
-        out.append(stmt)
-    body[:] = out
+def name_loads(body: list[Stmt], forced: frozenset[int] = frozenset()) -> frozenset[int]:
+    """Give loads inside a statement that is too long for one line a variable of their own.
+
+    ``forced`` are loads, by ordinal, that get one anyway, and no others do; returns those that did.
+    """
+    namer = _LoadNamer(forced)
+    namer.block(body, 4)
+    return frozenset(namer.named)
 
 
-def _fitted(value: Expr, start: int, out: list[Stmt]) -> Expr:
-    return value if start + len(value.text()) <= WIDTH else _hoist(value, out, top=True)
+class _LoadNamer:
+    def __init__(self, forced: frozenset[int]) -> None:
+        self.forced = forced
+        self.named: list[int] = []
 
+    def block(self, body: list[Stmt], indent: int) -> None:
+        out: list[Stmt] = []
+        for stmt in body:
+            for block in blocks(stmt):
+                self.block(block, indent + 4)
+            match stmt:
+                case Assign(targets=targets, value=value):
+                    start = indent + sum(len(t.hint) + 2 for t in targets)
+                    stmt.value = self.fitted(value, start, out)
+                case Eval(value=value):
+                    stmt.value = self.fitted(value, indent, out)
+                case Copy(pairs=pairs):
+                    stmt.pairs = [
+                        (t, self.fitted(v, indent + len(t.hint) + 3, out)) for t, v in pairs
+                    ]
+                case _:
+                    pass
+            out.append(stmt)
+        body[:] = out
 
-def _hoist(expr: Expr, out: list[Stmt], *, top: bool) -> Expr:
-    if not expr.loads or not expr.args:
-        return expr
-    if expr.is_load and not top:
-        tensor = next(expr.vars())
-        name = (tensor.name or tensor.hint).removesuffix("_desc")
-        var = Var(f"{name}_tile" if expr.shape else f"{name}_value")
-        out.append(Assign((var,), expr))
-        return ref(var, expr.dtype, expr.shape)
-    root = top and (expr.is_load or expr.template.startswith(("{0}.", "{0}[")))
-    return retyped(expr, args=tuple(_hoist(a, out, top=root) for a in expr.args))
+    def fitted(self, value: Expr, start: int, out: list[Stmt]) -> Expr:
+        if not self.forced and start + len(value.text()) <= WIDTH:
+            return value
+        return self.hoist(value, out, top=True)
+
+    def hoist(self, expr: Expr, out: list[Stmt], *, top: bool) -> Expr:
+        if not expr.loads or not expr.args:
+            return expr
+        if expr.is_load and not top and (not self.forced or expr.ordinal in self.forced):
+            tensor = next(expr.vars())
+            name = (tensor.name or tensor.hint).removesuffix("_desc")
+            var = Var(f"{name}_tile" if expr.shape else f"{name}_value")
+            out.append(Assign((var,), expr))
+            self.named.append(expr.ordinal)
+            return ref(var, expr.dtype, expr.shape)
+        root = top and (expr.is_load or expr.template.startswith(("{0}.", "{0}[")))
+        return retyped(expr, args=tuple(self.hoist(a, out, top=root) for a in expr.args))

@@ -48,6 +48,7 @@ class Expr:
     dtype: DType | None = None
     shape: tuple[Size, ...] = ()
     is_load: bool = False
+    ordinal: int = -1  # of a load, in program order
 
     @property
     def loads(self) -> bool:

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 from transpile.emitters.triton import host
-from transpile.emitters.triton.dispatch import conditions, fixed_values
-from transpile.emitters.triton.layout import wrap
+from transpile.emitters.triton.dispatch import conditions, negated
+from transpile.emitters.triton.layout import WIDTH, wrap
 from transpile.emitters.triton.lower import LoweredPhase
 from transpile.ir import ir
 from transpile.passes.schedule import Schedule
@@ -50,20 +50,18 @@ def mentions(word: str, texts: list[str]) -> bool:
 def host_functions(group: list[Variant]) -> str:
     """The function with the source's name; several signatures share it where their host code is
     the same but for the launches."""
-    first = group[0]
+    common, tests = conditions([v.kernel for v in group])
     if len(group) == 1:
-        return _host_text(first, [_launches(first)], [fixed_values(first.kernel.signature)])
-    tests = conditions([v.kernel.signature for v in group])
-    calls = [_launches(v) for v in group]
-    if len({_host_code(v) for v in group}) == 1 and not _rebinds(first.kernel, tests):
-        return _host_text(first, calls, tests)
-    return _dispatcher(group, tests)
+        return _host_text(group[0], [_launches(group[0])], [[]], common)
+    asked = [t for own in tests for t in own]
+    if len({_host_code(v) for v in group}) == 1 and not _rebinds(group[0].kernel, asked):
+        return _host_text(group[0], [_launches(v) for v in group], tests, common)
+    return _dispatcher(group, tests, common)
 
 
 def _host_code(variant: Variant) -> str:
-    return host.body(
-        variant.kernel, variant.schedule, dict.fromkeys(range(len(variant.phases)), ["#"])
-    )
+    blanks = dict.fromkeys(range(len(variant.phases)), ["#"])
+    return host.body(variant.kernel, variant.schedule, blanks, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,49 +96,56 @@ def _launches(variant: Variant) -> list[_Launch]:
 
 def _rebinds(kernel: ir.Kernel, tests: list[str]) -> bool:
     """True if the host program gives a parameter that the tests ask about another value."""
-    text = "\n".join(item.text for item in kernel.host if isinstance(item, ir.HostCode))
     tested = {p.name for p in kernel.params if mentions(p.name, tests)}
-    targets = re.findall(r"^\s*([\w, ()*]+?)\s*(?::[^=]+)?=(?!=)", text, re.MULTILINE)
-    return any(name in re.findall(r"\w+", target) for name in tested for target in targets)
+    return any(isinstance(item, ir.HostCode) and tested & set(item.defines) for item in kernel.host)
 
 
 def _host_text(
-    variant: Variant, calls: list[list[_Launch]], tests: list[str], name: str = ""
+    variant: Variant,
+    calls: list[list[_Launch]],
+    tests: list[list[str]],
+    common: list[str],
+    name: str = "",
 ) -> str:
-    indents = {
-        item.phase: 4 + 4 * item.indent
-        for item in variant.kernel.host
-        if isinstance(item, ir.Launch)
-    }
+    """A host function whose launches are chosen by ``tests``; all calls must satisfy ``common``."""
+    kernel = variant.kernel
+    indents = {i.phase: 4 + 4 * i.indent for i in kernel.host if isinstance(i, ir.Launch)}
     launches = {
-        i: _dispatch(variant.kernel, [c[i] for c in calls], tests, indents.get(i, 4))
+        i: _dispatch(kernel, [c[i] for c in calls], tests, indents.get(i, 4))
         for i in range(len(variant.phases))
     }
-    body = host.body(variant.kernel, variant.schedule, launches)
-    return host.signature(variant.kernel, name) + "\n" + body
+    guard = _guard(kernel, common) if common else []
+    body = host.body(kernel, variant.schedule, launches, guard)
+    return host.signature(kernel, name) + "\n" + body
 
 
-def _dispatch(kernel: ir.Kernel, calls: list[_Launch], tests: list[str], indent: int) -> list[str]:
+def _dispatch(
+    kernel: ir.Kernel, calls: list[_Launch], tests: list[list[str]], indent: int
+) -> list[str]:
     """The launch, or an if-chain of launches; lines for an indentation of ``indent``."""
-    if len(calls) == 1 and not tests[0]:
-        return calls[0].lines(indent)
     pad = " " * indent
-    if len(calls) == 1:
-        return [*_guard(kernel, tests[0], indent), *calls[0].lines(indent)]
     lines: list[str] = []
-    for i, (call, test) in enumerate(zip(calls, tests, strict=True)):
-        if i and i == len(calls) - 1 and test == f"not {tests[i - 1]}":
+    for i, (call, own) in enumerate(zip(calls, tests, strict=True)):
+        if not own:  # takes all that is left
+            return [*lines, f"{pad}else:", *call.lines(indent + 4)] if i else call.lines(indent)
+        if i and i == len(calls) - 1 and own == [negated(tests[i - 1])]:
             return [*lines, f"{pad}else:", *call.lines(indent + 4)]
-        lines += wrap(f"{'elif' if i else 'if'} {test}:", indent) + call.lines(indent + 4)
+        lines += _if("elif" if i else "if", own, indent) + call.lines(indent + 4)
     return [*lines, f"{pad}else:", *_no_match(kernel, indent + 4)]
 
 
-def _guard(kernel: ir.Kernel, test: str, indent: int) -> list[str]:
+def _if(keyword: str, tests: list[str], indent: int) -> list[str]:
+    pad = " " * indent
+    line = f"{pad}{keyword} {' and '.join(tests)}:"
+    if len(line) <= WIDTH:
+        return [line]
+    rest = [f"{pad}    and {t}" for t in tests[1:]]
+    return [f"{pad}{keyword} (", f"{pad}    {tests[0]}", *rest, f"{pad}):"]
+
+
+def _guard(kernel: ir.Kernel, tests: list[str]) -> list[str]:
     """Refuse compile-time values other than those the code was built for."""
-    negated = test.removeprefix("not ") if re.fullmatch(r"(not )?\w+", test) else f"not ({test})"
-    if test == negated:
-        negated = f"not {test}"
-    return [*wrap(f"if {negated}:", indent), *_no_match(kernel, indent + 4)]
+    return [*_if("if", [negated(tests)], 4), *_no_match(kernel, 8)]
 
 
 def _no_match(kernel: ir.Kernel, indent: int) -> list[str]:
@@ -148,21 +153,26 @@ def _no_match(kernel: ir.Kernel, indent: int) -> list[str]:
     return wrap(f'raise kt.no_signature("{kernel.name}", {params})', indent)
 
 
-def _dispatcher(group: list[Variant], tests: list[str]) -> str:
+def _dispatcher(group: list[Variant], tests: list[list[str]], common: list[str]) -> str:
     """One host function per signature, and the one with the source's name in front of them."""
     first = group[0].kernel
     texts: list[str] = []
     lines = [host.signature(first)]
     if first.docstring is not None:
         lines += host.docstring(first.docstring)
+    if common:
+        lines += _guard(first, common)
     arguments = ", ".join(p.name for p in first.params)
-    for i, (variant, test) in enumerate(zip(group, tests, strict=True)):
+    for variant, own in zip(group, tests, strict=True):
         name = f"_{first.name}{tag_of(group, variant)}"
-        bare = dataclasses.replace(variant.kernel, docstring=None)
-        texts.append(
-            _host_text(dataclasses.replace(variant, kernel=bare), [_launches(variant)], [""], name)
+        bare = dataclasses.replace(
+            variant, kernel=dataclasses.replace(variant.kernel, docstring=None)
         )
-        lines += wrap(f"if {test}:", 4) + [f"        return {name}({arguments})"]
-        del i
-    lines += _no_match(first, 4)
+        texts.append(_host_text(bare, [_launches(variant)], [[]], [], name))
+        if not own:
+            lines.append(f"    return {name}({arguments})")
+            break
+        lines += [*_if("if", own, 4), f"        return {name}({arguments})"]
+    else:
+        lines += _no_match(first, 4)
     return "\n\n\n".join([*texts, "\n".join(lines)])

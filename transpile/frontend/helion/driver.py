@@ -54,7 +54,7 @@ def lower_file(
     if options.kernels:
         sites = [s for s in sites if s.name in options.kernels]
     kernels: list[ir.Kernel] = []
-    found: list[Diagnostic] = unknown_names(source, sites, options)
+    found: list[Diagnostic] = unknown_names(source, sites, options) if sites else []
     for site in sites:
         try:
             made, notes = KernelDriver(source, site, options).lower()

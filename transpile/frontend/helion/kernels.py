@@ -11,7 +11,15 @@ import libcst as cst
 
 from transpile.frontend.evaluator import Evaluator
 from transpile.frontend.source import ParsedSource
-from transpile.frontend.values import Env, Function, Known, ModuleRef, Opaque
+from transpile.frontend.values import Device, Env, Function, Known, ModuleRef, Opaque
+from transpile.ir.dtypes import F16, I64
+
+#: constants of helion's own test helpers that its kernels use: value, and torch's spelling
+HELPERS: dict[str, tuple[Any, str]] = {
+    "helion._testing.DEVICE": (Device(), 'torch.device("cuda")'),
+    "helion._testing.HALF_DTYPE": (F16, "torch.float16"),
+    "helion._testing.LONG_INT_TYPE": (I64, "torch.int64"),
+}
 
 DECORATORS = frozenset({"helion.kernel", "helion.jit", "helion.aot_kernel"})
 
@@ -120,6 +128,8 @@ def _library(dotted: str) -> Any:
 
     if dotted.startswith("torch.") and dotted[6:] in BY_TORCH:
         return BY_TORCH[dotted[6:]]
+    if dotted in HELPERS:
+        return HELPERS[dotted][0]
     if dotted in ("helion.language", "torch.nn.functional", "torch.nn", "torch.special"):
         return ModuleRef(dotted)
     known = ("torch", "helion", "math", "typing")

@@ -252,11 +252,18 @@ def _linear_offset(ev: Lowering, shape: tuple[Size, ...]) -> ir.Value:
     return offset
 
 
+def _seed(ev: Lowering, seed: Any) -> ir.Value:
+    """The key has 64 bits, so a seed of the host keeps all of its own."""
+    if isinstance(seed, Size) and seed.as_int() is None:
+        return ev.b.emit(ir.SizeOf(results=(ev.b.new(I64),), size=seed))  # type: ignore[no-any-return]
+    return ev.b.const(seed, I64) if isinstance(seed, int) else ev.b.scalar(seed)
+
+
 @device("rand")
 def _rand(ev: Lowering, shape: Any, seed: Any, device: Any = None, offsets: Any = None) -> Any:
     sizes = td.as_shape(ev, shape)
     where = offsets if offsets is not None else _linear_offset(ev, sizes)
-    seed_value = ev.b.scalar(seed)
+    seed_value = _seed(ev, seed)
     return ev.b.emit(
         ir.Random(
             results=(ev.b.new(F32, where.shape),), kind="uniform", seed=seed_value, offset=where
@@ -269,7 +276,7 @@ def _randint(ev: Lowering, shape: Any, low: Any, high: Any, seed: Any, device: A
     b = ev.b
     where = _linear_offset(ev, td.as_shape(ev, shape))
     bits = b.emit(
-        ir.Random(results=(b.new(I32, where.shape),), kind="int", seed=b.scalar(seed), offset=where)
+        ir.Random(results=(b.new(I32, where.shape),), kind="int", seed=_seed(ev, seed), offset=where)
     )
     span = b.arith("sub", high, low) if not isinstance(high, int) else high - low
     return b.elementwise("add", b.elementwise("mod", b.elementwise("abs", bits), span), low)

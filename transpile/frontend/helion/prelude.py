@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from transpile.frontend.helion.kernels import KernelSite
+from transpile.frontend.helion.kernels import HELPERS, KernelSite
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.syntax import names_read
 from transpile.ir import ir
@@ -117,6 +117,8 @@ def _small(
         for one in node.names:
             bound_name = source.code(one.asname.name if one.asname is not None else one.name)
             text = f"from {module} import {source.code(one).rstrip(', ')}"
+            if (helper := HELPERS.get(f"{module}.{source.code(one.name)}")) is not None:
+                text = f"{bound_name} = {helper[1]}"
             out[bound_name] = Definition(position, None, text)
     elif isinstance(node, (cst.Assign, cst.AnnAssign)) and node.value is not None:
         targets = (

@@ -13,7 +13,7 @@ from transpile.frontend.torch_device.registry import (
     to_dtype,
     torch_op,
 )
-from transpile.frontend.values import HostTensor
+from transpile.frontend.values import HostTensor, Opaque
 from transpile.ir import ir
 from transpile.ir.dtypes import BOOL, F32, F64, I32, I64, DType
 
@@ -208,6 +208,13 @@ def _to(ev: Evaluator, x: Any, *args: Any, dtype: Any = None, **_: Any) -> Any:
             return to_dtype(ev, x, arg)
         if isinstance(arg, (ir.Value, HostTensor)):
             return to_dtype(ev, x, arg.dtype)
+        if isinstance(arg, Opaque):
+            ev.fail(
+                "KT0401",
+                f"conversion to {arg.what}",
+                why="the dtype must be known when the kernel is built",
+                remedy="name a torch dtype",
+            )
     return x
 
 

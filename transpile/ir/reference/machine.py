@@ -323,6 +323,8 @@ def _cast(m: Machine, op: ir.Cast) -> Tensor:
 def _reshape(m: Machine, op: ir.Reshape) -> Tensor:
     """Axes that are kept keep their padding; those that are merged or split lose it."""
     value: Tensor = m.env[op.value]
+    if not m.pads:
+        return value.reshape(m.shape(op.result.shape))
     groups = reshape_groups(op.value.shape, op.result.shape)
     kept = [(old[0], new[0]) for old, new in groups if len(old) == len(new) == 1]
     inner = value[_logical(m, op.value.shape, {old for old, _ in kept})]

@@ -31,7 +31,7 @@ class Place:
         """Raise :class:`AccessError` if a lane that takes part is out of bounds."""
         for dim, index in enumerate(self.index):
             size = self.tensor.shape[dim]
-            if index.numel() and 0 <= int(index.min()) and int(index.max()) < size:
+            if index.numel() and int(index.min()) >= 0 and int(index.max()) < size:
                 continue
             wrong = ((index < 0) | (index >= size)) & self.lanes
             if wrong.any():
