@@ -1,4 +1,4 @@
-"""Generated Triton on a CUDA device: correctness of every example, and speed against the best known.
+"""Generated Triton on a CUDA device: every example's results, and speed against the best known.
 
     python benchmarks/triton.py [examples] [gemm] [rows] [attention] [launch] [--json FILE]
 
@@ -88,7 +88,9 @@ def table(title: str, head: list[str], rows: list[list[str]]) -> None:
     widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
     print(f"\n{title}")
     for row in [head, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     sys.stdout.flush()
 
 
@@ -116,11 +118,17 @@ def examples(folder: str) -> list[dict[str, Any]]:
                     problems += _check(module, job, index, inputs, numerics)
                 except Exception as exc:  # noqa: BLE001 - one kernel's failure is a row of the table
                     problems.append(f"{type(exc).__name__}: {str(exc)[:150]}")
-            report.append({"kernel": kernel.name, "signature": kernel.signature, "ok": not problems})
+            report.append(
+                {"kernel": kernel.name, "signature": kernel.signature, "ok": not problems}
+            )
             if problems:
                 rows.append([path.stem, kernel.name, kernel.signature[:50], problems[0][:150]])
     right = sum(r["ok"] for r in report)
-    table(f"examples: {right} of {len(report)} signatures right", ["file", "kernel", "signature", "problem"], rows)
+    table(
+        f"examples: {right} of {len(report)} signatures right",
+        ["file", "kernel", "signature", "problem"],
+        rows,
+    )
     return report
 
 
@@ -129,9 +137,6 @@ def _check(module: ModuleType, job: Any, index: int, inputs: Any, numerics: Any)
 
     def on_device(**given: Any) -> Any:
         moved = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
-        moved = {
-            k: v.as_strided(v.shape, given[k].stride()) if False else v for k, v in moved.items()
-        }
         returned = getattr(module, job.kernel.name)(**moved)
         for key, value in given.items():
             if isinstance(value, torch.Tensor):
@@ -159,7 +164,15 @@ def gemm(folder: str) -> list[dict[str, Any]]:
                 functools.partial(module.matmul, x, y), functools.partial(torch.mm, x, y)
             )
             flops = 2 * n**3 / 1e9
-            rows.append([label, str(n), f"{flops / ours:.0f}", f"{flops / theirs:.0f}", f"{theirs / ours:.3f}"])
+            rows.append(
+                [
+                    label,
+                    str(n),
+                    f"{flops / ours:.0f}",
+                    f"{flops / theirs:.0f}",
+                    f"{theirs / ours:.3f}",
+                ]
+            )
             report.append({"config": label, "n": n, "ratio": theirs / ours, "tflops": flops / ours})
     table("bf16 GEMM, TFLOP/s", ["config", "n", "kt", "cuBLAS", "kt/cuBLAS"], rows)
     return report
@@ -178,12 +191,23 @@ def rows(folder: str) -> list[dict[str, Any]]:
             "rms_norm_fwd": functools.partial(norm.rms_norm_fwd, x, w),
         }
         torch.testing.assert_close(
-            softmax.softmax_decomposed(x), torch.softmax(x.float(), -1).bfloat16(), rtol=2e-2, atol=1e-5
+            softmax.softmax_decomposed(x),
+            torch.softmax(x.float(), -1).bfloat16(),
+            rtol=2e-2,
+            atol=1e-5,
         )
         for name, call in calls.items():
             ours, theirs = timer.medians(call, functools.partial(copy.copy_, x))
             moved = 2 * x.numel() * x.element_size() / 1e6
-            lines.append([name, f"{m}x{n}", f"{moved / ours:.0f}", f"{moved / theirs:.0f}", f"{theirs / ours:.3f}"])
+            lines.append(
+                [
+                    name,
+                    f"{m}x{n}",
+                    f"{moved / ours:.0f}",
+                    f"{moved / theirs:.0f}",
+                    f"{theirs / ours:.3f}",
+                ]
+            )
             report.append({"kernel": name, "shape": [m, n], "ratio": theirs / ours})
     table("row kernels bf16, GB/s", ["kernel", "shape", "kt", "copy", "kt/copy"], lines)
     return report
@@ -204,7 +228,9 @@ def attention(folder: str) -> list[dict[str, Any]]:
         functools.partial(module.attention, q, k, v), functools.partial(sdpa, q, k, v), repeat=30
     )
     flops = 4 * 4 * 32 * 4096**2 * 128 / 1e9
-    lines.append(["4x32x4096x128", f"{flops / ours:.0f}", f"{flops / theirs:.0f}", f"{theirs / ours:.3f}"])
+    lines.append(
+        ["4x32x4096x128", f"{flops / ours:.0f}", f"{flops / theirs:.0f}", f"{theirs / ours:.3f}"]
+    )
     report.append({"shape": "4x32x4096x128", "ratio": theirs / ours})
     table("attention forward bf16, TFLOP/s", ["shape", "kt", "SDPA", "kt/SDPA"], lines)
     return report
@@ -245,7 +271,13 @@ def _host_microseconds(call: Callable[[], Any], calls: int = 200, repeat: int = 
     return statistics.median(samples)
 
 
-SECTIONS = {"examples": examples, "gemm": gemm, "rows": rows, "attention": attention, "launch": launch}
+SECTIONS = {
+    "examples": examples,
+    "gemm": gemm,
+    "rows": rows,
+    "attention": attention,
+    "launch": launch,
+}
 
 
 def main() -> None:

@@ -40,7 +40,12 @@ DEVICE_CASES = [
     ("out[tile_m, tile_n] = x[tile_m, tile_n] + x[tile_m, :][:, None]", "KT0502", 1, 31),
     ("out[tile_m, tile_n] = x[tile_m, tile_n].sum(2)", "KT0503", 1, 31),
     ("out[tile_m, tile_n] = x[tile_m, tile_n] @ y[tile_m, tile_n]", "KT0505", 1, 31),
-    ("out[tile_m, tile_n] = torch.matmul(x[tile_m, tile_n], y[tile_m, tile_n][0])", "KT0510", 1, 63),
+    (
+        "out[tile_m, tile_n] = torch.matmul(x[tile_m, tile_n], y[tile_m, tile_n][0])",
+        "KT0510",
+        1,
+        63,
+    ),
     ("out[tile_m, tile_n] = x[tile_m, tile_n].reshape([tile_m, 3])", "KT0512", 1, 31),
     ("v = x[tile_m, tile_n]\nv[0] = 1.0", "KT0419", 2, 9),
     ("return x[tile_m, tile_n]", "KT0402", 1, 9),

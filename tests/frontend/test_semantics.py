@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,10 @@ def f(x: torch.Tensor) -> torch.Tensor:
         ("(x[tile] * 10).to(torch.int32) // 3 % 4", lambda x: ((x * 10).int() // 3 % 4).float()),
         ("F.softplus(x[tile])", F.softplus),
         ("torch.lerp(x[tile], x[tile] * 2, 0.25)", lambda x: torch.lerp(x, x * 2, 0.25)),
-        ("(x[tile] > 0) & ~(x[tile] > 1) | (x[tile] < -1)", lambda x: ((x > 0) & ~(x > 1) | (x < -1)).float()),
+        (
+            "(x[tile] > 0) & ~(x[tile] > 1) | (x[tile] < -1)",
+            lambda x: ((x > 0) & ~(x > 1) | (x < -1)).float(),
+        ),
     ],
 )
 def test_elementwise(device: str, reference: object) -> None:
@@ -63,12 +68,27 @@ def f(x: torch.Tensor) -> torch.Tensor:
         ("out[tile_m] = x[tile_m, :].mean(-1)", lambda x: x.mean(-1)),
         ("out[tile_m] = torch.var(x[tile_m, :], dim=-1)", lambda x: x.var(-1)),
         ("out[tile_m] = torch.logsumexp(x[tile_m, :], dim=-1)", lambda x: x.logsumexp(-1)),
-        ("out[tile_m] = F.softmax(x[tile_m, :], dim=-1).amax(-1)", lambda x: x.softmax(-1).amax(-1)),
-        ("out[tile_m] = torch.argmax(x[tile_m, :], dim=-1).to(x.dtype)", lambda x: x.argmax(-1).float()),
-        ("out[tile_m] = x[tile_m, 0] + x[tile_m, n - 1] + x[tile_m, -2]", lambda x: x[:, 0] + x[:, -1] + x[:, -2]),
+        (
+            "out[tile_m] = F.softmax(x[tile_m, :], dim=-1).amax(-1)",
+            lambda x: x.softmax(-1).amax(-1),
+        ),
+        (
+            "out[tile_m] = torch.argmax(x[tile_m, :], dim=-1).to(x.dtype)",
+            lambda x: x.argmax(-1).float(),
+        ),
+        (
+            "out[tile_m] = x[tile_m, 0] + x[tile_m, n - 1] + x[tile_m, -2]",
+            lambda x: x[:, 0] + x[:, -1] + x[:, -2],
+        ),
         ("out[tile_m] = torch.cumsum(x[tile_m, :], dim=1).sum(-1)", lambda x: x.cumsum(1).sum(-1)),
-        ("out[tile_m] = hl.reduce(lambda a, b: torch.maximum(a, b), x[tile_m, :], dim=1, other=float('-inf'))", lambda x: x.amax(1)),
-        ("out[tile_m] = hl.associative_scan(lambda a, b: a + b, x[tile_m, :], dim=1).amax(-1)", lambda x: x.cumsum(1).amax(-1)),
+        (
+            "out[tile_m] = hl.reduce(lambda a, b: torch.maximum(a, b), x[tile_m, :], dim=1, other=float('-inf'))",
+            lambda x: x.amax(1),
+        ),
+        (
+            "out[tile_m] = hl.associative_scan(lambda a, b: a + b, x[tile_m, :], dim=1).amax(-1)",
+            lambda x: x.cumsum(1).amax(-1),
+        ),
     ],
 )
 def test_rows(device: str, reference: object) -> None:
@@ -235,7 +255,7 @@ def test_jagged_tile_sums_each_row_to_its_own_length() -> None:
         return out
     """
     offsets = torch.tensor([0, 3, 3, 8, 9, 11])
-    expected = torch.stack([V[a:b].exp().sum() for a, b in zip(offsets, offsets[1:], strict=False)])
+    expected = torch.stack([V[a:b].exp().sum() for a, b in itertools.pairwise(offsets)])
     torch.testing.assert_close(interpret(source, V, offsets), expected)
 
 
@@ -258,8 +278,6 @@ def test_two_phases_run_in_order() -> None:
 
 @pytest.mark.parametrize("other", [True, False])
 def test_constexpr_flags_choose_a_branch(other: bool) -> None:
-    from transpile.frontend.signatures import format_signature  # noqa: F401
-
     source = """
     @helion.kernel
     def f(x: torch.Tensor, negate: hl.constexpr = False) -> torch.Tensor:

@@ -1,1 +1,1 @@
-
+"""The Tile IR: nodes, sizes, dtypes, op table, printer, verifier, reference interpreter."""

@@ -77,7 +77,10 @@ CODES: dict[str, CodeInfo] = {
         "A kernel needs a `for` over hl.tile or hl.grid in its host program.",
     ),
     "KT0104": _I("nesting too deep", "The source nests too deeply to be parsed."),
-    "KT0105": _I("two kernels of one name", "Each kernel of a file becomes a function of its name."),
+    "KT0105": _I(
+        "two kernels of one name",
+        "Each kernel of a file becomes a function of its name.",
+    ),
     # -- KT02xx: signatures and configurations --------------------------------------------------
     "KT0201": _I(
         "malformed signature",
@@ -86,7 +89,8 @@ CODES: dict[str, CodeInfo] = {
     ),
     "KT0202": _I(
         "unknown dtype",
-        "The dtypes are bool i8 u8 i16 u16 i32 u32 i64 u64 f16 bf16 f32 f64 f8e4m3 f8e5m2 f4e2m1x2.",
+        "The dtypes are bool i8 u8 i16 u16 i32 u32 i64 u64 f16 bf16 f32 f64 f8e4m3 f8e5m2 "
+        "f4e2m1x2.",
     ),
     "KT0203": _I(
         "bad dimension",
@@ -124,12 +128,14 @@ CODES: dict[str, CodeInfo] = {
     ),
     "KT0213": _I("block size is no power of two", "Tiles have power-of-two sizes on every target."),
     "KT0215": _I(
-        "reduction cannot be rolled", "`reduction_loops` asks for chunks of an axis that has to stay whole."
+        "reduction cannot be rolled",
+        "`reduction_loops` asks for chunks of an axis that has to stay whole.",
     ),
     "KT0214": _I("bad loop order", "An entry of `loop_orders` lists each axis of its loop once."),
     "KT0221": _I(
         "types not inferable",
-        "What the body does with a parameter does not tell its rank. State it by --arg, in kt.toml or with a jaxtyping annotation.",
+        "What the body does with a parameter does not tell its rank. State it by --arg, in "
+        "kt.toml or with a jaxtyping annotation.",
     ),
     "KT0222": _I(
         "no such parameter",
@@ -137,7 +143,8 @@ CODES: dict[str, CodeInfo] = {
     ),
     "KT0223": _I(
         "variant left out",
-        "A note, no error: without a stated signature, the other value of a flag and optional tensors are built too where they can be.",
+        "A note, no error: without a stated signature, the other value of a flag and optional "
+        "tensors are built too where they can be.",
     ),
     "KT0224": _I(
         "compile-time value missing",
@@ -168,12 +175,14 @@ CODES: dict[str, CodeInfo] = {
     ),
     "KT0402": _I(
         "construct not in the device language",
-        "Device code has loops over tiles, `if`, `while`, assignments and calls; no return, break, continue, with, try, run-time ternary.",
+        "Device code has loops over tiles, `if`, `while`, assignments and calls; no return, "
+        "break, continue, with, try, run-time ternary.",
     ),
     "KT0403": _I("undefined name", "No scope defines the name."),
     "KT0404": _I(
         "name out of scope",
-        "A tile or a value of a loop is used after the loop, or one set in only one branch after the `if`.",
+        "A tile or a value of a loop is used after the loop, or one set in only one branch "
+        "after the `if`.",
     ),
     "KT0405": _I(
         "bad sequence index",
@@ -181,7 +190,8 @@ CODES: dict[str, CodeInfo] = {
     ),
     "KT0406": _I(
         "host tensor without a subscript",
-        "Device code sees device memory only through loads and stores: index the tensor with tiles.",
+        "Device code sees device memory only through loads and stores: index the tensor with "
+        "tiles.",
     ),
     "KT0407": _I(
         "undefined arithmetic",

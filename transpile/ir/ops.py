@@ -34,8 +34,12 @@ class ElementwiseOp:
     f32_math: bool = False
 
 
-def _unary(name: str, fold: Callable[..., Number] | None, torch: str | None = None) -> ElementwiseOp:
-    return ElementwiseOp(name, 1, "float", torch or name, fold, f32_math=True)
+def _unary(name: str, fold: Callable[..., Number] | None) -> ElementwiseOp:
+    return ElementwiseOp(name, 1, "float", name, fold, f32_math=True)
+
+
+def _not(a: Number) -> Number:
+    return (not a) if isinstance(a, bool) else ~int(a)
 
 
 def _floordiv(a: Number, b: Number) -> Number:
@@ -98,7 +102,7 @@ _TABLE = [
     ElementwiseOp("and", 2, "same", "bitwise_and", lambda a, b: a & b),
     ElementwiseOp("or", 2, "same", "bitwise_or", lambda a, b: a | b),
     ElementwiseOp("xor", 2, "same", "bitwise_xor", lambda a, b: a ^ b),
-    ElementwiseOp("not", 1, "same", "bitwise_not", lambda a: (not a) if isinstance(a, bool) else ~a),
+    ElementwiseOp("not", 1, "same", "bitwise_not", _not),
     ElementwiseOp("shl", 2, "same", "bitwise_left_shift", lambda a, b: a << b),
     ElementwiseOp("shr", 2, "same", "bitwise_right_shift", lambda a, b: a >> b),
     # selection: (condition, if true, if false)

@@ -1,1 +1,1 @@
-
+"""Target-neutral rewrites and analyses of the Tile IR."""

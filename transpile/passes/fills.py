@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from transpile.ir import ir
 from transpile.ir.ir import Block, Op, TileType, Value
 from transpile.ir.walk import (
+    clone,
     definitions,
     map_phases,
     operands,
@@ -28,7 +29,7 @@ from transpile.ir.walk import (
 
 def lift_fills(kernel: ir.Kernel) -> ir.Kernel:
     """The kernel with each -inf mask lifted where that makes a zero mask needless."""
-    return map_phases(kernel, lambda phase: _Lifter(_relaxed(_merged(phase.body))).run())
+    return map_phases(kernel, lambda phase: _Lifter(_relaxed(_merged(clone(phase.body)))).run())
 
 
 def _relaxed(body: Block) -> Block:

@@ -1,1 +1,1 @@
-
+"""The thread-level lowering that CuTe and Metal share."""

@@ -26,7 +26,7 @@ from transpile.frontend.signatures import (
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.symbolic import HostShape
 from transpile.frontend.syntax import names_read
-from transpile.frontend.values import Env, HostNumber, HostTensor, NeedFact, Opaque
+from transpile.frontend.values import Env, HostNumber, NeedFact, Opaque
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, error
 from transpile.ir.dtypes import BOOL, F32, I64, DType

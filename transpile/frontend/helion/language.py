@@ -276,7 +276,9 @@ def _randint(ev: Lowering, shape: Any, low: Any, high: Any, seed: Any, device: A
     b = ev.b
     where = _linear_offset(ev, td.as_shape(ev, shape))
     bits = b.emit(
-        ir.Random(results=(b.new(I32, where.shape),), kind="int", seed=_seed(ev, seed), offset=where)
+        ir.Random(
+            results=(b.new(I32, where.shape),), kind="int", seed=_seed(ev, seed), offset=where
+        )
     )
     span = b.arith("sub", high, low) if not isinstance(high, int) else high - low
     return b.elementwise("add", b.elementwise("mod", b.elementwise("abs", bits), span), low)
