@@ -24,10 +24,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
+# This file's own folder would shadow the triton package.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT / "benchmarks"]
 sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
 
 # The best configurations found for the two square products, beside kt's default.
 GEMM_CONFIGS: dict[str, dict[str, Any]] = {

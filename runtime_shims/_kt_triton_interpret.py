@@ -15,8 +15,6 @@ computes on the bits. What is repaired here was seen failing in triton 3.6 and 3
 A grid runs one program after the other here, so that races and missing grid barriers do not show.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -105,6 +106,18 @@ def test_the_shim_is_found_inside_a_package(tmp_path):
     assert out.startswith("True")
     assert "'made._kt_triton_interpret'" in out
     assert "'_kt_triton_interpret'" not in out
+
+
+def test_both_files_inlined_into_one(tmp_path):
+    line = '    importlib.import_module(f"{__name__}_interpret")\n'
+    shim = (SHIMS / "_kt_triton.py").read_text()
+    repairs = (SHIMS / "_kt_triton_interpret.py").read_text()
+    assert shim.endswith(line)
+    (tmp_path / "made.py").write_text(shim.replace(line, textwrap.indent(repairs, "    ")))
+    code = "import made as kt; print(kt.INTERPRETING, kt._Builder.kt_repaired)"
+    for value, printed in (("1", "True True"), ("0", "")):
+        env = {"KT_INTERPRET": value, "PYTHONPATH": str(tmp_path)}
+        assert run("-c", code if value == "1" else "import made", env=env).strip() == printed
 
 
 def test_without_the_variable_nothing_is_patched():

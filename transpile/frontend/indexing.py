@@ -272,6 +272,14 @@ class Indexer:
         if origin is not None:
             raise NeedFact(origin, dtype=I64)
 
+    def require_position(self, value: ir.Value) -> None:
+        """Like :meth:`require_index`, for elements of a parameter used as they are loaded."""
+        op = self.b.producer.get(value)
+        while isinstance(op, (ir.Reshape, ir.Broadcast)):
+            op = self.b.producer.get(op.value)
+        if isinstance(op, ir.Load):
+            self.require_index(op.result)
+
     def _float_origin(self, value: ir.Value) -> str | None:
         """The parameter of assumed f32 whose elements end up in this index: it holds integers."""
         if not value.dtype.is_float:

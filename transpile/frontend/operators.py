@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import libcst as cst
 
 from transpile.frontend.builder import Builder, describe
+from transpile.frontend.indexing import Indexer
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.symbolic import compare_sizes, has_unknown, simplified
 from transpile.frontend.values import (
@@ -81,6 +82,7 @@ class Operators:
 
     source: ParsedSource
     b: Builder
+    indexer: Indexer
     on_device: bool
 
     def eval(self, node: cst.BaseExpression, env: Env) -> Any:
@@ -325,6 +327,7 @@ class Operators:
             for side in (left, right):
                 if isinstance(side, HostTensor):
                     self.fail_host_tensor(side)
+            self._compared(left, right)
             return self.b.arith(name, left, right)
         if isinstance(left, (Opaque, HostTensor)) or isinstance(right, (Opaque, HostTensor)):
             return UNKNOWN
@@ -334,6 +337,13 @@ class Operators:
         if known is None and self.on_device:
             return self.b.arith(name, left, right)
         return UNKNOWN if known is None else known
+
+    def _compared(self, left: Any, right: Any) -> None:
+        """What is compared with a tile of integers (positions) is taken for integers itself."""
+        for one, other in ((left, right), (right, left)):
+            positions = isinstance(other, ir.Value) and other.shape and other.dtype.is_int
+            if positions and isinstance(one, ir.Value):
+                self.indexer.require_position(one)
 
     def _identity(self, same: bool, left: Any, right: Any) -> Any:
         if left is None or right is None:

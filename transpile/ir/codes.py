@@ -127,6 +127,9 @@ CODES: dict[str, CodeInfo] = {
         "without a block size of its own, in source order.",
     ),
     "KT0213": _I("block size is no power of two", "Tiles have power-of-two sizes on every target."),
+    "KT0216": _I(
+        "loop cannot be static", "`static_ranges` unrolls a loop, so its bounds must be numbers at build time."
+    ),
     "KT0215": _I(
         "reduction cannot be rolled",
         "`reduction_loops` asks for chunks of an axis that has to stay whole.",

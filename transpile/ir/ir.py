@@ -496,6 +496,8 @@ class Phase:
 class HostCode:
     """One source statement of the host program, dedented, verbatim but for helion calls.
 
+    ``__kt_block_SYM__`` in it stands for a block size, ``__kt_num_sm__(device)`` for the number of
+    the device's multiprocessors.
     A ``pure`` one only computes sizes and numbers: droppable when nothing reads what it
     ``defines``.
     """

@@ -74,7 +74,7 @@ def _access_shape(v: Verifier, op: ir.Load | ir.Store | ir.Atomic) -> tuple[Size
         return None
     v.guards(op.guards, shape)
     if op.mask is not None:
-        v.check(op.mask.dtype is BOOL, f"mask of dtype {op.mask.dtype}")
+        v.check(op.mask.dtype == BOOL, f"mask of dtype {op.mask.dtype}")
         v.fits(op.mask, shape, "mask")
     return shape
 
@@ -141,7 +141,7 @@ def _elementwise(v: Verifier, op: ir.Elementwise) -> None:
             v.check(found, f"no operand has the result's axis {axis} of size {size}")
     args = op.args
     if op.name == "where":
-        v.check(args[0].dtype is BOOL, f"condition of dtype {args[0].dtype}")
+        v.check(args[0].dtype == BOOL, f"condition of dtype {args[0].dtype}")
         args = args[1:]
     dtypes = {a.dtype for a in args}
     if v.check(len(dtypes) == 1, f"operands of {', '.join(sorted(d.name for d in dtypes))}"):
@@ -235,7 +235,7 @@ def _reduce(v: Verifier, op: ir.Reduce) -> None:
     if REDUCTIONS[op.name].index:
         v.check(target.is_int, f"{op.name} gives {target}")
     elif op.name in ("any", "all"):
-        v.check(target is BOOL, f"{op.name} gives {target}")
+        v.check(target == BOOL, f"{op.name} gives {target}")
     elif op.name in ("sum", "prod"):
         widened = target.is_int if not source.is_float else target.is_float
         v.check(widened, f"{op.name} of {source} gives {target}")
@@ -310,7 +310,7 @@ def _random(v: Verifier, op: ir.Random) -> None:
     v.integer(op.offset, "the offset")
     v.check(op.result.shape == op.offset.shape, "shape of the offset and the result")
     expected = F32 if op.kind == "uniform" else None
-    ok = op.result.dtype is expected if expected else op.result.dtype.is_int
+    ok = op.result.dtype == expected if expected else op.result.dtype.is_int
     v.check(ok, f"random {op.kind} of dtype {op.result.dtype}")
 
 
@@ -341,7 +341,7 @@ def _for_range(v: Verifier, op: ir.ForRange) -> None:
 
 def _if(v: Verifier, op: ir.If) -> None:
     v.scalar(op.cond, "the condition")
-    v.check(op.cond.dtype is BOOL, f"condition of dtype {op.cond.dtype}")
+    v.check(op.cond.dtype == BOOL, f"condition of dtype {op.cond.dtype}")
     types = tuple(r.type for r in op.results)
     for block in (op.then, op.orelse):
         with v.scope():

@@ -169,7 +169,9 @@ def _subdivided(kernel: ir.Kernel) -> set[Sym]:
     begins = {
         op.result: op.tile.type.block
         for op in walk_kernel(kernel)
-        if isinstance(op, ir.TileAttr) and op.attr == "begin" and isinstance(op.tile.type, ir.TileVar)
+        if isinstance(op, ir.TileAttr)
+        and op.attr == "begin"
+        and isinstance(op.tile.type, ir.TileVar)
     }
     loops = (op for op in walk_kernel(kernel) if isinstance(op, ir.ForTile))
     return {begins[op.begin] for op in loops if op.begin in begins}

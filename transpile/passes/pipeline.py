@@ -5,6 +5,7 @@ from __future__ import annotations
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
 from transpile.passes.fills import lift_fills
+from transpile.passes.flatten import flatten_loops
 from transpile.passes.masks import remove_masks
 from transpile.passes.roll import roll_reductions
 from transpile.passes.schedule import Schedule
@@ -15,6 +16,7 @@ from transpile.passes.squeeze import squeeze
 def prepare(kernel: ir.Kernel, schedule: Schedule) -> ir.Kernel:
     """The kernel for its schedule: reductions rolled, axes of one lane dropped, and without the
     masks that change nothing. The schedule learns the block sizes of rolled axes."""
+    kernel = flatten_loops(kernel, schedule.config.get("flatten_loops", ()))
     rolled = roll_reductions(kernel, schedule.reduction_loops, schedule.blocks)
     for refusal in rolled.refusals:
         raise error(
@@ -24,7 +26,9 @@ def prepare(kernel: ir.Kernel, schedule: Schedule) -> ir.Kernel:
         )  # fmt: skip
     kernel = rolled.kernel
     for block in kernel.blocks:
-        number = None if block.fixed is None else block.fixed.as_int()
+        number = None
+        if block.fixed is not None:
+            number = block.fixed.substitute(schedule.blocks).as_int()
         if number is not None:
             schedule.blocks.setdefault(block.sym, number)
     kernel = simplify(squeeze(kernel, schedule.blocks))

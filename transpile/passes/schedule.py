@@ -88,7 +88,10 @@ class Schedule:
     tunable: tuple[Sym, ...] = ()  # block sizes that `block_sizes` gives, in order
 
     def phase(self, phase: ir.Phase) -> PhaseSchedule:
-        return self.phases[phase.loop]
+        plan = self.phases[phase.loop]
+        if len(plan.order) != len(phase.axes):  # flattened
+            return PhaseSchedule(tuple(range(len(phase.axes))), plan.pid_type, 1)
+        return plan
 
     def _entry(self, key: str, index: int, default: Any = None) -> Any:
         value = self.config.get(key)
@@ -111,6 +114,10 @@ class Schedule:
             knobs.append(f"flatten={flatten}")
         if (warp := self._entry("range_warp_specializes", loop)) is not None:
             knobs.append(f"warp_specialize={warp}")
+        for key, value in sorted(self.config.items()):
+            name = key.removeprefix("_triton_range_id_")
+            if name != key and value == loop:
+                knobs.append(f"{name}={self.config.get(f'_triton_range_value_{name}')!r}")
         return "tl.range", knobs
 
     def indexing(self, access: int, *, atomic: bool = False) -> str:

@@ -100,7 +100,7 @@ def difference(
     finite = y[y.isfinite()]
     scale = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
     allowed = relative * y.abs() + magnitude * scale
-    close = (x - y).abs() <= allowed
+    close = ((x - y).abs() <= allowed) & y.isfinite()
     same = (x == y) | (x.isnan() & y.isnan())
     limit = f"more than {relative:.1e} of the element and {magnitude:.1e} of the rms {scale:.3g}"
     return _worst(name, x, y, ~(close | same), limit)

@@ -10,9 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transpile.emitters.triton.context import Context
-from transpile.emitters.triton.tree import ADD, MUL, Eval, Expr, binary, call, lit, sequence
+from transpile.emitters.triton.tree import (
+    ADD,
+    MUL,
+    Assign,
+    Eval,
+    Expr,
+    Var,
+    binary,
+    call,
+    lit,
+    ref,
+    sequence,
+)
 from transpile.ir import ir
-from transpile.ir.dtypes import I32
+from transpile.ir.dtypes import I32, I64
 from transpile.ir.sizes import ONE, Size
 from transpile.ir.walk import entry_axes, index_shape
 
@@ -28,7 +40,7 @@ class Box:
 
 def box_of(ctx: Context, op: ir.Load | ir.Store) -> Box | None:
     """The block that the access addresses, or None if it is none."""
-    if op.mask is not None or ctx.kernel.index_dtype is not None:
+    if op.mask is not None or ctx.index_dtype == I64:
         return None
     offsets: list[Expr] = []
     shape: list[Size] = []
@@ -103,6 +115,9 @@ def store_block(ctx: Context, op: ir.Store, value: Expr, kind: str) -> bool:
         if _is_small(ctx, op, box):
             return False
         value = _exact(ctx, value, tile)
+        if (parts := _subtiles(ctx, op, box)) > 1:
+            _store_parts(ctx, op, box, value, parts)
+            return True
         if len(value.shape) != len(box.shape):
             value = call("tl.reshape", value, ctx.shape(box.shape), dtype=value.dtype)
         target = ctx.descriptor(op.tensor, box.shape)
@@ -113,6 +128,46 @@ def store_block(ctx: Context, op: ir.Store, value: Expr, kind: str) -> bool:
     value = ctx.cast(_exact(ctx, value, tile), op.tensor.dtype)
     ctx.emit(Eval(Expr(f"tl.store({{0}}, {{1}}{check})", (pointer, value), (0, 0))))
     return True
+
+
+def _subtiles(ctx: Context, op: ir.Store, box: Box) -> int:
+    """Into how many column blocks the config splits the store (``epilogue_subtile``)."""
+    parts = ctx.schedule.config.get("epilogue_subtile") or 1
+    lanes = ctx.extent_int(box.shape[-1])
+    whole = len(box.shape) == 2 and not isinstance(op.index[0], ir.AtScalar)
+    return int(parts) if whole and lanes is not None and lanes >= 16 * int(parts) else 1
+
+
+def _store_parts(ctx: Context, op: ir.Store, box: Box, value: Expr, parts: int) -> None:
+    """Store a tile in blocks of columns, so that less shared memory is needed at a time."""
+    rows, columns = box.shape
+    width = columns // parts
+    pieces = [value]
+    size = columns
+    while len(pieces) < parts:
+        size = size // 2
+        pieces = [half for piece in pieces for half in _halves(ctx, piece, rows, size)]
+    target = ctx.descriptor(op.tensor, (rows, width))
+    for i, piece in enumerate(pieces):
+        first = box.offsets[1]
+        if i:
+            first = binary("+", first, _columns(ctx, width, i), ADD, I32)
+        args = (target, sequence([box.offsets[0], first]), piece)
+        ctx.emit(Eval(Expr("{0}.store({1}, {2})", args, (0, 0, 0))))
+
+
+def _columns(ctx: Context, width: Size, count: int) -> Expr:
+    return ctx.size(width * count)
+
+
+def _halves(ctx: Context, value: Expr, rows: Size, width: Size) -> tuple[Expr, Expr]:
+    """The left and right half of a tile's columns: a split of a reshaped and permuted tile."""
+    shape = sequence([ctx.extent(rows), lit("2"), ctx.size(width)])
+    paired = call("tl.permute", call("tl.reshape", value, shape), lit("(0, 2, 1)"))
+    left, right = Var("left"), Var("right")
+    ctx.emit(Assign((left, right), call("tl.split", paired)))
+    tile = (rows, width)
+    return ref(left, value.dtype, tile), ref(right, value.dtype, tile)
 
 
 def _exact(ctx: Context, value: Expr, tile: ir.TileType) -> Expr:

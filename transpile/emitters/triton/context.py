@@ -360,6 +360,8 @@ class Context:
             term: Expr | None = None
             for atom in mono:
                 factor = self.size(Size.of(atom)) if isinstance(atom, Sym) else self._opaque(atom)
+                if term is None and self.index_dtype == I64 and (len(mono) > 1 or abs(coeff) > 1):
+                    factor = self.cast(factor, I64)
                 term = factor if term is None else binary("*", term, factor, MUL, dtype=I32)
             if term is None:
                 term = lit(str(abs(coeff)))

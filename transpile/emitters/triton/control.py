@@ -24,7 +24,8 @@ from transpile.emitters.triton.tree import (
 )
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
-from transpile.ir.dtypes import I32
+from transpile.ir.diagnostics import error
+from transpile.ir.dtypes import I32, I64
 from transpile.ir.sizes import Size
 
 
@@ -188,6 +189,7 @@ def _loop_axis(
     name = tile.name or "tile"
     shape = (Size.of(op.block),)
     offsets = binary("+", start, ctx.arange(Size.of(op.block)), ADD, I32, shape)
+    offsets = ctx.offset_dtype(offsets)
     offsets = ctx.let(with_axis("offs", name), offsets)
     end_size = ctx.known_sizes.get(op.end)
     axis = Axis(offsets, end, begin=start, block=op.block, end_size=end_size)
@@ -206,6 +208,13 @@ def _minus(a: Expr, b: Expr) -> Expr:
 def range_call(ctx: Context, begin: Expr, end: Expr, step: Expr, loop: int) -> Expr:
     """``tl.range(begin, end, step)`` with the loop's knobs."""
     function, knobs = ctx.schedule.range_knobs(loop)
+    if function == "tl.static_range" and not (begin.is_literal and end.is_literal):
+        raise error(
+            "KT0216",
+            f"static_ranges[{loop}] is set for a loop whose bounds are not known at build time",
+            ctx.kernel.span,
+            remedy="state the size in the signature, or leave the entry out",
+        )
     args = [begin, end]
     if not (step.is_literal and step.template == "1"):
         args.append(step)

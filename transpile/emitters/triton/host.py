@@ -118,7 +118,7 @@ def needed(kernel: ir.Kernel, launches: str) -> list[ir.HostCode | ir.Launch]:
 
 
 def substitute_blocks(item: ir.HostCode, schedule: Schedule) -> str:
-    """Host text with the values of registered block sizes."""
+    """Host text with the values of registered block sizes, and the shim's device queries."""
     values = {s.name: v for s, v in schedule.blocks.items()}
 
     def value(match: re.Match[str]) -> str:
@@ -126,7 +126,8 @@ def substitute_blocks(item: ir.HostCode, schedule: Schedule) -> str:
             raise error("KT0900", f"no block size {match[1]}", item.span)
         return str(values[match[1]])
 
-    return re.sub(r"__kt_block_(\w+?)__", value, item.text)
+    text = re.sub(r"__kt_block_(\w+?)__", value, item.text)
+    return text.replace("__kt_num_sm__(", "kt.num_sms(")
 
 
 def docstring(text: str) -> list[str]:

@@ -45,7 +45,7 @@ def slice_axis(ctx: Context, size: Size, begin: bool = False) -> Axis:
         else:
             body, ctx.body = ctx.body, ctx.top
             name = ctx.size_hint(size)
-            offsets = ctx.let(with_axis("offs", name), ctx.arange(size))
+            offsets = ctx.let(with_axis("offs", name), ctx.offset_dtype(ctx.arange(size)))
             limit = ctx.size(size) if ctx.padded(size) else None
             axis = Axis(offsets, limit)
             if limit is not None:

@@ -222,15 +222,7 @@ class KernelDriver:
         made: list[ir.Kernel] = []
         for param in self.params:
             name = param.name.value
-            if name in base or param.default is None:
-                continue
-            annotation = self._annotation(param)
-            default = self._default(param)
-            other: Any = None
-            if isinstance(default, bool) and "constexpr" in annotation:
-                other = LiteralSpec(not default)
-            elif default is None and "Tensor" in annotation:
-                other = self._optional_tensor(name)
+            other = None if name in base else self._other_value(param)
             if other is None:
                 continue
             for earlier in [base, *(self.specs[k] for k in made[:7])]:
@@ -249,9 +241,18 @@ class KernelDriver:
                     )
         return made
 
-    def _optional_tensor(self, name: str) -> Any:
-        """Rank and dtype of an optional tensor are inferred by lowering with it present."""
-        return _Present()
+    def _other_value(self, param: cst.Param) -> Any:
+        """The variant of a flag or an optional tensor that lowering by default leaves out."""
+        annotation = self._annotation(param)
+        default = self._default(param)
+        if isinstance(default, bool) and "constexpr" in annotation:
+            return LiteralSpec(not default)
+        if "Tensor" not in annotation:
+            return None
+        if default is None:
+            return _Present()
+        optional = "None" in annotation or "Optional" in annotation
+        return LiteralSpec(None) if default is _NO_DEFAULT and optional else None
 
     # -- one signature ---------------------------------------------------------------------
 
@@ -451,7 +452,7 @@ class KernelDriver:
 
 
 class _Present:
-    """Stands for an optional tensor that is given; its type is inferred."""
+    """Stands for an optional tensor that is given; rank and dtype are inferred by lowering."""
 
     def __str__(self) -> str:
         return "tensor"

@@ -273,10 +273,7 @@ class Program(Assembly):
         elif short == "helion.next_power_of_2":
             self.text.replace(node, f"(1 << (({arguments[0]}) - 1).bit_length())")
         elif short == "helion.runtime.get_num_sm":
-            device = arguments[0]
-            self.text.replace(
-                node, f"torch.cuda.get_device_properties({device}).multi_processor_count"
-            )
+            self.text.replace(node, f"__kt_num_sm__({arguments[0]})")
 
     # -- phases ----------------------------------------------------------------------------
 

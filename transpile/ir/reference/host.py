@@ -18,6 +18,7 @@ from transpile.ir.sizes import Size, Sym
 
 _LAUNCH = "__kt_launch__"
 _FUNCTION = "__kt_host__"
+_MULTIPROCESSORS = 4  # few, so that persistent programs take turns
 
 
 @dataclass
@@ -45,6 +46,7 @@ def run_host(
             launch(phase, bind(kernel, namespace, frame))
 
     namespace[_LAUNCH] = callback
+    namespace["__kt_num_sm__"] = lambda _device: _MULTIPROCESSORS
     exec(compile(source, f"<host program of {kernel.name}>", "exec"), namespace)
     given = {p.name: args[p.name] for p in kernel.params if p.name in args}
     unknown = sorted(args.keys() - given.keys())
