@@ -149,7 +149,7 @@ def _check(module: ModuleType, job: Any, index: int, inputs: Any, numerics: Any)
     got = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in got.items()}
     reference = numerics.load_reference(*job.reference)
     want = numerics.results(numerics._adapted(reference, arguments), arguments)
-    return numerics._compare(job, got, want, arguments, "torch")  # type: ignore[no-any-return]
+    return numerics._compare(job, got, want, arguments, "torch", on_device=True)  # type: ignore[no-any-return]
 
 
 def gemm(folder: str) -> list[dict[str, Any]]:
@@ -157,7 +157,8 @@ def gemm(folder: str) -> list[dict[str, Any]]:
     timer, rows, report = Timer(), [], []
     for label, config in GEMM_CONFIGS.items():
         extra = ["--config", json.dumps(config)] if config else []
-        module = build("matmul", folder, "--kernel", "matmul", *extra)
+        types = ["--arg", "x=bf16[M,K]", "--arg", "y=bf16[K,N]"]
+        module = build("matmul", folder, "--kernel", "matmul", *types, *extra)
         for n in (4096, 8192):
             x = torch.randn(n, n, device="cuda", dtype=torch.bfloat16)
             y = torch.randn(n, n, device="cuda", dtype=torch.bfloat16)

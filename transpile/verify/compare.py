@@ -15,6 +15,15 @@ _EPS32 = 2.0**-23
 _MAX_ROUNDINGS = 16
 
 
+TF32_EPS = 2.0**-10  # ten bits of mantissa: what tensor cores keep of f32 operands
+
+
+def has_tf32(kernel: ir.Kernel) -> bool:
+    """Whether tensor cores round some operands to tf32 (on a device; interpreters do not)."""
+    dots = (op for op in walk_kernel(kernel) if isinstance(op, ir.Dot))
+    return any(op.lhs.dtype.name == "f32" and op.precision == "tf32" for op in dots)
+
+
 def narrow_roundings(kernel: ir.Kernel) -> int:
     """How many operations of the kernel round to a 16- or 8-bit float: each adds an error of its
     own, which another order of evaluation does not repeat."""

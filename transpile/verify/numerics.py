@@ -120,12 +120,19 @@ def same_bits(a: Any, b: Any) -> bool:
 
 
 def _compare(
-    job: KernelJob, got: dict[str, Any], want: dict[str, Any], arguments: Mapping[str, Any], by: str
+    job: KernelJob,
+    got: dict[str, Any],
+    want: dict[str, Any],
+    arguments: Mapping[str, Any],
+    by: str,
+    on_device: bool = False,
 ) -> list[str]:
     import torch
 
     tensors = [v for v in (*arguments.values(), *got.values()) if isinstance(v, torch.Tensor)]
     work_eps = max((compare.eps(t.dtype) for t in tensors), default=0.0)
+    if on_device and compare.has_tf32(job.kernel):
+        work_eps = max(work_eps, compare.TF32_EPS)
     longest = max((size for t in tensors for size in t.shape), default=1)
     elements = max((t.numel() for t in tensors), default=1)
     roundings = compare.narrow_roundings(job.kernel)

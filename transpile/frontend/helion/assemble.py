@@ -57,7 +57,11 @@ class Assembly(Learning):
             blocks=self.blocks.all,
             size_names=tuple(self.size_names),
             multiple_of=dict(self.facts.multiple_of),
-            config={k: v for k, v in self.config.items() if k != "index_dtype"},
+            config={
+                k: v
+                for k, v in self.config.items()
+                if k != "index_dtype" and k not in self.tunables
+            },
             index_dtype=I64 if self.b.index_dtype == I64 else None,
             prelude=text,
             span=self.source.span(node.name),
