@@ -55,7 +55,7 @@ class Targets(click.ParamType[tuple[str, ...]]):
         names = tuple(name.strip() for name in str(value).split(","))
         for name in names:
             if name not in TARGET_NAMES:
-                self.fail(f"unknown target {name!r}; choose from {', '.join(TARGET_NAMES)}")
+                self.fail(f"KT0005: unknown target {name!r}; choose from {', '.join(TARGET_NAMES)}")
         return names
 
 
@@ -71,7 +71,7 @@ class Pair(click.ParamType[tuple[str, str]]):
             return value
         name, equals, text = str(value).partition("=")
         if not equals or not name.strip().isidentifier():
-            self.fail(f"{value!r} is not {self.name}")
+            self.fail(f"KT0005: {value!r} is not {self.name}")
         return name.strip(), text
 
 
@@ -81,7 +81,7 @@ def _merged(
     merged: dict[str, str] = {}
     for name, text in pairs:
         if name in merged:
-            raise click.BadParameter(f"{name!r} is given twice")
+            raise click.BadParameter(f"KT0006: {name!r} is given twice")
         merged[name] = text
     return merged
 
@@ -99,13 +99,13 @@ def _config(ctx: click.Context, param: click.Parameter, text: str | None) -> Any
             with open(file, encoding="utf-8") as stream:
                 text = stream.read()
         except (OSError, UnicodeDecodeError) as exc:
-            raise click.BadParameter(f"cannot read {file!r}: {exc}") from None
+            raise click.BadParameter(f"KT0009: cannot read {file!r}: {exc}") from None
     try:
         settings = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as exc:
-        raise click.BadParameter(f"not JSON: {exc}") from None
+        raise click.BadParameter(f"KT0009: not JSON: {exc}") from None
     if not isinstance(settings, dict):
-        raise click.BadParameter("not a JSON object")
+        raise click.BadParameter("KT0009: not a JSON object")
     return settings, file
 
 
@@ -189,7 +189,7 @@ def build(
             stale = outputs.differences(directory, generated)
         elif generated:
             written = outputs.write_all(directory, generated)
-        if depfile and writable:
+        if depfile and writable and not (check or diff):
             _write_depfile(depfile, directory, result)
     _report(result)
     if as_json:
@@ -373,7 +373,7 @@ def _reference(text: str | None) -> tuple[str, str] | None:
         return None
     file, _, function = text.rpartition(":")
     if not file or not function.isidentifier():
-        raise click.BadParameter(f"{text!r} is not FILE:FUNCTION", param_hint="--reference")
+        raise click.BadParameter(f"KT0005: {text!r} is not FILE:FUNCTION", param_hint="--reference")
     return os.path.abspath(file), function
 
 

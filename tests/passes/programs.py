@@ -50,6 +50,9 @@ class Program:
 
         return f"{format_kernel(self.kernel)}\nsizes {self.sizes} blocks {self.blocks}"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))
+
 
 class Writer:
     """Writes operations on values of shape [rows, columns] at random.

@@ -14,7 +14,7 @@ from transpile.ir.ir import Guard, Kernel, Value
 from transpile.ir.sizes import Size, Sym
 from transpile.ir.verifier import verify
 from transpile.ir.walk import walk_kernel
-from transpile.passes.facts import analyse
+from transpile.passes.analysis import analyse
 from transpile.passes.masks import remove_masks
 
 BLOCKS = {Sym(name, "block"): 16 for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "B")}

@@ -16,8 +16,9 @@ from transpile.ir.interpreter import InterpreterError
 from transpile.ir.ir import Kernel
 from transpile.ir.verifier import verify
 from transpile.ir.walk import map_block, map_phases, substitute
-from transpile.passes import facts
-from transpile.passes.facts import Facts, analyse
+from transpile.passes import analysis
+from transpile.passes.analysis import analyse
+from transpile.passes.facts import Facts
 from transpile.passes.masks import remove_masks
 
 
@@ -35,7 +36,7 @@ def check(program: Program) -> None:
         assert agree(exact, program.run(bare, poison=claims, pad_size_axes=pads))
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(programs())
 def test_removal_changes_nothing(program: Program) -> None:
     check(program)
@@ -82,8 +83,8 @@ def _ignores_masks(kernel: Kernel, blocks: object, pads_size_axes: bool) -> Kern
 def _with(name: str, change: Callable[[Facts], Facts]) -> dict[type[ir.Op], object]:
     """The transfer table with one function's facts changed."""
     kind = getattr(ir, name)
-    original = facts._TRANSFER[kind]
-    return {**facts._TRANSFER, kind: lambda a, op: change(original(a, op))}  # type: ignore[arg-type]
+    original = analysis.TRANSFER[kind]
+    return {**analysis.TRANSFER, kind: lambda a, op: change(original(a, op))}  # type: ignore[arg-type]
 
 
 _WRONG_FACTS = {
@@ -104,7 +105,7 @@ _WRONG_FACTS = {
 
 @pytest.mark.parametrize("fault", list(_WRONG_FACTS))
 def test_a_wrong_fact_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "_TRANSFER", _with(*_WRONG_FACTS[fault]))
+    monkeypatch.setattr(analysis, "TRANSFER", _with(*_WRONG_FACTS[fault]))
     assert _finds_fault()
 
 
@@ -120,5 +121,5 @@ def test_a_wrong_range_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_fixpoint_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Carried values that keep the facts of their initial values."""
-    monkeypatch.setattr(facts, "join", lambda first, second: first)
+    monkeypatch.setattr(analysis, "join", lambda first, second: first)
     assert _finds_fault()

@@ -24,7 +24,7 @@ from transpile.ir.ir import Kernel, Value
 from transpile.ir.sizes import Size, Sym
 from transpile.ir.verifier import verify
 from transpile.ir.walk import walk_kernel
-from transpile.passes.facts import analyse
+from transpile.passes.analysis import analyse
 from transpile.passes.masks import remove_masks
 from transpile.passes.roll import reduction_sizes, roll_reductions
 from transpile.passes.simplify import simplify
@@ -125,6 +125,22 @@ def test_accumulators(
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+@pytest.mark.parametrize("dtype", [F32, F16, I32], ids=str)
+@pytest.mark.parametrize("chunk", [1, 4, 8])
+def test_places_of_extremes(name: str, dtype: DType, chunk: int) -> None:
+    kernel = roll_reductions(one_reduction(name, dtype, masked=False), [chunk], {}).kernel
+    verify(kernel)
+    x = torch.randint(-2, 3, (40, 13)).to(getattr(torch, dtype.torch))
+    if dtype.is_float:
+        x[0] = float("-inf")
+        x[1] = float("inf")
+        x[2, [5, 9]] = float("nan")
+        x[3, 12] = float("nan")
+    expected = getattr(torch, name)(x, 1)
+    assert torch.equal(run(kernel, x, torch.zeros_like(expected)), expected)
+
+
 def test_a_mask_is_not_repeated() -> None:
     kernel = roll_reductions(one_reduction("sum", F32, masked=True), [4], {}).kernel
     assert sum(isinstance(op, ir.Mask) for op in walk_kernel(kernel)) == 1
@@ -221,11 +237,6 @@ def _merge(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> Value:
     return b.reshape(flat, *row.shape)
 
 
-def _argmax(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> Value:
-    row = b.load(x, tile, slice(None))
-    return b.ew("add", row, b.cast(b.reduce("argmax", row, 1, keepdim=True), F32))
-
-
 def _rewritten(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> None:
     b.store(x, (tile, slice(None)), b.ew("neg", b.load(x, tile, slice(None))))
 
@@ -243,7 +254,6 @@ def _barrier(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> None:
         (_carried, "used in an inner loop"),
         (_inner, "used in an inner loop"),
         (_merge, "splits or merges"),
-        (_argmax, "argmax cannot be accumulated"),
         (_rewritten, "x is written and accessed again"),
         (_barrier, "waits for its own stores"),
     ],

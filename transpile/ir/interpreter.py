@@ -9,7 +9,8 @@ Two modes serve the proof of the masked-value analysis (``passes.masks``):
   does. Padded lanes hold whatever the operations put there.
 - ``poison``: an analysis result (:class:`Claims`). Lanes for which it claims a value are checked to
   hold it, and lanes that it calls junk are filled with NaN or an extreme integer after each
-  operation, so that a reader of junk shows in the results.
+  operation, so that a reader of junk shows in the results. (A source may rely on lanes of which
+  the analysis knows nothing: ``0 * log(eps)`` beyond the end of a tile is 0.)
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ class Defaults:
     blocks: dict[Sym, int] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int | None = None
+    row: Size | None = None  # the launch chooses num_warps by this run-time width
     group: int = 1
     last_fastest: bool = False  # neighbouring programs work on neighbouring memory
     inner: set[Sym] = field(default_factory=set)  # axes to vary fastest: the others share nothing
@@ -117,23 +118,40 @@ def _roles(kernel: ir.Kernel) -> _Roles:
 
 
 def _product(kernel: ir.Kernel, roles: _Roles) -> Defaults:
-    defaults = Defaults(num_warps=8 if roles.dots == 1 else 4, num_stages=3)
-    chained = roles.dots > 1  # attention and its kin: registers hold several products
-    depth = {8: 128, 16: 64}.get(roles.bits, 32)
+    """Matrix products, as measured on an H200 for 16-bit operands (docs/performance.md)."""
+    defaults = _chained(roles) if roles.dots > 1 else _lone(kernel, roles)
     dense = _contiguous_axes(kernel)
-    for sym in _blocks_of(kernel):
-        if (sym in roles.m and sym not in roles.n) or (sym in roles.n and sym not in roles.k):
-            size = 128 if not chained else 64
-        elif sym in roles.all():
-            size = depth if not chained else 64 if roles.bits <= 16 else 32
-        else:
-            size = 16 if sym in dense and sym not in roles.batch else 1
-        if sym in roles.all():
-            size = max(size, 16)
-        defaults.blocks[sym] = size
+    for sym in _blocks_of(kernel) - roles.all():
+        defaults.blocks[sym] = 16 if sym in dense and sym not in roles.batch else 1
     defaults.inner = roles.m | roles.n
-    if not chained and len(kernel.phases[0].axes) >= 2:
+    return defaults
+
+
+def _lone(kernel: ir.Kernel, roles: _Roles) -> Defaults:
+    """One product: large tiles, whose operands are used often."""
+    extents = {b.sym: [e.as_int() for e in b.extents] for b in kernel.blocks}
+    sides = [e for sym in roles.m | roles.n for e in extents.get(sym, [None])]
+    small = bool(sides) and all(e is not None and e <= 1024 for e in sides)
+    m, n, k, warps, stages = (64, 128, 64, 4, 4) if small else (128, 256, 64, 8, 3)
+    if roles.bits == 32:
+        m, n, k, warps, stages = 128, 128, 32, 8, 3
+    elif roles.bits == 8:
+        k *= 2
+    defaults = Defaults(num_warps=warps, num_stages=stages)
+    for group, size in ((roles.k, k), (roles.n, n), (roles.m, m)):
+        defaults.blocks |= dict.fromkeys(group, size)
+    if len(kernel.phases[0].axes) >= 2:
         defaults.group = 8
+    return defaults
+
+
+def _chained(roles: _Roles) -> Defaults:
+    """Attention and its kin: several products in registers, so that two programs fit on a
+    multiprocessor."""
+    defaults = Defaults(num_warps=4, num_stages=3)
+    for sym in roles.all():
+        deep = sym in roles.k and sym not in roles.m
+        defaults.blocks[sym] = 32 if deep and roles.bits == 32 else 64
     return defaults
 
 
@@ -155,6 +173,8 @@ def _rows(kernel: ir.Kernel) -> Defaults:
     if width is not None and None not in widths and width < 1024:
         rows = max(1, 2048 // (1 << max(0, width - 1).bit_length()))
     defaults = Defaults(num_warps=4 if width is None else _warps(rows * width))
+    if width is None or None in widths:
+        defaults.row = max((s for s in _row_sizes(kernel) if s.as_int() is None), key=str)
     outer = [a.block for p in kernel.phases for a in p.axes if a.block is not None]
     for sym in _blocks_of(kernel):
         defaults.blocks[sym] = rows if sym not in outer or sym == outer[-1] else 1
@@ -178,7 +198,7 @@ def _subdivided(kernel: ir.Kernel) -> set[Sym]:
 
 
 def _warps(elements: int) -> int:
-    return min(16, max(1, 1 << max(0, elements // 512 - 1).bit_length()))
+    return min(32, max(1, 1 << max(0, elements // 512 - 1).bit_length()))
 
 
 def _elementwise(kernel: ir.Kernel) -> Defaults:

@@ -217,14 +217,8 @@ def _lift(
 
 def _drop(block: Block, gone: set[Op]) -> Block:
     def region(inner: Block) -> Block:
-        ops = []
-        for op in inner.ops:
-            if op in gone:
-                continue
-            nested = regions(op)
-            if nested:
-                op = rebuild(op, lambda v: v, region)
-            ops.append(op)
+        kept = (op for op in inner.ops if op not in gone)
+        ops = [rebuild(op, lambda v: v, region) if regions(op) else op for op in kept]
         return Block(inner.params, ops, inner.yields)
 
     return region(block)

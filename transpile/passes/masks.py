@@ -9,7 +9,7 @@ from transpile.ir import ir
 from transpile.ir.ir import Block, Guard, Kernel, Op, Value
 from transpile.ir.sizes import Sym
 from transpile.ir.walk import index_shape, map_block, map_phases, substitute
-from transpile.passes.facts import Analysis, analyse
+from transpile.passes.analysis import Analysis, analyse
 
 
 def remove_masks(kernel: Kernel, blocks: Mapping[Sym, int], pads_size_axes: bool) -> Kernel:

@@ -7,6 +7,7 @@ from transpile.ir.diagnostics import error
 from transpile.passes.fills import lift_fills
 from transpile.passes.flatten import flatten_loops
 from transpile.passes.masks import remove_masks
+from transpile.passes.peel import peel_products
 from transpile.passes.roll import roll_reductions
 from transpile.passes.schedule import Schedule
 from transpile.passes.simplify import simplify
@@ -32,4 +33,6 @@ def prepare(kernel: ir.Kernel, schedule: Schedule) -> ir.Kernel:
         if number is not None:
             schedule.blocks.setdefault(block.sym, number)
     kernel = simplify(squeeze(kernel, schedule.blocks))
+    if schedule.uses_pointers:
+        kernel = peel_products(kernel, schedule.blocks)
     return simplify(remove_masks(lift_fills(kernel), schedule.blocks, True))

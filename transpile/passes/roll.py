@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transpile.ir import ir
-from transpile.ir.dtypes import BOOL, F32, I32, DType
-from transpile.ir.ir import Block, Guard, Kernel, Op, Phase, Span, TileType, TileVar, Value
-from transpile.ir.ops import REDUCTIONS, Number
+from transpile.ir.dtypes import I32
+from transpile.ir.ir import Block, Kernel, Op, Phase, Span, Value
 from transpile.ir.sizes import Size, Sym
 from transpile.ir.walk import (
-    entry_axes,
     operands,
     rebuild,
     regions,
@@ -26,12 +24,7 @@ from transpile.ir.walk import (
     walk,
     walk_kernel,
 )
-from transpile.passes.fold import greatest, least
-
-_COMBINE = {
-    "sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and",
-    "xor_sum": "xor",
-}  # fmt: skip
+from transpile.passes.chunks import Axis, ChunkLoop, Refused
 
 _POINTWISE = (
     ir.Load, ir.Store, ir.Atomic, ir.Elementwise, ir.Cast, ir.Reshape, ir.Broadcast, ir.Permute,
@@ -54,13 +47,6 @@ class Rolled:
 
     kernel: Kernel
     refusals: tuple[Refusal, ...]
-
-
-class _Refused(Exception):
-    def __init__(self, reason: str, op: Op | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.span = op.span if op is not None else None
 
 
 def reduction_sizes(kernel: Kernel) -> tuple[Size, ...]:
@@ -92,7 +78,7 @@ def roll_reductions(
             continue
         try:
             kernel = _roll(kernel, size, chunk)
-        except _Refused as refused:
+        except Refused as refused:
             refusals.append(Refusal(size, refused.reason, refused.span))
     return Rolled(kernel, tuple(refusals))
 
@@ -124,32 +110,6 @@ def _chunk_symbol(kernel: Kernel, size: Size) -> Sym:
 
 
 # -- the plan for one block ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The rolled axis: its size, and the block symbol of its chunks."""
-
-    size: Size
-    block: Sym
-    index_dtype: DType
-
-    def of(self, value: Value) -> int | None:
-        """Which axis of a value it is, or None; a value with two of it cannot be rolled."""
-        if isinstance(value.type, TileVar):
-            return None
-        found = [dim for dim, size in enumerate(value.shape) if size == self.size]
-        if len(found) > 1:
-            raise _Refused(f"a value has two axes of size {self.size}")
-        return found[0] if found else None
-
-    def is_wide(self, value: Value) -> bool:
-        return self.of(value) is not None
-
-    def type(self, value: Value) -> TileType:
-        """The type of one chunk of a value."""
-        chunk = Size.of(self.block)
-        return TileType(value.dtype, tuple(chunk if s == self.size else s for s in value.shape))
 
 
 def _roll_block(block: Block, axis: Axis) -> Block:
@@ -211,11 +171,7 @@ class _Plan:
 
     def _available(self, value: Value) -> int:
         maker = self.makers[value]
-        return self.levels[maker] + (1 if self._finishes(maker) else 0)
-
-    def _finishes(self, op: Op) -> bool:
-        """Whether the operation is a reduction over the rolled axis."""
-        return isinstance(op, ir.Reduce) and self.axis.of(op.value) == op.dim
+        return self.levels[maker] + (1 if self.axis.finishes(maker) else 0)
 
     # -- what cannot be rolled -----------------------------------------------------------------
 
@@ -224,31 +180,29 @@ class _Plan:
             if op in self.wide:
                 self._check_wide(op)
             elif any(self.axis.is_wide(v) for v in self._uses(op)):
-                raise _Refused(f"values of size {self.axis.size} are used in an inner loop", op)
+                raise Refused(f"values of size {self.axis.size} are used in an inner loop", op)
             if isinstance(op, ir.Barrier):
-                raise _Refused("the program waits for its own stores", op)
+                raise Refused("the program waits for its own stores", op)
         if any(self.axis.is_wide(v) for v in (*self.block.yields, *self.block.params)):
-            raise _Refused(f"a value of size {self.axis.size} is kept across iterations of a loop")
+            raise Refused(f"a value of size {self.axis.size} is kept across iterations of a loop")
         self._check_memory()
 
     def _check_wide(self, op: Op) -> None:
         if not isinstance(op, _POINTWISE):
-            raise _Refused(f"{_words(op)} needs all of the {self.axis.size} axis at once", op)
+            raise Refused(f"{_words(op)} needs all of the {self.axis.size} axis at once", op)
         for value in operands(op):
             if self.axis.is_wide(value) and value not in self.makers:
-                raise _Refused(f"values of size {self.axis.size} are used in an inner loop", op)
-        if isinstance(op, ir.Reduce) and self._finishes(op) and op.name not in _COMBINE:
-            raise _Refused(f"{op.name} cannot be accumulated in chunks", op)
+                raise Refused(f"values of size {self.axis.size} are used in an inner loop", op)
         if isinstance(op, ir.Reshape):
             self._check_reshape(op)
         if isinstance(op, ir.Atomic) and any(self._is_used(r) for r in op.results):
-            raise _Refused("the result of an atomic is used", op)
+            raise Refused("the result of an atomic is used", op)
 
     def _check_reshape(self, op: ir.Reshape) -> None:
         groups = reshape_groups(op.value.shape, op.result.shape)
         kept = {(old[0], new[0]) for old, new in groups if len(old) == len(new) == 1}
         if (self.axis.of(op.value), self.axis.of(op.result)) not in kept:
-            raise _Refused(f"a reshape splits or merges the {self.axis.size} axis", op)
+            raise Refused(f"a reshape splits or merges the {self.axis.size} axis", op)
 
     def _is_used(self, value: Value) -> bool:
         return value in self.block.yields or any(value in self._uses(op) for op in self.block.ops)
@@ -267,11 +221,11 @@ class _Plan:
             same = all(inner.index == found[0][1].index for _, inner in found)
             loads_first = kinds == sorted(kinds, reverse=True) and kinds.count(False) == 1
             if not (same and loads_first and all(op in self.wide for op, _ in found)):
-                raise _Refused(f"{name} is written and accessed again", found[-1][0])
+                raise Refused(f"{name} is written and accessed again", found[-1][0])
 
     def _is_target(self, op: Op) -> bool:
         """Whether a loop exists for this operation's sake."""
-        return op in self.wide and (self._finishes(op) or not op.results or _has_effect(op))
+        return op in self.wide and (self.axis.finishes(op) or not op.results or _has_effect(op))
 
     # -- output --------------------------------------------------------------------------------
 
@@ -281,7 +235,7 @@ class _Plan:
             ops += [op for op in self.block.ops if op not in self.wide and self._at(op, level)]
             targets = [op for op in self.block.ops if self._is_target(op) and self._at(op, level)]
             if targets:
-                ops += _Loop(self, targets).build()
+                ops += ChunkLoop(self.axis, self.makers).build(self.needed(targets))
         return ops
 
     def _at(self, op: Op, level: int) -> bool:
@@ -293,7 +247,7 @@ class _Plan:
         for op in reversed(self.block.ops):
             if op in wanted:
                 makers = (self.makers.get(v) for v in operands(op))
-                wanted.update(m for m in makers if m in self.wide and not self._finishes(m))
+                wanted.update(m for m in makers if m in self.wide and not self.axis.finishes(m))
         return [op for op in self.block.ops if op in wanted]
 
 
@@ -308,181 +262,3 @@ def _words(op: Op) -> str:
         ir.Sort: "a sort", ir.Gather: "a gather", ir.If: "a branch", ir.Inline: "target code",
     }  # fmt: skip
     return names.get(type(op), "a loop")
-
-
-# -- one loop ------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Loop:
-    """Builds the loop over chunks for some targets, with what must stand around it."""
-
-    plan: _Plan
-    targets: list[Op]
-    env: dict[Value, Value] = field(default_factory=dict)
-    body: list[Op] = field(default_factory=list)
-    before: list[Op] = field(default_factory=list)
-    after: list[Op] = field(default_factory=list)
-    params: list[Value] = field(default_factory=list)
-    inits: list[Value] = field(default_factory=list)
-    yields: list[Value] = field(default_factory=list)
-    results: list[Value] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.axis = self.plan.axis
-        self.tile = Value(TileVar(self.axis.block), _tile_name(self.axis.size))
-        self.span = self.targets[0].span
-
-    def build(self) -> list[Op]:
-        for op in self.plan.needed(self.targets):
-            self.span = op.span
-            if isinstance(op, ir.Reduce) and self.plan._finishes(op):
-                self._accumulate(op)
-            else:
-                self._copy(op)
-        self.span = self.targets[0].span
-        begin = self._scalar(ir.Const(0), self.axis.index_dtype)
-        end = self._scalar(ir.SizeOf(self.axis.size), self.axis.index_dtype)
-        block = Block((self.tile, *self.params), self.body, tuple(self.yields))
-        loop = ir.ForTile(
-            begin, end, self.axis.block, tuple(self.inits), block, loop=-1,
-            results=tuple(self.results), span=self.span,
-        )  # fmt: skip
-        return [*self.before, loop, *self.after]
-
-    def _scalar(self, op: Op, dtype: DType) -> Value:
-        op.results = (Value(TileType(dtype)),)
-        op.span = self.span
-        self.before.append(op)
-        return op.result
-
-    def _emit(self, op: Op, into: list[Op] | None = None) -> Value:
-        op.span = self.span
-        (self.body if into is None else into).append(op)
-        return op.result
-
-    def _fresh(self, value: Value) -> Value:
-        """The chunk of a wide value, now defined in the loop."""
-        self.env[value] = Value(self.axis.type(value), value.name)
-        return self.env[value]
-
-    # -- operations on a chunk -----------------------------------------------------------------
-
-    def _copy(self, op: Op) -> None:
-        if isinstance(op, ir.Iota) and self.axis.is_wide(op.result):
-            self._iota(op)
-            return
-        copy = dataclasses.replace(rebuild(op, lambda v: self.env.get(v, v), lambda b: b))
-        if isinstance(copy, (ir.Load, ir.Store, ir.Atomic)):
-            copy.index, copy.guards = self._access(copy)
-        elif isinstance(copy, ir.Mask):
-            copy.guards = tuple(self._guard(g, op.result.shape) for g in copy.guards)
-        copy.results = tuple(self._fresh(r) for r in op.results)
-        self.body.append(copy)
-
-    def _guard(self, guard: Guard, shape: tuple[Size, ...]) -> Guard:
-        if guard.tile is None and shape[guard.dim] == self.axis.size:
-            return Guard(guard.dim, self.tile)
-        return guard
-
-    def _access(
-        self, op: ir.Load | ir.Store | ir.Atomic
-    ) -> tuple[tuple[ir.Index, ...], tuple[Guard, ...]]:
-        """Slices of the axis become the tile; every axis of chunks gets the tile's guard."""
-        index: list[ir.Index] = []
-        rolled: set[int] = set()
-        for entry, axes in zip(op.index, entry_axes(op.index), strict=True):
-            if isinstance(entry, ir.AtSlice) and entry.length == self.axis.size:
-                index.append(ir.AtTile(self.tile, entry.start))
-                rolled.update(axes)
-            else:
-                index.append(entry)
-                if isinstance(entry, ir.AtTensor):
-                    chunk = Size.of(self.axis.block)
-                    sizes = zip(axes, entry.value.shape, strict=True)
-                    rolled.update(axis for axis, size in sizes if size == chunk)
-        others = [g for g in op.guards if g.dim not in rolled or g.tile is not None]
-        guards = [*others, *(Guard(dim, self.tile) for dim in sorted(rolled))]
-        return tuple(index), tuple(sorted(guards, key=lambda g: g.dim))
-
-    def _iota(self, op: ir.Iota) -> None:
-        type_ = self.axis.type(op.result)
-        value = self._emit(ir.TileIndex(self.tile, results=(Value(type_),)))
-        for name, number, neutral in (("mul", op.step, 1), ("add", op.start, 0)):
-            if number != neutral:
-                constant = self._scalar(ir.Const(number), op.result.dtype)
-                value = self._emit(ir.Elementwise(name, (value, constant), results=(Value(type_),)))
-        value.name = op.result.name
-        self.env[op.result] = value
-
-    # -- reductions ----------------------------------------------------------------------------
-
-    def _accumulate(self, op: ir.Reduce) -> None:
-        """Combine chunks tile-wise in the loop; reduce the one tile that is left after it."""
-        value = self._masked(op)
-        dtype = _accumulator(op)
-        if value.dtype != dtype:
-            value = self._emit(ir.Cast(value, results=(Value(TileType(dtype, value.shape)),)))
-        type_ = TileType(dtype, value.shape)
-        start = self._scalar(ir.Const(_identity(op.name, dtype)), dtype)
-        init = self._emit(ir.Full(start, results=(Value(type_),)), self.before)
-        name = f"{op.result.name}_acc" if op.result.name else "acc"
-        param, result = Value(type_, name), Value(type_, name)
-        combined = ir.Elementwise(_COMBINE[op.name], (param, value), results=(Value(type_, name),))
-        init.name = name
-        self.params.append(param)
-        self.inits.append(init)
-        self.yields.append(self._emit(combined))
-        self.results.append(result)
-        self._finish(op, result)
-
-    def _masked(self, op: ir.Reduce) -> Value:
-        """The chunk to accumulate, its lanes beyond the end neutral."""
-        value = self.env.get(op.value, op.value)
-        maker = self.plan.makers[op.value]
-        fill = _identity(op.name, value.dtype)
-        if (
-            isinstance(maker, ir.Mask)
-            and maker.fill == fill
-            and Guard(op.dim, None) in maker.guards
-        ):
-            return value
-        guards = (Guard(op.dim, self.tile),)
-        return self._emit(ir.Mask(value, guards, fill, results=(Value(value.type),)))
-
-    def _finish(self, op: ir.Reduce, acc: Value) -> None:
-        target = op.result
-        if acc.dtype == target.dtype or op.name not in ("sum", "prod"):
-            done = target
-        else:
-            done = Value(TileType(acc.dtype, target.shape))
-        reduce = ir.Reduce(op.name, acc, op.dim, op.keepdim, results=(done,))
-        self._emit(reduce, self.after)
-        if done is not target:
-            self._emit(ir.Cast(done, results=(target,)), self.after)
-
-
-def _tile_name(size: Size) -> str:
-    sym = size.as_sym()
-    return f"tile_{sym.name.lower()}" if sym is not None and sym.name.isidentifier() else "tile"
-
-
-def _accumulator(op: ir.Reduce) -> DType:
-    """The dtype in which chunks are combined."""
-    source = op.value.dtype
-    if op.name in ("any", "all"):
-        return BOOL
-    if op.name not in ("sum", "prod"):
-        return source
-    if not source.is_float:
-        return op.result.dtype
-    return F32 if source.bits < 32 else source
-
-
-def _identity(name: str, dtype: DType) -> Number:
-    identity = REDUCTIONS[name].identity
-    if isinstance(identity, str):
-        return least(dtype) if identity == "min" else greatest(dtype)
-    if dtype.is_bool:
-        return bool(identity)
-    return float(identity) if dtype.is_float else int(identity)

@@ -84,6 +84,9 @@ class Schedule:
     num_warps: int | None = 4
     num_stages: int | None = None
     dynamic_blocks: dict[Sym, Size] = field(default_factory=dict)
+    row: Size | None = None  # num_warps follows from this run-time width
+    arch: str = ""
+    left_out: set[str] = field(default_factory=set)  # keys that the architecture cannot follow
     reduction_loops: tuple[int | None, ...] = ()
     tunable: tuple[Sym, ...] = ()  # block sizes that `block_sizes` gives, in order
 
@@ -113,12 +116,21 @@ class Schedule:
         if (flatten := self._entry("range_flattens", loop)) is not None:
             knobs.append(f"flatten={flatten}")
         if (warp := self._entry("range_warp_specializes", loop)) is not None:
-            knobs.append(f"warp_specialize={warp}")
+            if warp and not self.arch.startswith("sm_10"):
+                self.left_out.add("range_warp_specializes")
+            else:
+                knobs.append(f"warp_specialize={warp}")
         for key, value in sorted(self.config.items()):
             name = key.removeprefix("_triton_range_id_")
             if name != key and value == loop:
                 knobs.append(f"{name}={self.config.get(f'_triton_range_value_{name}')!r}")
         return "tl.range", knobs
+
+    @property
+    def uses_pointers(self) -> bool:
+        """True if no access is to go through descriptors or block pointers."""
+        chosen = self.config.get("indexing", "pointer")
+        return all(kind == "pointer" for kind in ([chosen] if isinstance(chosen, str) else chosen))
 
     def indexing(self, access: int, *, atomic: bool = False) -> str:
         """ "pointer", "block_ptr" or "tensor_descriptor" for the n-th load or store."""
@@ -157,13 +169,14 @@ class Schedule:
         if sizes := [self.blocks[s] for s in self.tunable]:
             parts.append(f"block_sizes={sizes}")
         shown = {k: v for k, v in self.config.items() if k != "block_sizes"}
-        shown.setdefault("num_warps", self.num_warps)
+        if self.row is None:
+            shown.setdefault("num_warps", self.num_warps)
         shown.setdefault("num_stages", self.num_stages)
         parts += [f"{k}={v!r}" for k, v in sorted(shown.items()) if v is not None]
         return ", ".join(parts)
 
 
-def resolve(kernel: ir.Kernel, target: str = "triton") -> Schedule:
+def resolve(kernel: ir.Kernel, target: str = "triton", arch: str = "") -> Schedule:
     """Check ``kernel.config`` and choose what it leaves open.
 
     Raises KtError with one diagnostic per bad key.
@@ -172,10 +185,12 @@ def resolve(kernel: ir.Kernel, target: str = "triton") -> Schedule:
     config = _normalise(kernel, problems)
     defaults = choose(kernel, config)
     blocks, dynamic = _blocks(kernel, config, defaults, problems)
-    schedule = Schedule(blocks, config, dynamic_blocks=dynamic)
+    schedule = Schedule(blocks, config, dynamic_blocks=dynamic, arch=arch)
     schedule.tunable = tuple(b.sym for b in kernel.blocks if b.fixed is None)
     schedule.reduction_loops = _reduction_loops(kernel, config, problems)
     schedule.num_warps = _number(config, "num_warps", defaults.num_warps, 1, 32, problems)
+    if "num_warps" not in config:
+        schedule.row = defaults.row
     schedule.num_stages = _number(
         config, "num_stages", defaults.num_stages, 1, 16, problems, pow2=False
     )
@@ -186,30 +201,35 @@ def resolve(kernel: ir.Kernel, target: str = "triton") -> Schedule:
     return schedule
 
 
+_KNOWN = {
+    "block_sizes", "num_warps", "num_stages", "pid_type", "num_sm_multiplier", "maxnreg",
+    "indexing", "atomic_indexing", "epilogue_subtile", "num_ctas", "index_dtype",
+} | _LISTS  # fmt: skip
+
+
 def _normalise(kernel: ir.Kernel, problems: list[KtError]) -> dict[str, Any]:
+    """The keys that concern this target under their plural names, None entries left out."""
     config: dict[str, Any] = {}
     tunables: tuple[str, ...] = getattr(kernel, "tunables", ())
-    known = {
-        "block_sizes", "num_warps", "num_stages", "pid_type", "num_sm_multiplier", "maxnreg",
-        "indexing", "atomic_indexing", "epilogue_subtile", "num_ctas", "index_dtype",
-    } | _LISTS  # fmt: skip
     for key, value in kernel.config.items():
         name = ALIASES.get(key, key)
-        if name in ELSEWHERE or name.startswith(ELSEWHERE_PREFIXES):
+        if name in ELSEWHERE or name.startswith(ELSEWHERE_PREFIXES) or value is None:
             continue
-        if name not in known and not name.startswith("_triton_") and name not in tunables:
-            problems.append(
-                error("KT0210", f"unknown config key `{key}`", kernel.span,
-                      remedy="the keys are those of helion.Config; see `kt targets`")
-            )  # fmt: skip
+        if name not in _KNOWN and not name.startswith("_triton_") and name not in tunables:
+            remedy = "the keys are those of helion.Config; see `kt targets`"
+            unknown = error("KT0210", f"unknown config key `{key}`", kernel.span, remedy=remedy)
+            problems.append(unknown)
             continue
-        if (
-            key in ALIASES and not (name == "loop_orders" and value and isinstance(value[0], list))
-        ) or (name in _LISTS and not isinstance(value, (list, tuple))):
-            value = [value]
-        if value is not None:
-            config[name] = value
+        config[name] = _listed(key, name, value)
     return config
+
+
+def _listed(key: str, name: str, value: Any) -> Any:
+    """The value of a list key given in the singular, or as a bare value, as a list."""
+    whole = name == "loop_orders" and value and isinstance(value[0], list)
+    if (key in ALIASES and not whole) or (name in _LISTS and not isinstance(value, (list, tuple))):
+        return [value]
+    return value
 
 
 def _number(
@@ -239,9 +259,13 @@ def _blocks(
     if given is not None and len(given) != len(tunable):
         names = ", ".join(b.sym.name for b in tunable) or "none"
         problems.append(
-            error("KT0212", f"block_sizes has {len(given)} entries for {len(tunable)} tunable blocks",
-                  kernel.span, why=f"the tunable blocks are, in order: {names}")
-        )  # fmt: skip
+            error(
+                "KT0212",
+                f"block_sizes has {len(given)} entries for {len(tunable)} tunable blocks",
+                kernel.span,
+                why=f"the tunable blocks are, in order: {names}",
+            )
+        )
         given = None
     for i, block in enumerate(tunable):
         value = defaults.blocks[block.sym] if given is None or given[i] is None else given[i]

@@ -138,18 +138,17 @@ class _Squeezer:
     # -- structure -----------------------------------------------------------------------------
 
     def phase(self, phase: ir.Phase) -> ir.Phase:
-        axes = []
-        for axis in phase.axes:
-            if axis.block is not None and axis.block in self.units:
-                name = _scalar_name("pid", axis.var.name)
-                var = Value(TileType(self.index_dtype), name)
-                self.env[axis.var] = var
-                extent = axis.end - axis.begin
-                self.counts[axis.var] = lambda e=extent: self.size_of(e)  # type: ignore[misc]
-                axis = ir.GridAxis(var, axis.begin, axis.end, None, 1)
-            axes.append(axis)
-        body = self.block(phase.body)
-        return dataclasses.replace(phase, axes=tuple(axes), body=body)
+        axes = tuple(self.axis(axis) for axis in phase.axes)
+        return dataclasses.replace(phase, axes=axes, body=self.block(phase.body))
+
+    def axis(self, axis: ir.GridAxis) -> ir.GridAxis:
+        """A grid axis of tiles of one lane is one of numbers."""
+        if axis.block is None or axis.block not in self.units:
+            return axis
+        var = Value(TileType(self.index_dtype), _scalar_name("pid", axis.var.name))
+        self.env[axis.var] = var
+        self.counts[axis.var] = lambda: self.size_of(axis.end - axis.begin)
+        return ir.GridAxis(var, axis.begin, axis.end, None, 1)
 
     def size_of(self, size: Size) -> Value:
         return self.emit(ir.SizeOf(size, results=(Value(TileType(self.index_dtype)),)))

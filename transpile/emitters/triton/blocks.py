@@ -7,6 +7,7 @@ pointers; so is all of a phase when a tensor turns out at the launch to be misal
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from transpile.emitters.triton.context import Context
@@ -33,6 +34,7 @@ from transpile.ir.walk import entry_axes, index_shape
 class Box:
     """Where a block begins in each dimension of the tensor, and how large it is."""
 
+    tensor: ir.Tensor
     offsets: tuple[Expr, ...]
     shape: tuple[Size, ...]
     checked: tuple[int, ...]  # dimensions whose end it may cross
@@ -68,18 +70,34 @@ def box_of(ctx: Context, op: ir.Load | ir.Store) -> Box | None:
                 return None
         if guarded:
             checked.append(dim)
-    return Box(tuple(offsets), tuple(shape), tuple(checked))
+    if all(isinstance(e, ir.AtScalar) for e in op.index):
+        return None
+    return Box(op.tensor, tuple(offsets), tuple(shape), tuple(checked))
+
+
+def _row_major(box: Box) -> Box:
+    """The box as a descriptor can have it: of a column-major matrix, that of its transpose."""
+    tensor = box.tensor
+    if len(box.shape) != 2 or tensor.strides[-1] == ONE or tensor.strides[0] != ONE:
+        return box
+    flipped = dataclasses.replace(
+        tensor,
+        shape=tensor.shape[::-1],
+        strides=tensor.strides[::-1],
+        host=f"{tensor.host}.t()",
+    )
+    return Box(flipped, box.offsets[::-1], box.shape[::-1], box.checked)
 
 
 def _sum(a: Expr, b: Expr | None) -> Expr:
     return a if b is None else binary("+", a, b, ADD, I32)
 
 
-def _is_small(ctx: Context, op: ir.Load | ir.Store, box: Box) -> bool:
+def _is_unfit(ctx: Context, box: Box) -> bool:
     """TMA moves rows of at least 16 bytes, of rank 1 to 5, with a dense last dimension."""
     lanes = ctx.extent_int(box.shape[-1])
-    short = lanes is not None and lanes * op.tensor.dtype.bits < 128
-    return short or not 1 <= len(box.shape) <= 5 or op.tensor.strides[-1] != ONE
+    short = lanes is not None and lanes * box.tensor.dtype.bits < 128
+    return short or not 1 <= len(box.shape) <= 5 or box.tensor.strides[-1] != ONE
 
 
 def load_block(ctx: Context, op: ir.Load, kind: str) -> Expr | None:
@@ -87,16 +105,19 @@ def load_block(ctx: Context, op: ir.Load, kind: str) -> Expr | None:
     box = box_of(ctx, op)
     if box is None or ctx.fill_of(op) not in (None, 0):
         return None
-    if kind == "tensor_descriptor":
-        if _is_small(ctx, op, box):
-            return None
-        source = ctx.descriptor(op.tensor, box.shape)
-        expr = Expr(
-            "{0}.load({1})", (source, sequence(list(box.offsets))), (0, 0),
-            dtype=op.result.dtype, shape=box.shape, is_load=True, ordinal=ctx.loads + 1,
-        )  # fmt: skip
-        return _without_units(ctx, expr, op.result.shape)
-    return _load_pointer(ctx, op, box)
+    if kind != "tensor_descriptor":
+        return _load_pointer(ctx, op, box)
+    stored = _row_major(box)
+    if _is_unfit(ctx, stored):
+        return None
+    source = ctx.descriptor(stored.tensor, stored.shape)
+    expr = Expr(
+        "{0}.load({1})", (source, sequence(list(stored.offsets))), (0, 0),
+        dtype=op.result.dtype, shape=stored.shape, is_load=True, ordinal=ctx.loads + 1,
+    )  # fmt: skip
+    if stored is not box:
+        return call("tl.trans", expr, dtype=expr.dtype, shape=op.result.shape)
+    return _without_units(ctx, expr, op.result.shape)
 
 
 def _without_units(ctx: Context, expr: Expr, shape: tuple[Size, ...]) -> Expr:
@@ -112,16 +133,18 @@ def store_block(ctx: Context, op: ir.Store, value: Expr, kind: str) -> bool:
         return False
     tile = ir.TileType(op.tensor.dtype, index_shape(op.index))
     if kind == "tensor_descriptor":
-        if _is_small(ctx, op, box):
+        stored = _row_major(box)
+        if _is_unfit(ctx, stored):
             return False
         value = _exact(ctx, value, tile)
-        if (parts := _subtiles(ctx, op, box)) > 1:
+        if stored is box and (parts := _subtiles(ctx, op, box)) > 1:
             _store_parts(ctx, op, box, value, parts)
             return True
-        if len(value.shape) != len(box.shape):
+        if stored is not box:
+            value = call("tl.trans", value, dtype=value.dtype, shape=stored.shape)
+        elif len(value.shape) != len(box.shape):
             value = call("tl.reshape", value, ctx.shape(box.shape), dtype=value.dtype)
-        target = ctx.descriptor(op.tensor, box.shape)
-        args = (target, sequence(list(box.offsets)), value)
+        args = (ctx.descriptor(stored.tensor, stored.shape), sequence(list(stored.offsets)), value)
         ctx.emit(Eval(Expr("{0}.store({1}, {2})", args, (0, 0, 0))))
         return True
     pointer, check = _block_pointer(ctx, op, box)

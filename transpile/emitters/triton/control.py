@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from transpile.emitters.triton.context import Axis, Context, less, with_axis
+from transpile.emitters.triton.arguments import axis_name, with_axis
+from transpile.emitters.triton.context import Axis, Context, less
 from transpile.emitters.triton.expr import PURE
 from transpile.emitters.triton.memory import lower_atomic, lower_load, lower_store
 from transpile.emitters.triton.special import SPECIAL
 from transpile.emitters.triton.tree import (
     ADD,
     ATOM,
+    Comment,
     Copy,
     Eval,
     Expr,
@@ -23,10 +25,10 @@ from transpile.emitters.triton.tree import (
     ref,
 )
 from transpile.ir import ir
-from transpile.ir.diagnostics import KtError
-from transpile.ir.diagnostics import error
-from transpile.ir.dtypes import I32, I64
+from transpile.ir.diagnostics import KtError, error
+from transpile.ir.dtypes import I32
 from transpile.ir.sizes import Size
+from transpile.passes.peel import is_tail
 
 
 def lower_block(ctx: Context, block: ir.Block) -> None:
@@ -42,6 +44,7 @@ def lower_block(ctx: Context, block: ir.Block) -> None:
 
 
 def lower_op(ctx: Context, op: ir.Op) -> None:
+    """Lower one operation: bind its result, or emit its statement."""
     if handler := PURE.get(type(op)):
         expr = handler(ctx, op)
         ctx.consume(op)
@@ -70,6 +73,7 @@ def lower_op(ctx: Context, op: ir.Op) -> None:
 
 
 def lower_other(ctx: Context, op: ir.Op) -> None:
+    """An operation of special.py."""
     handler = SPECIAL.get(type(op))
     if handler is None:
         raise ctx.unsupported(
@@ -149,6 +153,12 @@ def _body(ctx: Context, block: ir.Block, carried: list[Var], lead: list[Stmt]) -
 
 
 def lower_for(ctx: Context, op: ir.ForTile | ir.ForRange) -> None:
+    """A loop over tiles or numbers; a peeled tail becomes a branch."""
+    if isinstance(op, ir.ForTile) and is_tail(
+        ctx.known_sizes.get(op.begin), ctx.known_sizes.get(op.end), op.block
+    ):
+        _lower_tail(ctx, op)
+        return
     begin, end = ctx.expr(op.begin), ctx.expr(op.end)
     loop_var = op.body.params[0]
     lead: list[Stmt] = []
@@ -157,7 +167,7 @@ def lower_for(ctx: Context, op: ir.ForTile | ir.ForRange) -> None:
         end = _stable(ctx, end, with_axis("end", loop_var.name or "tile"))
         carried = _carried(ctx, op, op.body.params[1:])
         target = Var(with_axis("start", loop_var.name or "tile"))
-        _loop_axis(ctx, op, loop_var, target, begin, end, lead)
+        _loop_axis(ctx, op, loop_var, ref(target, I32), begin, end, lead)
     else:
         step = ctx.expr(op.step)
         carried = _carried(ctx, op, op.body.params[1:])
@@ -166,6 +176,27 @@ def lower_for(ctx: Context, op: ir.ForTile | ir.ForRange) -> None:
     iterator = range_call(ctx, begin, end, step, op.loop)
     body = _body(ctx, op.body, carried, lead)
     ctx.emit(For(target, iterator, body, tuple(carried)))
+
+
+def _lower_tail(ctx: Context, op: ir.ForTile) -> None:
+    """A loop of no or one iteration: ``if begin < end``."""
+    begin, end = ctx.expr(op.begin), ctx.expr(op.end)
+    params = op.body.params[1:]
+    before = [ctx.exact(init) for init in op.inits]
+    ctx.consume(op)
+    ctx.settle()
+    for param, init in zip(params, before, strict=True):
+        ctx.values[param] = init
+    results = [Var(r.name or p.name or "t") for r, p in zip(op.results, params, strict=True)]
+    lead: list[Stmt] = []
+    _loop_axis(ctx, op, op.body.params[0], begin, begin, end, lead)
+    then = _body(ctx, op.body, results, lead)
+    name = axis_name(op.body.params[0].name or "tile")
+    ctx.emit(Comment(f"Only the last block{f' along {name}' if name else ''} can be ragged."))
+    orelse: list[Stmt] = [Copy(list(zip(results, before, strict=True)))]
+    for var, result in zip(results, op.results, strict=True):
+        ctx.values[result] = ref(var, result.dtype, result.shape)
+    ctx.emit(If(less(begin, end), then, orelse, tuple(results)))
 
 
 def _stable(ctx: Context, expr: Expr, name: str) -> Expr:
@@ -179,12 +210,12 @@ def _loop_axis(
     ctx: Context,
     op: ir.ForTile,
     tile: ir.Value,
-    target: Var,
+    start: Expr,
     begin: Expr,
     end: Expr,
     lead: list[Stmt],
 ) -> None:
-    start = ref(target, I32)
+    """Offsets and mask of the tile that begins at ``start``, in a loop from ``begin``."""
     saved, ctx.body = ctx.body, lead
     name = tile.name or "tile"
     shape = (Size.of(op.block),)
@@ -225,6 +256,7 @@ def range_call(ctx: Context, begin: Expr, end: Expr, step: Expr, loop: int) -> E
 
 
 def lower_if(ctx: Context, op: ir.If) -> None:
+    """A branch; both sides bind the variables of its results."""
     cond = ctx.expr(op.cond)
     ctx.consume(op)
     ctx.settle()
@@ -239,6 +271,7 @@ def lower_if(ctx: Context, op: ir.If) -> None:
 
 
 def lower_while(ctx: Context, op: ir.While) -> None:
+    """A loop whose condition is one expression of the carried variables."""
     carried = _carried(ctx, op, op.body.params)
     for var, param in zip(carried, op.cond.params, strict=True):
         ctx.values[param] = ref(var, param.dtype, param.shape)

@@ -158,8 +158,8 @@ def _needed(mine: int, facts: list[dict[Key, str]], keys: list[Key], baked: set[
             left = [o for o in others if all(o.get(k) == own[k] for k in needed)]
             if any(o.get(key) != own[key] for o in left):
                 present = (key[0], "value")
-                if present in own and present not in needed and own[present].endswith("not None"):
-                    if any(o.get(present) != own[present] for o in others):
-                        needed.append(present)
+                asks = own.get(present, "").endswith("not None") and present not in needed
+                if asks and any(o.get(present) != own[present] for o in others):
+                    needed.append(present)
                 needed.append(key)
     return needed

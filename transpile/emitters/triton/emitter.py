@@ -9,7 +9,7 @@ import sys
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
 from transpile.emitters.triton import ops
-from transpile.emitters.triton.context import Argument
+from transpile.emitters.triton.arguments import Argument
 from transpile.emitters.triton.dtypes import NAMES
 from transpile.emitters.triton.layout import wrap
 from transpile.emitters.triton.lower import LoweredPhase, lower
@@ -17,7 +17,7 @@ from transpile.emitters.triton.templates import render_template
 from transpile.emitters.triton.tree import lit
 from transpile.emitters.triton.variants import Variant, host_functions, mentions, tag_of
 from transpile.ir import ir
-from transpile.ir.diagnostics import Diagnostic, KtError
+from transpile.ir.diagnostics import Diagnostic, KtError, note
 from transpile.passes.pipeline import prepare
 from transpile.passes.schedule import resolve
 
@@ -30,18 +30,32 @@ def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions
         lowered = []
         for kernel in group:
             try:
-                lowered.append(_lower(kernel))
+                lowered.append(_lower(kernel, options.arch or ""))
             except KtError as failed:
                 problems += failed.diagnostics
         variants.append(lowered)
     if problems:
         raise KtError(*problems)
     text = _module(source, variants, options)
-    return EmitResult({f"{source.stem}_triton.py": text})
+    notes = [n for group in variants for v in group for n in _notes(v)]
+    return EmitResult({f"{source.stem}_triton.py": text}, tuple(dict.fromkeys(notes)))
 
 
-def _lower(kernel: ir.Kernel) -> Variant:
-    schedule = resolve(kernel, "triton")
+def _notes(variant: Variant) -> list[Diagnostic]:
+    return [
+        note(
+            "KT0604",
+            f"`{key}` of `{variant.kernel.name}` is left out",
+            variant.kernel.span,
+            why="warp specialisation hangs on sm_90 with Triton 3.6",
+            remedy="build with `--arch sm_100` where the code is for Blackwell only",
+        )
+        for key in sorted(variant.schedule.left_out)
+    ]
+
+
+def _lower(kernel: ir.Kernel, arch: str) -> Variant:
+    schedule = resolve(kernel, "triton", arch)
     kernel = prepare(kernel, schedule)
     phases = [lower(kernel, phase, schedule) for phase in kernel.phases]
     return Variant(kernel, schedule, phases, [])
@@ -253,11 +267,19 @@ def _signature(head: str, params: list[str]) -> list[str]:
 def _launcher_text(launcher: str, kernel: str, variant: Variant, phase: LoweredPhase) -> str:
     specs = ", ".join(_spec(variant.kernel, a, t) for a, t in _tensors(phase))
     options = [f"{a.var.name}={_option(a)}" for a in phase.parameters if a.constexpr]
-    options += [f"{k}={v!r}" for k, v in variant.schedule.launch_options().items()]
+    launch = {k: repr(v) for k, v in variant.schedule.launch_options().items()}
+    for argument in phase.parameters:
+        if argument.lanes_of is not None and argument.lanes_of == variant.schedule.row:
+            launch["num_warps"] = _WARPS_OF_ROW.format(argument.var.name)
+    options += [f"{k}={v}" for k, v in launch.items()]
     if variant.kernel.index_dtype is not None and variant.kernel.index_dtype.bits == 64:
         options.append("index64=True")
     call = f"{launcher} = kt.Launcher({', '.join([kernel, '{' + specs + '}', *options])})"
     return "\n".join(wrap(call, 0))
+
+
+#: sixteen elements a thread, as measured for rows of 1024 and more
+_WARPS_OF_ROW = 'lambda args: min(32, max(2, args["{}"] // 512))'
 
 
 def _option(argument: Argument) -> str:
@@ -273,8 +295,19 @@ def _tensors(phase: LoweredPhase) -> list[tuple[Argument, ir.Tensor]]:
 
 
 def _spec(kernel: ir.Kernel, argument: Argument, tensor: ir.Tensor) -> str:
-    tma = "tma " if argument.host.startswith("kt.descriptor(") else ""
-    return f'"{argument.var.name}": "{tma}{tensor_spec(kernel, tensor)}"'
+    kind = ""
+    if argument.host.startswith("kt.descriptor("):
+        kind = "tma "
+    elif _is_new(kernel, tensor):
+        kind = "new "
+    return f'"{argument.var.name}": "{kind}{tensor_spec(kernel, tensor)}"'
+
+
+def _is_new(kernel: ir.Kernel, tensor: ir.Tensor) -> bool:
+    """True if the host program allocates it with a shape of its own: no need to check that."""
+    bound = [c for c in kernel.host if isinstance(c, ir.HostCode) and tensor.host in c.defines]
+    allocation = rf"{re.escape(tensor.host)} = (torch\.(empty|zeros)|\w+\.new_(empty|zeros))\("
+    return len(bound) == 1 and any(re.match(allocation, line) for line in bound[0].text.split("\n"))
 
 
 def tensor_spec(kernel: ir.Kernel, tensor: ir.Tensor) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from transpile.emitters.triton.context import Context, with_axis
+from transpile.emitters.triton.arguments import with_axis
+from transpile.emitters.triton.context import Context
 from transpile.emitters.triton.dtypes import NAMES, promote, spell_number
 from transpile.emitters.triton.ops import ELEMENTWISE, REDUCTIONS
 from transpile.emitters.triton.tree import (

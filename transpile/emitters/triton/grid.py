@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from transpile.emitters.triton.context import Axis, Context, less, with_axis
+from transpile.emitters.triton.arguments import with_axis
+from transpile.emitters.triton.context import Axis, Context, less
 from transpile.emitters.triton.control import lower_block, range_call
 from transpile.emitters.triton.tree import ADD, MUL, Expr, For, Stmt, Var, binary, call, lit, ref
 from transpile.ir import ir
@@ -91,7 +92,7 @@ def _grouped(
 ) -> dict[ir.GridAxis, Expr]:
     """The order of Triton's matmul tutorial: walk down ``group`` rows before the next column."""
     first, second, *outer = order
-    name_m, name_n = _name(first), _name(second)
+    name_m = _name(first)
     counts = counts or {axis: _bound_count(ctx, axis) for axis in order}
     num_m, num_n = counts[first], counts[second]
     size = ctx.constexpr(with_axis("GROUP", name_m).upper(), str(group))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 
-from transpile.emitters.triton.context import Argument
+from transpile.emitters.triton.arguments import Argument
 from transpile.emitters.triton.hostsizes import host_size
 from transpile.ir import ir
 from transpile.ir.diagnostics import error

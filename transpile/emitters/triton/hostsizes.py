@@ -16,44 +16,29 @@ def host_size(kernel: ir.Kernel, schedule: Schedule, size: Size) -> str:
     for known, name in kernel.size_names:
         if known == size:
             return name
-    text, loose = _divided(kernel, schedule, size)
-    return text if text is not None else _polynomial(kernel, schedule, size)[0]
+    return _rounded_up(kernel, schedule, size) or _polynomial(kernel, schedule, size)
 
 
-def _divided(kernel: ir.Kernel, schedule: Schedule, size: Size) -> tuple[str | None, bool]:
+def _rounded_up(kernel: ir.Kernel, schedule: Schedule, size: Size) -> str | None:
     """``triton.cdiv(a, b)`` where the size is one rounded-up quotient."""
     if len(size.terms) != 1 or size.terms[0][1] != 1 or len(size.terms[0][0]) != 1:
-        return None, False
+        return None
     atom = size.terms[0][0][0]
     if not isinstance(atom, Opaque) or atom.op != "//":
-        return None, False
+        return None
     over = atom.lhs - atom.rhs + 1
     if over.as_int() is None and any(c < 0 for _, c in over.terms):
-        return None, False
+        return None
     numerator = host_size(kernel, schedule, over)
-    return f"triton.cdiv({numerator}, {host_size(kernel, schedule, atom.rhs)})", False
+    return f"triton.cdiv({numerator}, {host_size(kernel, schedule, atom.rhs)})"
 
 
-def _polynomial(kernel: ir.Kernel, schedule: Schedule, size: Size) -> tuple[str, bool]:
-    """Text of a sum of products, and whether it needs parentheses as a factor."""
-
-    def factor(atom: Sym | Opaque, alone: bool) -> str:
-        if isinstance(atom, Sym):
-            return spell_sym(kernel, atom)
-        whole = Size((((atom,), 1),))
-        divided, _ = _divided(kernel, schedule, whole)
-        if divided is not None:
-            return divided
-        lhs, rhs = host_size(kernel, schedule, atom.lhs), host_size(kernel, schedule, atom.rhs)
-        if atom.op in ("min", "max"):
-            return f"{atom.op}({lhs}, {rhs})"
-        lhs, rhs = (f"({t})" if " " in t and not t.endswith(")") else t for t in (lhs, rhs))
-        text = f"{lhs} {atom.op} {rhs}"
-        return text if alone else f"({text})"
-
+def _polynomial(kernel: ir.Kernel, schedule: Schedule, size: Size) -> str:
+    """A sum of products."""
     out = ""
     for mono, coeff in size.terms:
-        factors = [factor(a, len(mono) == 1 and abs(coeff) == 1) for a in mono]
+        alone = len(mono) == 1 and abs(coeff) == 1
+        factors = [_factor(kernel, schedule, atom, alone) for atom in mono]
         if abs(coeff) != 1 or not factors:
             factors.append(str(abs(coeff)))
         text = " * ".join(factors)
@@ -61,7 +46,20 @@ def _polynomial(kernel: ir.Kernel, schedule: Schedule, size: Size) -> tuple[str,
             out = f"-{text}" if coeff < 0 else text
         else:
             out += f" - {text}" if coeff < 0 else f" + {text}"
-    return out or "0", len(size.terms) > 1
+    return out or "0"
+
+
+def _factor(kernel: ir.Kernel, schedule: Schedule, atom: Sym | Opaque, alone: bool) -> str:
+    if isinstance(atom, Sym):
+        return spell_sym(kernel, atom)
+    if (quotient := _rounded_up(kernel, schedule, Size((((atom,), 1),)))) is not None:
+        return quotient
+    lhs, rhs = host_size(kernel, schedule, atom.lhs), host_size(kernel, schedule, atom.rhs)
+    if atom.op in ("min", "max"):
+        return f"{atom.op}({lhs}, {rhs})"
+    lhs, rhs = (f"({t})" if " " in t and not t.endswith(")") else t for t in (lhs, rhs))
+    text = f"{lhs} {atom.op} {rhs}"
+    return text if alone else f"({text})"
 
 
 def spell_sym(kernel: ir.Kernel, sym: Sym) -> str:
@@ -82,7 +80,7 @@ def spell_sym(kernel: ir.Kernel, sym: Sym) -> str:
 
 def source_names(kernel: ir.Kernel) -> dict[int, str]:
     """What the host program calls compile-time sizes: ``m, n = x.size()``, ``d = q.size(-1)``."""
-    shapes = {name: dims for name, dims in tensor_dims(kernel.signature)}
+    shapes = dict(tensor_dims(kernel.signature))
     found: dict[int, str] = {}
 
     def note(name: str, tensor: str, dim: int) -> None:

@@ -66,7 +66,7 @@ def _bare(text: str) -> str:
     return text
 
 
-#: operators, tightest first; one binds the right-hand side of ``x op= rhs`` if all in it are tighter
+#: operators, tightest first: in ``x op= rhs`` all of rhs must be tighter than op
 _LEVELS = (("*", "/", "//", "%"), ("+", "-"), ("<<", ">>"), ("&",), ("^",), ("|",))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from transpile.emitters.triton import host
-from transpile.emitters.triton.context import Argument, Context
+from transpile.emitters.triton.arguments import Argument
+from transpile.emitters.triton.context import Context
 from transpile.emitters.triton.control import lower_block
 from transpile.emitters.triton.grid import lower_phase
 from transpile.emitters.triton.layout import render
@@ -26,7 +27,7 @@ class LoweredPhase:
     grid: str
     imports: set[str]
     helpers: dict[str, str]
-    described: list[ir.Tensor]  # tensors that it reads or writes through descriptors
+    described: list[str]  # host spellings of tensors that it accesses through descriptors
     named_loads: frozenset[int] = frozenset()  # loads with a variable for want of room
     fallback: LoweredPhase | None = None  # the same with pointers, for tensors unfit for TMA
 

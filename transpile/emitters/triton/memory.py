@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from transpile.emitters.triton.arguments import with_axis
 from transpile.emitters.triton.blocks import load_block, store_block
-from transpile.emitters.triton.context import Axis, Context, less, with_axis
+from transpile.emitters.triton.context import Axis, Context, less
 from transpile.emitters.triton.dtypes import spell_number
 from transpile.emitters.triton.ops import EVICTION
 from transpile.emitters.triton.tree import (
@@ -90,6 +91,7 @@ def extra_mask(ctx: Context, op: ir.Load | ir.Store | ir.Atomic) -> Expr | None:
 
 
 def conjunction(ctx: Context, a: Expr, b: Expr) -> Expr:
+    """Both masks."""
     return binary("&", a, b, BIT_AND, BOOL, ctx.broadcast(a, b))
 
 
@@ -151,6 +153,7 @@ def pointer(ctx: Context, tensor: ir.Tensor, index: tuple[ir.Index, ...]) -> Exp
 
 
 def lower_load(ctx: Context, op: ir.Load) -> Expr:
+    """``tl.load`` through a pointer tile, or as the config asks through a block of memory."""
     kind = ctx.indexing()
     if kind != "pointer" and (expr := load_block(ctx, op, kind)) is not None:
         ctx.loads += 1
@@ -212,6 +215,7 @@ def _load_options(ctx: Context, op: ir.Load) -> str:
 
 
 def lower_store(ctx: Context, op: ir.Store) -> None:
+    """``tl.store``, likewise."""
     value = strip_cast(ctx, op.value, op.tensor)
     ctx.consume(op)
     kind = ctx.indexing()
@@ -249,6 +253,7 @@ def strip_cast(ctx: Context, value: ir.Value, tensor: ir.Tensor) -> Expr:
 
 
 def lower_atomic(ctx: Context, op: ir.Atomic) -> None:
+    """``tl.atomic_*``; the previous value is bound if it is used."""
     value = ctx.coerce(ctx.expr(op.value), ir.TileType(op.tensor.dtype, op.value.shape))
     ctx.consume(op)
     address = pointer(ctx, op.tensor, op.index)

@@ -147,8 +147,11 @@ class _Liveness:
     def _segments(
         self, start: int, use: tuple[int, _Region], within: _Region
     ) -> list[tuple[int, int]]:
-        """From ``start`` to a use, seen from region ``within``: a use in a nested loop lasts as long
-        as the loop, and one in the second branch of an ``if`` leaves out the first."""
+        """From ``start`` to a use, seen from region ``within``.
+
+        A use in a nested loop lasts as long as the loop, and one in the second branch of an ``if``
+        leaves out the first.
+        """
         position, region = use
         holes: list[tuple[int, int]] = []
         for r in region.ancestors():
@@ -234,7 +237,7 @@ class Namer:
         carried = {id(self.liveness.carriers[v][0]) for v in (*a.vars, *b.vars)
                    if v in self.liveness.carriers}  # fmt: skip
         for outer, inner in ((a, b), (b, a)):
-            for position, region in inner.defs:
+            for _, region in inner.defs:
                 for r in region.ancestors():
                     if r.parent is None or id(r.owner) in carried:
                         continue

@@ -35,12 +35,14 @@ def _tuple(args: Sequence[Expr]) -> Expr:
 
 
 def lower_split(ctx: Context, op: ir.Split) -> None:
+    """``lo, hi = tl.split(x)``."""
     value = ctx.exact(op.value)
     call = Expr("tl.split({0})", (value,), (TERNARY,), ATOM)
     bind(ctx, op, call, [r.tile for r in op.results], "half")
 
 
 def lower_reduce_with(ctx: Context, op: ir.ReduceWith) -> None:
+    """``tl.reduce`` with a combine function of its own."""
     values = [ctx.exact(v) for v in op.values]
     combine = combine_function(ctx, op.combine)
     keep = ", keep_dims=True" if op.keepdim else ""
@@ -49,6 +51,7 @@ def lower_reduce_with(ctx: Context, op: ir.ReduceWith) -> None:
 
 
 def lower_scan(ctx: Context, op: ir.Scan) -> None:
+    """``tl.cumsum``, ``tl.cumprod`` or ``tl.associative_scan``."""
     reverse = ", reverse=True" if op.reverse else ""
     if op.combine is not None:
         values = [ctx.exact(v) for v in op.values]
@@ -95,6 +98,7 @@ def combine_function(ctx: Context, block: ir.Block) -> str:
 
 
 def lower_sort(ctx: Context, op: ir.Sort) -> None:
+    """``tl.sort`` or ``tl.topk`` along the last axis; Triton gives no positions."""
     if len(op.results) > 1 and ctx.uses.get(op.results[1]) is not None:
         raise ctx.unsupported(
             "the position that `sort` or `topk` gives",
@@ -115,6 +119,7 @@ def lower_sort(ctx: Context, op: ir.Sort) -> None:
 
 
 def lower_inline(ctx: Context, op: ir.Inline) -> None:
+    """Code of the source's own: PTX, or Triton statements."""
     if "triton" not in op.targets:
         raise ctx.unsupported("this inline code", op.span, f"it is for {', '.join(op.targets)}")
     args = [ctx.coerce(ctx.expr(a), a.tile) for a in op.args]

@@ -22,4 +22,5 @@ def _environment() -> jinja2.Environment:
 
 
 def render_template(name: str, **values: object) -> str:
+    """The text of a template of templates/triton."""
     return _environment().get_template(name).render(**values)

@@ -99,6 +99,7 @@ def retyped(expr: Expr, **changes: object) -> Expr:
 
 
 def ref(var: Var, dtype: DType | None = None, shape: tuple[Size, ...] = ()) -> Expr:
+    """A reference to a variable."""
     return Expr("", var=var, dtype=dtype, shape=shape)
 
 

@@ -41,6 +41,7 @@ def tag_of(group: list[Variant], variant: Variant) -> str:
 
 
 def mentions(word: str, texts: list[str]) -> bool:
+    """True if a text has the word as a whole."""
     return any(re.search(rf"\b{word}\b", text) for text in texts)
 
 
@@ -60,7 +61,7 @@ def host_functions(group: list[Variant]) -> str:
 
 
 def _host_code(variant: Variant) -> str:
-    blanks = dict.fromkeys(range(len(variant.phases)), ["#"])
+    blanks: dict[int, list[str]] = {i: ["#"] for i in range(len(variant.phases))}
     return host.body(variant.kernel, variant.schedule, blanks, [])
 
 
@@ -88,7 +89,7 @@ def _launches(variant: Variant) -> list[_Launch]:
         if phase.fallback is None:
             found.append(_Launch(call))
             continue
-        test = " and ".join(f"kt.tma_ok({t.host})" for t in phase.described)
+        test = " and ".join(f"kt.tma_ok({tensor})" for tensor in phase.described)
         plain = host.launch_call(names[1], phase.fallback.grid, phase.fallback.parameters)
         found.append(_Launch(call, test, plain))
     return found

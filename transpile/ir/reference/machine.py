@@ -173,6 +173,8 @@ class Machine:
             if lanes is not None:
                 self._assert_holds(op, tensor, lanes, number, f"lanes beyond axis {dim}")
                 held = held | lanes
+        if value.dtype.is_bool:  # what it was computed from is poisoned already
+            return tensor
         junk = torch.zeros((), dtype=torch.bool)
         for dim, tile in self.claims.junk(value):
             lanes = self._beyond(value, dim, tile)

@@ -43,9 +43,7 @@ def extreme(dtype: DType, which: str) -> Number:
 
 def poison(dtype: DType) -> Number:
     """A value that spoils whatever consumes it."""
-    if dtype.is_float:
-        return math.nan
-    return True if dtype.is_bool else int(torch.iinfo(torch_dtype(dtype)).max) - 3
+    return math.nan if dtype.is_float else int(torch.iinfo(torch_dtype(dtype)).max) - 3
 
 
 def full(shape: Sequence[int], value: Number, dtype: DType) -> Tensor:
