@@ -222,7 +222,8 @@ def attention(folder: str) -> list[dict[str, Any]]:
     spec = "bf16[B,H,{},128]"
     module = build(
         "attention", folder, "--kernel", "attention",
-        "--arg", "q=" + spec.format("M"), "--arg", "k=" + spec.format("N"), "--arg", "v=" + spec.format("N"),
+        "--arg", "q=" + spec.format("M"), "--arg", "k=" + spec.format("N"),
+        "--arg", "v=" + spec.format("N"),
     )  # fmt: skip
     q, k, v = (torch.randn(4, 32, 4096, 128, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     sdpa = torch.nn.functional.scaled_dot_product_attention

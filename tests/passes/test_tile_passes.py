@@ -1,8 +1,6 @@
 """The other rewrites before a tile emitter: on random programs they change no result, and they
 leave the kernel that they are given as it was."""
 
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import pytest

@@ -18,10 +18,10 @@ _MAX_ROUNDINGS = 16
 TF32_EPS = 2.0**-10  # ten bits of mantissa: what tensor cores keep of f32 operands
 
 
-def has_tf32(kernel: ir.Kernel) -> bool:
-    """Whether tensor cores round some operands to tf32 (on a device; interpreters do not)."""
+def tf32_products(kernel: ir.Kernel) -> int:
+    """Products whose f32 operands tensor cores cut to tf32 (a device does, interpreters do not)."""
     dots = (op for op in walk_kernel(kernel) if isinstance(op, ir.Dot))
-    return any(op.lhs.dtype.name == "f32" and op.precision == "tf32" for op in dots)
+    return sum(op.lhs.dtype.name == "f32" and op.precision == "tf32" for op in dots)
 
 
 def narrow_roundings(kernel: ir.Kernel) -> int:
@@ -36,7 +36,7 @@ def narrow_roundings(kernel: ir.Kernel) -> int:
 
 
 def tolerance(
-    result_eps: float, work_eps: float, roundings: int, reduction_length: int
+    result_eps: float, work_eps: float, roundings: int, reduction_length: int, tf32: int = 0
 ) -> tuple[float, float]:
     """(relative to the element, relative to the tensor's magnitude) allowed differences.
 
@@ -47,9 +47,13 @@ def tolerance(
     - A sum of n terms in f32 in another order differs by about ``sqrt(n)`` roundings of partial
       sums; 4 standard deviations: ``4 * sqrt(n) * eps(f32)``. Transcendental functions of
       different libraries differ by some ulp: 8 more.
+    - ``tf32`` products cut both operands to 11 significant bits: independent errors of
+      ``sqrt(2) * 2**-10`` of the sum's magnitude, 4 standard deviations; what follows a product
+      (an activation, a square) passes them on relative to its value: ``4 * 2**-10`` of the element.
     """
-    relative = 2 * result_eps + 8 * _EPS32
+    relative = 2 * result_eps + 8 * _EPS32 + (4 * TF32_EPS if tf32 else 0)
     magnitude = 2 * math.sqrt(roundings) * work_eps + (8 + 4 * math.sqrt(reduction_length)) * _EPS32
+    magnitude += 4 * math.sqrt(2 * tf32) * TF32_EPS
     return relative, magnitude
 
 
@@ -85,7 +89,14 @@ def _is_numeric(value: Any) -> bool:
 
 
 def difference(
-    name: str, got: Any, want: Any, *, work_eps: float, roundings: int, reduction_length: int
+    name: str,
+    got: Any,
+    want: Any,
+    *,
+    work_eps: float,
+    roundings: int,
+    reduction_length: int,
+    tf32: int = 0,
 ) -> str:
     """What is wrong with ``got``, or "" if it agrees with ``want``."""
     import torch
@@ -105,7 +116,7 @@ def difference(
         wrong = (a.long() - b.long()).abs() > slack
         return _worst(name, a, b, wrong, f"more than {slack}" if slack else "")
     x, y = a.double(), b.double()
-    relative, magnitude = tolerance(eps(a.dtype), work_eps, roundings, reduction_length)
+    relative, magnitude = tolerance(eps(a.dtype), work_eps, roundings, reduction_length, tf32)
     finite = y[y.isfinite()]
     scale = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
     allowed = relative * y.abs() + magnitude * scale

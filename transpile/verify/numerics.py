@@ -131,8 +131,7 @@ def _compare(
 
     tensors = [v for v in (*arguments.values(), *got.values()) if isinstance(v, torch.Tensor)]
     work_eps = max((compare.eps(t.dtype) for t in tensors), default=0.0)
-    if on_device and compare.has_tf32(job.kernel):
-        work_eps = max(work_eps, compare.TF32_EPS)
+    tf32 = compare.tf32_products(job.kernel) if on_device else 0
     longest = max((size for t in tensors for size in t.shape), default=1)
     elements = max((t.numel() for t in tensors), default=1)
     roundings = compare.narrow_roundings(job.kernel)
@@ -148,7 +147,7 @@ def _compare(
         scalar = getattr(want[name], "numel", lambda: 1)() == 1
         problem = compare.difference(
             name, got[name], want[name], work_eps=work_eps, roundings=roundings,
-            reduction_length=elements if scalar else longest,
+            reduction_length=elements if scalar else longest, tf32=tf32,
         )  # fmt: skip
         if problem:
             problems.append(f"{problem} ({by})")

@@ -11,11 +11,23 @@ from transpile.frontend.builder import Builder
 from transpile.frontend.facts import Facts, Unify
 from transpile.frontend.helion.kernels import KernelFinder, KernelSite, module_env
 from transpile.frontend.helion.lowering import Lowering
+from transpile.frontend.helion.parameters import (
+    LITERALS,
+    NO_DEFAULT,
+    SCALARS,
+    Present,
+    bare,
+    host_scalar,
+    is_function,
+    is_plain,
+)
 from transpile.frontend.helion.program import Program
+from transpile.frontend.helion.variants import WatchedNames, lacking, search
 from transpile.frontend.options import FrontendOptions
 from transpile.frontend.signatures import (
     LiteralSpec,
     Name,
+    ScalarSpec,
     Spec,
     TensorSpec,
     format_signature,
@@ -26,11 +38,10 @@ from transpile.frontend.signatures import (
 from transpile.frontend.source import ParsedSource
 from transpile.frontend.symbolic import HostShape
 from transpile.frontend.syntax import names_read
-from transpile.frontend.values import Env, HostNumber, NeedFact, Opaque
+from transpile.frontend.values import Env, NeedFact, Opaque
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, error
 from transpile.ir.dtypes import BOOL, F32, I64, DType
-from transpile.ir.sizes import Size, Sym
 
 MAX_RESTARTS = 64
 DEFAULT_RANK = 2
@@ -110,7 +121,7 @@ class KernelDriver:
         self.options = options
         self.settings = options.project.kernel(site.name)
         self.notes: list[Diagnostic] = []
-        self.specs: dict[ir.Kernel, dict[str, Spec]] = {}  # what each kernel was lowered under
+        self.reads: set[str] = set()  # names that the last lowering looked up
         site.locate(source)
         self.params = [*site.node.params.posonly_params, *site.node.params.params,
                        *site.node.params.kwonly_params]  # fmt: skip
@@ -120,6 +131,8 @@ class KernelDriver:
         self._check_outer()
         self._bind_outer()
         stated = self._signatures()
+        if not self.settings.signatures and not self.options.args:
+            return self._variants(stated[0]), self.notes
         kernels: list[ir.Kernel] = []
         problems: list[Diagnostic] = []
         for signature in stated:
@@ -129,8 +142,6 @@ class KernelDriver:
                 problems.extend(d for d in exc.diagnostics if d not in problems)
         if problems:
             raise KtError(*problems)
-        if not self.settings.signatures and not self.options.args:
-            kernels.extend(self._variants(stated[0]))
         return kernels, self.notes
 
     # -- what is stated --------------------------------------------------------------------
@@ -217,52 +228,59 @@ class KernelDriver:
         return out
 
     def _variants(self, base: dict[str, Spec]) -> list[ir.Kernel]:
-        """Without a stated signature: the other value of every compile-time flag, and optional
-        tensors given; a variant that does not lower is left out with a note."""
-        made: list[ir.Kernel] = []
-        for param in self.params:
-            name = param.name.value
-            other = None if name in base else self._other_value(param)
-            if other is None:
-                continue
-            for earlier in [base, *(self.specs[k] for k in made[:7])]:
-                try:
-                    made.append(self._one({**earlier, name: other}))
-                except KtError as exc:
-                    first = exc.diagnostics[0]
-                    self.notes.append(
-                        replace(
-                            first,
-                            code="KT0223",
-                            severity="note",
-                            message=f"'{self.site.name}' is not built for {name}={other}: "
-                            f"{first.message}",
-                        )
-                    )
-        return made
+        """Without a stated signature: every variant that the compile-time flags and the optional
+        arguments lead to; one that does not lower is left out with a note."""
+        others = {
+            param.name.value: other
+            for param in self.params
+            if param.name.value not in base and (other := self._other_value(param)) is not None
+        }
+        attempts = search(base, others, self._attempt)
+        first, kernels = attempts[0], [a.kernel for a in attempts if a.kernel is not None]
+        absent = {n for n, other in others.items() if not isinstance(other, LiteralSpec)}
+        if isinstance(first.result, KtError) and not (kernels and first.reads & absent):
+            raise first.result
+        for name, problem in lacking(attempts):
+            message = f"'{self.site.name}' is not built for {name}={others[name]}: "
+            reason = problem.diagnostics[0]
+            self.notes.append(
+                replace(reason, code="KT0223", severity="note", message=message + reason.message)
+            )
+        return kernels
+
+    def _attempt(self, stated: dict[str, Spec]) -> tuple[ir.Kernel | KtError, frozenset[str]]:
+        try:
+            return self._one(stated), frozenset(self.reads)
+        except KtError as exc:
+            return exc, frozenset(self.reads)
 
     def _other_value(self, param: cst.Param) -> Any:
-        """The variant of a flag or an optional tensor that lowering by default leaves out."""
+        """What a flag or an optional argument can be besides what it is by default."""
         annotation = self._annotation(param)
         default = self._default(param)
         if isinstance(default, bool) and "constexpr" in annotation:
             return LiteralSpec(not default)
+        kind = bare(annotation)
+        if default is None and kind in SCALARS:
+            return ScalarSpec(SCALARS[kind])
         if "Tensor" not in annotation:
             return None
         if default is None:
-            return _Present()
+            return Present()
         optional = "None" in annotation or "Optional" in annotation
-        return LiteralSpec(None) if default is _NO_DEFAULT and optional else None
+        return LiteralSpec(None) if default is NO_DEFAULT and optional else None
 
     # -- one signature ---------------------------------------------------------------------
 
     def _one(self, stated: dict[str, Spec]) -> ir.Kernel:
         """Lower under these specs, learning what they leave open."""
-        present = {n for n, s in stated.items() if isinstance(s, _Present)}
+        present = {n for n, s in stated.items() if isinstance(s, Present)}
         facts = Facts({n: s for n, s in stated.items() if n not in present}, params=self.names)
         for _ in range(MAX_RESTARTS):
             config = self._config()
             program = Program(self.source, self.site, config, facts)
+            names = program.env.names = WatchedNames()
+            self.reads = names.reads
             try:
                 params = self._bind(program, facts, present)
                 program.execute()
@@ -273,15 +291,24 @@ class KernelDriver:
                 facts.equal[unify.sym] = unify.size
                 continue
             self._note_assumed(program, facts)
-            kernel = program.kernel(self._printable(program, facts, params), params)
-            self.specs[kernel] = dict(stated)
-            return kernel
+            params = self._consulted(params, stated)
+            return program.kernel(self._printable(program, facts, params), params)
         raise error(
             "KT0221",
             f"the types of '{self.site.name}' cannot be inferred",
             self.source.span(self.site.node.name),
             remedy="state them with --arg NAME=dtype[dims]",
         )
+
+    def _consulted(
+        self, params: tuple[ir.Param, ...], stated: dict[str, Spec]
+    ) -> tuple[ir.Param, ...]:
+        """A compile-time value that lowering never looked at may be anything."""
+        return tuple(
+            p if p.kind != "constexpr" or p.name in self.reads or p.name in stated
+            else replace(p, kind="other", value=None)
+            for p in params
+        )  # fmt: skip
 
     def _config(self) -> dict[str, Any]:
         settings = self.site.settings
@@ -307,8 +334,8 @@ class KernelDriver:
         for param in self.params:
             kind, value = self._parameter(program, facts, param, present)
             program.env.names[param.name.value] = value
-            if kind == "constexpr" and not _is_plain(value):
-                kind = "function" if _is_function(value) else "other"
+            if kind == "constexpr" and not is_plain(value):
+                kind = "function" if is_function(value) else "other"
             constant = value if kind == "constexpr" else None
             out.append(
                 ir.Param(
@@ -338,7 +365,7 @@ class KernelDriver:
 
     def _default(self, param: cst.Param) -> Any:
         if param.default is None:
-            return _NO_DEFAULT
+            return NO_DEFAULT
         return Lowering(self.source, Builder(), {}).eval(param.default, self.site.env)
 
     def _parameter(
@@ -353,14 +380,14 @@ class KernelDriver:
             return "constexpr", self._literal(spec.value)
         dtype = facts.scalar(name)
         if dtype is not None:
-            return "scalar", _scalar(name, dtype)
+            return "scalar", host_scalar(name, dtype)
         return self._unstated(program, facts, param)
 
     def _unstated(self, program: Program, facts: Facts, param: cst.Param) -> tuple[Any, Any]:
         name, annotation = param.name.value, self._annotation(param)
         default = self._default(param)
         if "constexpr" in annotation or "ConstExpr" in annotation:
-            if default is _NO_DEFAULT:
+            if default is NO_DEFAULT:
                 raise error(
                     "KT0224",
                     f"'{name}' needs a compile-time value",
@@ -369,11 +396,11 @@ class KernelDriver:
                     remedy=f"give one: --set {name}=VALUE",
                 )
             return "constexpr", default
-        bare = annotation.replace("torch.", "").split("[")[0].split("|")[0].strip()
-        if bare in ("int", "float", "bool"):
-            return "scalar", _scalar(name, {"int": I64, "float": F32, "bool": BOOL}[bare])
-        if bare == "str" or isinstance(default, (str, DType)):
-            if default is _NO_DEFAULT:
+        kind = bare(annotation)
+        if kind in SCALARS and default is not None:
+            return "scalar", host_scalar(name, SCALARS[kind])
+        if kind == "str" or isinstance(default, (str, DType)):
+            if default is NO_DEFAULT:
                 raise error(
                     "KT0224",
                     f"'{name}' needs a compile-time value",
@@ -383,13 +410,13 @@ class KernelDriver:
             return "constexpr", default
         if default is None:
             return "constexpr", None
-        if "Callable" in annotation or _is_function(default):
-            return "constexpr", Opaque(f"callable '{name}'") if default is _NO_DEFAULT else default
+        if "Callable" in annotation or is_function(default):
+            return "constexpr", Opaque(f"callable '{name}'") if default is NO_DEFAULT else default
         if isinstance(default, bool):
-            return "scalar", _scalar(name, BOOL)
+            return "scalar", host_scalar(name, BOOL)
         if isinstance(default, (int, float)):
-            return "scalar", _scalar(name, I64 if isinstance(default, int) else F32)
-        if bare.startswith(("list", "tuple", "Sequence", "dict", "Size")):
+            return "scalar", host_scalar(name, I64 if isinstance(default, int) else F32)
+        if kind.startswith(("list", "tuple", "Sequence", "dict", "Size")):
             return "other", Opaque(f"parameter '{name}'", name)
         return "tensor", facts.tensor(name)
 
@@ -446,40 +473,9 @@ class KernelDriver:
                 shown[param.name] = facts.stated[param.name]
             elif param.name in assumed:
                 shown[param.name] = assumed[param.name]
-            elif param.kind == "constexpr" and isinstance(param.value, _LITERALS):
+            elif param.kind == "constexpr" and isinstance(param.value, LITERALS):
                 shown[param.name] = LiteralSpec(param.value)
         return format_signature(shown)
-
-
-class _Present:
-    """Stands for an optional tensor that is given; rank and dtype are inferred by lowering."""
-
-    def __str__(self) -> str:
-        return "tensor"
-
-
-_NO_DEFAULT = object()
-_LITERALS = (bool, int, float, str, DType, type(None))
-
-
-def _is_function(value: Any) -> bool:
-    from transpile.frontend.values import Function, Known
-
-    return isinstance(value, (Function, Known))
-
-
-def _is_plain(value: Any) -> bool:
-    """True for compile-time values that are data, not code."""
-    if isinstance(value, (tuple, list)):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str, DType))
-
-
-def _scalar(name: str, dtype: DType) -> Any:
-    """An integer parameter is a symbolic size, any other a host number."""
-    if dtype.is_int:
-        return Size.of(Sym(name, "scalar"))
-    return HostNumber(dtype, name)
 
 
 __all__ = ["Env", "HostShape", "lower_file"]
