@@ -217,13 +217,11 @@ def test_online_softmax_keeps_the_names_of_carried_values() -> None:
         l_i = tl.zeros([BLOCK_M], dtype=tl.float32)
         for start_n in tl.range(0, n, BLOCK_N):
             offs_n = start_n + tl.arange(0, BLOCK_N)
-            mask_n = offs_n < n
             values = tl.load(
                 x + offs_m[:, None] * x_stride_0 + offs_n[None, :],
-                mask=mask_m[:, None] & mask_n[None, :],
-                other=0.0,
+                mask=mask_m[:, None] & (offs_n[None, :] < n),
+                other=float("-inf"),
             )
-            values = tl.where(mask_n[None, :], values, float("-inf"))
             m_ij = tl.maximum(m_i, tl.max(values, axis=1), propagate_nan=tl.PropagateNan.ALL)
             l_i *= tl.exp(m_i - m_ij)
             l_i += tl.sum(tl.exp(values - m_ij[:, None]), axis=1)
@@ -332,7 +330,7 @@ def test_integer_division_floors() -> None:
             return out
         """
     text = build(source, args={"x": "i32[N]"})
-    assert "_floor_div(tl.load(x + offs, mask=mask, other=0), 3) + offs // 3" in text
+    assert "_floor_div(tl.load(x + offs, mask=mask), 3) + offs // 3" in text
     assert "def _floor_div(a, b):" in text
     assert "_floor_div" not in build(source, args={"x": "u8[N]"})
 

@@ -188,8 +188,11 @@ def _lift(
     through = isinstance(load, ir.Load) and load in block.ops and not load.result.dtype.is_fp8
     made = load.result if through else source  # type: ignore[union-attr]
     lifted = Value(TileType(made.dtype, made.shape), made.name)
-    new_mask = ir.Mask(made, mask.guards, mask.fill, results=(lifted,), span=mask.span)
     made_by = makers[made]
+    guards = mask.guards
+    if isinstance(made_by, ir.Load) and _alone(body, set(made_by.guards) - set(guards)):
+        guards = made_by.guards  # then the load itself can give the fill
+    new_mask = ir.Mask(made, guards, mask.fill, results=(lifted,), span=mask.span)
 
     swap: dict[Value, Value] = {mask.result: source if through else lifted}
     ops: list[Op] = []
@@ -211,8 +214,14 @@ def _lift(
     for op in walk(body):  # the new mask itself reads the unmasked value
         if isinstance(op, ir.Mask) and op.results == (lifted,):
             op.value = made
-    made.name = None if through or isinstance(made_by, ir.Load) else made.name
     return body
+
+
+def _alone(body: Block, guards: set[ir.Guard]) -> bool:
+    """True if no mask asks about the lanes of these guards."""
+    tiles = {g.tile for g in guards}
+    masks = (op for op in walk(body) if isinstance(op, ir.Mask))
+    return None not in tiles and not any(g.tile in tiles for op in masks for g in op.guards)
 
 
 def _drop(block: Block, gone: set[Op]) -> Block:

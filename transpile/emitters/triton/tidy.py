@@ -128,6 +128,10 @@ def _substitute(expr: Expr, single: dict[Var, Expr]) -> Expr:
     return retyped(expr, args=args)
 
 
+def _load_count(expr: Expr) -> int:
+    return expr.is_load + sum(_load_count(a) for a in expr.args)
+
+
 def used_variables(body: list[Stmt]) -> set[Var]:
     """Every variable that some statement reads."""
     return set(_count(body))
@@ -158,7 +162,8 @@ class _LoadNamer:
                     start = indent + sum(len(t.hint) + 2 for t in targets)
                     stmt.value = self.fitted(value, start, out)
                 case Eval(value=value):
-                    stmt.value = self.fitted(value, indent, out)
+                    crowded = WIDTH if _load_count(value) > 1 else 0  # a store of two loads
+                    stmt.value = self.fitted(value, indent + crowded, out)
                 case Copy(pairs=pairs):
                     stmt.pairs = [
                         (t, self.fitted(v, indent + len(t.hint) + 3, out)) for t, v in pairs
