@@ -12,8 +12,6 @@
 # attention_gqa: q=f32[B,6,M,32], k=f32[B,3,N,32], v=f32[B,3,N,32], sm_scale=f32;
 #   block_sizes=[64, 32], num_stages=3, num_warps=4
 
-import math
-
 import torch
 
 try:

@@ -352,7 +352,7 @@ def verify(
     from transpile import build as pipeline
     from transpile import proofs
 
-    _require("torch", "numpy")
+    _require("torch", "triton", "numpy")
     paths = _expand(files)
     progress: Callable[[str], None] = _progress if verbose else lambda text: None
     result = proofs.verify(paths, _build_options(options), _reference(reference), jobs, progress)
@@ -403,7 +403,7 @@ def run(file: str, inputs: str, results: str, simulate: bool, **options: Any) ->
     from transpile import build as pipeline
     from transpile import proofs
 
-    _require("torch", "safetensors")
+    _require("torch", "triton", "numpy", "safetensors")
     path, _, kernel = file.partition("::")
     build_options = _build_options(options)
     if len(build_options.targets) != 1 or "all" in build_options.targets:

@@ -123,12 +123,14 @@ CODES: dict[str, CodeInfo] = {
     ),
     "KT0212": _I(
         "wrong number of block sizes",
-        "`block_sizes` has one entry for each `hl.register_block_size` and each `hl.tile` dimension "
+        "`block_sizes` has one entry for each `hl.register_block_size` and each `hl.tile` "
+        "dimension "
         "without a block size of its own, in source order.",
     ),
     "KT0213": _I("block size is no power of two", "Tiles have power-of-two sizes on every target."),
     "KT0216": _I(
-        "loop cannot be static", "`static_ranges` unrolls a loop, so its bounds must be numbers at build time."
+        "loop cannot be static",
+        "`static_ranges` unrolls a loop, so its bounds must be numbers at build time.",
     ),
     "KT0215": _I(
         "reduction cannot be rolled",
@@ -295,7 +297,8 @@ CODES: dict[str, CodeInfo] = {
     "KT0601": _I("target not available", "This version of kt has no emitter for the target yet."),
     "KT0604": _I(
         "schedule key left out",
-        "A note, no error: the architecture cannot follow a key of the config. Warp specialisation hangs "
+        "A note, no error: the architecture cannot follow a key of the config. Warp "
+        "specialisation hangs "
         "on sm_90 with Triton 3.6 and is written for sm_100 only (`--arch sm_100`).",
     ),
     "KT0602": _I(

@@ -104,11 +104,11 @@ def sort_key(diag: Diagnostic) -> tuple[str, int, int, str, str]:
 def render(diag: Diagnostic, source_text: str = "") -> str:
     """The printed form, without a final newline::
 
-        kernel.py:4:9: error KT0402: `torch.foo` is not supported in device code
-            y = torch.foo(x)
-                ^^^^^^^^^
-          why: ...
-          help: ...
+    kernel.py:4:9: error KT0402: `torch.foo` is not supported in device code
+        y = torch.foo(x)
+            ^^^^^^^^^
+      why: ...
+      help: ...
     """
     place = diag.location
     lines = [f"{_printable(place)}: " if place else ""]

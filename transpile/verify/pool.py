@@ -31,8 +31,9 @@ class Worker:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         environment["TRITON_CACHE_DIR"] = cache
         environment.setdefault("OMP_NUM_THREADS", "1")  # the processes are what runs in parallel
+        # -P: a user's copy.py in the working directory hides no module
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "transpile.verify.worker"],  # -P: not from here
+            [sys.executable, "-P", "-W", "ignore", "-m", "transpile.verify.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
 

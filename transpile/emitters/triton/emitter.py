@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import textwrap
 
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
@@ -133,12 +134,21 @@ def _statements(text: str) -> list[tuple[str, bool]]:
 
 def _host_imports(imports: list[str], texts: list[str]) -> list[str]:
     """Imports in isort's order: standard library first, plain before from."""
-    wanted = {line for line in imports if not line.startswith("from __future__")} - _OURS
+    wanted = {
+        line
+        for line in imports
+        if not line.startswith("from __future__") and mentions(_bound_name(line), texts)
+    } - _OURS
     standard = sorted((line for line in wanted if _is_standard(line)), key=_isort_key)
     others = sorted((line for line in wanted if not _is_standard(line)), key=_isort_key)
     if mentions("torch", texts):
         others = sorted([*others, "import torch"], key=_isort_key)
     return [*standard, *([""] if standard and others else []), *others]
+
+
+def _bound_name(line: str) -> str:
+    """The name that an import of one thing binds."""
+    return line.split(" as ")[-1].split()[-1].split(".", maxsplit=1)[0]
 
 
 def _isort_key(line: str) -> tuple[bool, str]:
@@ -150,8 +160,15 @@ def _is_standard(line: str) -> bool:
 
 
 def _shim() -> str:
-    """The shim's text as part of the module: its names are reached through ``kt`` all the same."""
-    return resources.shim("triton").strip("\n") + "\n"
+    """The shim's text as part of the module: its names are reached through ``kt`` all the same.
+
+    The repairs of Triton's interpreter stand where the shim would import them.
+    """
+    text = resources.shim("triton").rstrip("\n")
+    head, last = text.rsplit("\n", 1)
+    assert "importlib.import_module" in last
+    repairs = resources.read("runtime_shims", "_kt_triton_interpret.py").rstrip("\n")
+    return head + "\n" + textwrap.indent(repairs, "    ") + "\n"
 
 
 def _comment(text: str) -> list[str]:

@@ -71,11 +71,12 @@ def search(
 
 
 def lacking(attempts: list[Attempt]) -> list[tuple[str, KtError]]:
-    """Parameters whose other value is in no kernel, each with what stands in the way."""
-    built = {name for a in attempts if a.kernel is not None for name in a.chosen}
+    """Parameters whose other value no kernel takes, each with what stands in the way."""
+    kernels = [a for a in attempts if a.kernel is not None]
     found: dict[str, KtError] = {}
     for attempt in attempts:
-        for name in attempt.chosen - built:
-            if isinstance(attempt.result, KtError):
+        for name in sorted(attempt.chosen):
+            taken = any(name in a.chosen or name not in a.reads for a in kernels)
+            if isinstance(attempt.result, KtError) and not taken:
                 found.setdefault(name, attempt.result)
     return list(found.items())
