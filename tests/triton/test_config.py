@@ -145,6 +145,13 @@ def refused(**config: Any) -> list[str]:
         ({"block_sizes": [64, "64", 32]}, ["KT0213"]),
         ({"loop_orders": [[0, 0]]}, ["KT0214"]),
         ({"indexing": "magic"}, ["KT0211"]),
+        ({"indexing": ["pointer", "magic"]}, ["KT0211"]),
+        ({"load_eviction_policies": ["never"]}, ["KT0211"]),
+        ({"range_num_stages": [-1]}, ["KT0211"]),
+        ({"l2_groupings": [0]}, ["KT0211"]),
+        ({"num_sm_multiplier": 0}, ["KT0211"]),
+        ({"num_ctas": 3}, ["KT0211"]),
+        ({"epilogue_subtile": 3}, ["KT0211"]),
         ({"num_warps": 3, "nonsense": 1}, ["KT0210", "KT0211"]),
     ],
 )

@@ -20,8 +20,8 @@ def test_short_arguments_share_lines() -> None:
     assert wrap(f"launch = kt.Launcher(_a_rather_long_name_of_a_kernel, {options})", 0) == [
         "launch = kt.Launcher(",
         "    _a_rather_long_name_of_a_kernel,",
-        "    OPTION_0=0, OPTION_1=1, OPTION_2=2, OPTION_3=3, OPTION_4=4, OPTION_5=5, OPTION_6=6,",
-        "    OPTION_7=7, OPTION_8=8, OPTION_9=9,",
+        "    OPTION_0=0, OPTION_1=1, OPTION_2=2, OPTION_3=3, OPTION_4=4, OPTION_5=5, OPTION_6=6, OPTION_7=7,",
+        "    OPTION_8=8, OPTION_9=9,",
         ")",
     ]
 

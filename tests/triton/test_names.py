@@ -57,7 +57,11 @@ def loop(body: list[Stmt], *carried: Var) -> For:
 
 def test_rebinding_a_dead_name() -> None:
     first, second = Var("x"), Var("x")
-    body: list[Stmt] = [Assign((first,), lit("1")), Assign((second,), plus(first, "1")), use(second)]
+    body: list[Stmt] = [
+        Assign((first,), lit("1")),
+        Assign((second,), plus(first, "1")),
+        use(second),
+    ]
     assert printed(body) == ["x = 1", "x += 1", "use(x)"]
 
 

@@ -123,7 +123,8 @@ class AtScalar:
 
 @dataclass(frozen=True, slots=True)
 class AtSlice:
-    """``start : start + length``; ``start=None, length=shape[dim]`` is a full slice."""
+    """``start : start + length``; ``start=None, length=shape[dim]`` is a full slice. Lanes beyond
+    the tensor's dimension are as if a guard excluded them."""
 
     start: Value | None
     length: Size

@@ -6,6 +6,7 @@ out of range is a KT021x diagnostic. What the config leaves open is chosen by th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,6 +184,7 @@ def resolve(kernel: ir.Kernel, target: str = "triton", arch: str = "") -> Schedu
     """
     problems: list[KtError] = []
     config = _normalise(kernel, problems)
+    _check_values(kernel, config, problems)
     defaults = choose(kernel, config)
     blocks, dynamic = _blocks(kernel, config, defaults, problems)
     schedule = Schedule(blocks, config, dynamic_blocks=dynamic, arch=arch)
@@ -222,6 +224,51 @@ def _normalise(kernel: ir.Kernel, problems: list[KtError]) -> dict[str, Any]:
             continue
         config[name] = _listed(key, name, value)
     return config
+
+
+def _is_count(value: Any, low: int = 1, *, power: bool = False) -> bool:
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    return good and not (power and value & (value - 1))
+
+
+def _is_flag(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+#: what each value, or each entry of a list, must be
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "l2_groupings": (_is_count, "integers of at least 1"),
+    "flatten_loops": (_is_flag, "True or False"),
+    "range_unroll_factors": (lambda v: _is_count(v, 0), "integers of at least 0"),
+    "range_num_stages": (lambda v: _is_count(v, 0), "integers of at least 0"),
+    "range_multi_buffers": (_is_flag, "True, False or None"),
+    "range_flattens": (_is_flag, "True, False or None"),
+    "range_warp_specializes": (_is_flag, "True, False or None"),
+    "static_ranges": (_is_flag, "True or False"),
+    "load_eviction_policies": (lambda v: v in ("", "first", "last"), "'', 'first' or 'last'"),
+    "load_cache_modifiers": (lambda v: v in ("", ".ca", ".cg", ".cv"), "'', '.ca' or '.cg'"),
+    "store_cache_modifiers": (
+        lambda v: v in ("", ".wb", ".cg", ".cs", ".wt"),
+        "'', '.cs' or '.wt'",
+    ),
+    "indexing": (lambda v: v in INDEXING, " or ".join(INDEXING)),
+    "atomic_indexing": (lambda v: v in INDEXING, " or ".join(INDEXING)),
+    "num_sm_multiplier": (_is_count, "an integer of at least 1"),
+    "maxnreg": (_is_count, "an integer of at least 1"),
+    "num_ctas": (lambda v: _is_count(v, power=True), "a power of two"),
+    "epilogue_subtile": (lambda v: v in (1, 2, 4), "1, 2 or 4"),
+    "pid_type": (lambda v: v in PID_TYPES, " or ".join(PID_TYPES)),
+}
+
+
+def _check_values(kernel: ir.Kernel, config: dict[str, Any], problems: list[KtError]) -> None:
+    for key, value in config.items():
+        check = _CHECKS.get(key)
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        if check is not None and not all(check[0](entry) for entry in entries):
+            text = f"{key}={value!r}: expected {check[1]}"
+            problems.append(error("KT0211", text, kernel.span))
+            config[key] = [] if key in _LISTS else None
 
 
 def _listed(key: str, name: str, value: Any) -> Any:
@@ -348,16 +395,7 @@ def _phase(
     )
     if rank < 2:
         group = 1
-    pid_type = str(config.get("pid_type", "flat"))
-    if pid_type not in PID_TYPES:
-        problems.append(
-            error(
-                "KT0211",
-                f"pid_type={pid_type!r}: expected one of {', '.join(PID_TYPES)}",
-                kernel.span,
-            )
-        )
-        pid_type = "flat"
+    pid_type = str(config.get("pid_type") or "flat")
     if pid_type == "xyz" and (rank > 3 or rank < 2):
         pid_type = "flat"
     return PhaseSchedule(order, pid_type, group if pid_type != "xyz" else 1)

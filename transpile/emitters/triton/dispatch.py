@@ -124,7 +124,7 @@ def negated(tests: Sequence[str]) -> str:
 
 
 def _distinguishing(facts: list[dict[Key, str]], optional: set[str]) -> list[Key]:
-    """Keys whose tests together differ for all signatures that any tests tell apart.
+    """Keys that together tell all signatures apart that can be told apart.
 
     Of ``optional`` parameters, which may be None, nothing but that is asked if possible.
     """
@@ -133,20 +133,24 @@ def _distinguishing(facts: list[dict[Key, str]], optional: set[str]) -> list[Key
         return key[0] in optional and key[1] != "value", _RANK.get(key[1], 4), key
 
     keys = sorted({k for table in facts for k in table}, key=cost)
+    pairs = {(i, j) for j in range(len(facts)) for i in range(j)}
     chosen: list[Key] = []
-
-    def split(columns: list[Key]) -> int:
-        return len({tuple(table.get(c, "") for c in columns) for table in facts})
-
-    while (now := split(chosen)) < split(keys):
-        best = max(keys, key=lambda k: split([*chosen, k]))
-        if split([*chosen, best]) == now:
-            return chosen + [k for k in keys if k not in chosen]  # only together they tell
+    while pairs:
+        told = {k: {p for p in pairs if _differ(facts[p[0]], facts[p[1]], k)} for k in keys}
+        best = max(keys, key=lambda k: len(told[k]), default=None)
+        if best is None or not told[best]:
+            break
         chosen.append(best)
+        pairs -= told[best]
     return chosen
 
 
 _RANK = {"value": 0, "dtype": 1, "rank": 2, "layout": 3}
+
+
+def _differ(a: dict[Key, str], b: dict[Key, str], key: Key) -> bool:
+    """True if both signatures test the key, differently."""
+    return key in a and key in b and a[key] != b[key]
 
 
 def _needed(mine: int, facts: list[dict[Key, str]], keys: list[Key], baked: set[Key]) -> list[Key]:
@@ -154,12 +158,12 @@ def _needed(mine: int, facts: list[dict[Key, str]], keys: list[Key], baked: set[
     own, others = facts[mine], [f for i, f in enumerate(facts) if i != mine]
     needed = [k for k in dict.fromkeys(keys) if k in baked]
     for key in keys:
-        if key in own and key not in needed:
-            left = [o for o in others if all(o.get(k) == own[k] for k in needed)]
-            if any(o.get(key) != own[key] for o in left):
-                present = (key[0], "value")
-                asks = own.get(present, "").endswith("not None") and present not in needed
-                if asks and any(o.get(present) != own[present] for o in others):
-                    needed.append(present)
-                needed.append(key)
+        left = [o for o in others if not any(_differ(own, o, k) for k in needed)]
+        if key in needed or not any(_differ(own, o, key) for o in left):
+            continue
+        present = (key[0], "value")
+        asks = own.get(present, "").endswith("not None") and present not in needed
+        if asks and any(_differ(own, o, present) for o in others):
+            needed.append(present)
+        needed.append(key)
     return needed

@@ -148,7 +148,7 @@ def _host_imports(imports: list[str], texts: list[str]) -> list[str]:
 
 def _bound_name(line: str) -> str:
     """The name that an import of one thing binds."""
-    return line.split(" as ")[-1].split()[-1].split(".", maxsplit=1)[0]
+    return line.rsplit(maxsplit=1)[-1].partition(".")[0]
 
 
 def _isort_key(line: str) -> tuple[bool, str]:

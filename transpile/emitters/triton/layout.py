@@ -91,14 +91,22 @@ def wrap(text: str, indent: int) -> list[str]:
     pad = " " * indent
     if len(pad) + len(text) <= WIDTH:
         return [pad + text]
-    split = _last_bracket(text)
-    if split is None or len(pad) + len(split[0]) > WIDTH:
-        return _parenthesise(text, indent)
-    head, inner, tail = split
+    split = _largest_bracket(text)
+    if split is not None and max(len(split[0]), len(split[2])) + indent <= WIDTH:
+        head, inner, tail = split
+        return [pad + head, *_contents(head, inner, indent + 4), pad + tail]
+    head, equals, value = text.partition(" = ")
+    if not equals:
+        return [pad + text]
+    return [f"{pad}{head} = (", *_expression(value, indent + 4), pad + ")"]
+
+
+def _contents(head: str, inner: str, indent: int) -> list[str]:
+    """What stands in a broken bracket: the arguments of a call, entries, or one expression."""
     items = _split_commas(inner)
     if len(items) == 1 and not _is_call(head):
-        return [pad + head, *break_operators(inner, indent + 4), pad + tail]
-    return [pad + head, *_packed(items, indent + 4), pad + tail]
+        return _expression(inner, indent)
+    return _packed(items, indent)
 
 
 def _packed(items: list[str], indent: int) -> list[str]:
@@ -114,51 +122,41 @@ def _packed(items: list[str], indent: int) -> list[str]:
         if len(item) <= SHORT:
             line = f"{item},"
         else:
-            lines += wrap_item(item, indent, ",")
+            lines += _expression(item, indent, ",")
     return lines + ([" " * indent + line] if line else [])
 
 
-def wrap_item(item: str, indent: int, end: str) -> list[str]:
-    """One argument of a broken call."""
-    if indent + len(item) + len(end) <= WIDTH:
-        return [" " * indent + item + end]
-    split = _last_bracket(item)
-    if split is not None and len(split[1]) < len(item) and split[0].strip(_OPEN):
-        lines = wrap(item, indent)
-    else:
-        lines = break_operators(item, indent)
-    lines[-1] += end
-    return lines
+_OPERATORS = (
+    (" | ",), (" ^ ",), (" & ",), (" < ", " <= ", " > ", " >= ", " == ", " != "), (" << ", " >> "),
+    (" + ", " - "), (" * ", " / ", " // ", " % "),
+)  # fmt: skip
 
 
-def _parenthesise(text: str, indent: int) -> list[str]:
-    """``name = (`` broken at operators ``)``."""
-    head, _, value = text.partition(" = ")
-    if not value:
-        return [" " * indent + text]
+def _expression(text: str, indent: int, after: str = "") -> list[str]:
+    """An expression inside brackets, broken before its loosest operators or in its brackets;
+    ``after`` follows it."""
     pad = " " * indent
-    return [f"{pad}{head} = (", *break_operators(value, indent + 4), pad + ")"]
-
-
-def break_operators(text: str, indent: int) -> list[str]:
-    """Break an expression before its loosest top-level operators."""
-    pad = " " * indent
-    for group in ((" | ",), (" & ",), (" + ", " - "), (" * ", " / ", " // ", " % ")):
+    if indent + len(text) + len(after) <= WIDTH:
+        return [pad + text + after]
+    for group in _OPERATORS:
         parts = _split_operators(text, group)
         if len(parts) > 1:
-            lines: list[str] = []
-            for part in parts:
-                lines += [pad + part] if indent + len(part) <= WIDTH else wrap(part, indent)
-            return lines
-    return wrap(text, indent) if _last_bracket(text) else [pad + text]
+            ends = [""] * (len(parts) - 1) + [after]
+            pairs = zip(parts, ends, strict=True)
+            return [line for part, end in pairs for line in _expression(part, indent, end)]
+    split = _largest_bracket(text)
+    if split is None:
+        return [pad + text + after]
+    head, inner, tail = split
+    return [pad + head, *_contents(head, inner, indent + 4), pad + tail + after]
 
 
 def _is_call(head: str) -> bool:
     return head.endswith("(") and len(head) > 1 and (head[-2].isalnum() or head[-2] in "_])")
 
 
-def _last_bracket(text: str) -> tuple[str, str, str] | None:
-    """Split at the bracket pair to break: the last one at depth 0 whose content is worth it."""
+def _largest_bracket(text: str) -> tuple[str, str, str] | None:
+    """Split at the bracket pair to break: the longest at depth 0, if it is worth it."""
     pairs: list[tuple[int, int]] = []
     stack: list[int] = []
     for i, c in enumerate(text):

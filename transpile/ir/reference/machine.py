@@ -234,7 +234,8 @@ class Machine:
         shape, axes_of = self._places[op]
         rank = len(shape)
         index = []
-        for entry, axes in zip(op.index, axes_of, strict=True):
+        admitted = self.in_range(op.guards, shape)
+        for dim, (entry, axes) in enumerate(zip(op.index, axes_of, strict=True)):
             lanes = self._entry(entry)
             if lanes.ndim:
                 view = [1] * rank
@@ -242,7 +243,8 @@ class Machine:
                     view[axis] = size
                 lanes = lanes.permute(*_ascending(axes)).reshape(view)
             index.append(lanes.to(torch.int64))
-        admitted = self.in_range(op.guards, shape)
+            if isinstance(entry, ir.AtSlice) and entry.start is not None:
+                admitted = admitted & (index[-1] < self.extent(op.tensor.shape[dim]))
         if op.mask is not None:
             admitted = admitted & self.env[op.mask]
         if op.tensor.name not in self.tensors:
