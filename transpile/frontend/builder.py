@@ -48,6 +48,7 @@ class Builder:
         self.fixed_blocks: dict[Sym, Size] = {}  # block sizes the source fixes
         self.numbers: dict[str, ir.Scalar] = {}  # host scalars used so far
         self.producer: dict[ir.Value, ir.Op] = {}
+        self.require_int: Callable[[ir.Value], None] = lambda v: None  # learns an integer dtype
         self.reconcile: Callable[[Size, Size], None] = lambda a, b: None  # learns a == b, or not
 
     # -- insertion -------------------------------------------------------------------------
@@ -232,6 +233,8 @@ class Builder:
     def elementwise(self, name: str, *args: Operand) -> ir.Value:
         """Operation ``name`` with torch's promotion; always a Value."""
         op = ELEMENTWISE[name]
+        if name in ("and", "or", "xor", "not", "shl", "shr"):
+            self._require_bits(name, args)
         if name == "where":
             dtype = self.result_dtype(args[1:])
             if not isinstance(args[1], ir.Value) and not isinstance(args[2], ir.Value):
@@ -248,6 +251,20 @@ class Builder:
         result = BOOL if op.rule == "bool" else compute
         value = self._apply(name, compute, result, [(a, compute) for a in args])
         return value if op.rule == "bool" else self.cast(value, common)
+
+    def _require_bits(self, name: str, args: Sequence[Operand]) -> None:
+        for x in args:
+            category = x.dtype.category if isinstance(x, ir.Value) else number_category(x)
+            if category is Category.FLOAT:
+                if isinstance(x, ir.Value):
+                    self.require_int(x)
+                raise error(
+                    "KT0501",
+                    f"bit operation '{name}' on {describe(x)}",
+                    self.span,
+                    why="torch defines bit operations on integers and bools",
+                    remedy="convert the operand with .to(torch.int32)",
+                )
 
     def _apply(
         self, name: str, compute: DType, result: DType, args: Sequence[tuple[Operand, DType]]

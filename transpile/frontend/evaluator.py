@@ -34,7 +34,7 @@ from transpile.frontend.values import (
 )
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
-from transpile.ir.dtypes import DType
+from transpile.ir.dtypes import I32, DType
 
 BUILTINS = frozenset(
     {
@@ -56,7 +56,9 @@ class Evaluator(Operators, Inlining):
         self.source = source
         self.b = builder
         self.indexer = Indexer(builder)
+        builder.require_int = lambda value: self.indexer.require_index(value, I32)
         self.on_device = False
+        self.device_names: set[str] = set()  # set by device loops that have ended
         self.depth = 0
         self.handlers: dict[type, Callable[[Any, Env], Any]] = {
             cst.Name: self._name,
@@ -134,6 +136,13 @@ class Evaluator(Operators, Inlining):
                 return Builtin(name)
             if self.on_device:
                 self.fail("KT0403", f"name '{name}' is not defined", remedy="check the spelling")
+            if name in self.device_names:
+                self.fail(
+                    "KT0404",
+                    f"'{name}' has no value here",
+                    why="device loops leave no values on the host",
+                    remedy="store it to a tensor",
+                )
             return Opaque(f"name '{name}'")
         if isinstance(value, Gone) and self.on_device:
             self.fail("KT0404", f"'{name}' has no value here", why=value.why)

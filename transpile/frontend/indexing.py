@@ -15,7 +15,7 @@ from transpile.frontend.builder import Builder, describe
 from transpile.frontend.values import HostNumber, HostTensor, NeedFact, Scalar, Tile, TileOffset
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
-from transpile.ir.dtypes import I64
+from transpile.ir.dtypes import I64, DType
 from transpile.ir.sizes import ONE, Size
 
 
@@ -41,7 +41,9 @@ class Indexer:
         self.b = builder
         self.origins: dict[ir.Tensor, str] = {}  # the parameter a tensor comes from
 
-    def resolve(self, tensor: HostTensor, entries: Sequence[Any]) -> Access:
+    def resolve(self, tensor: HostTensor, entries: Sequence[Any], masked: bool = False) -> Access:
+        """Resolve an index; ``masked`` if an extra mask bounds it, whatever the loop does."""
+        self._masked = masked
         entries = self._expand_ellipsis(tensor, list(entries))
         used = [e for e in entries if e is not None]
         if tensor.shape is None:
@@ -73,6 +75,7 @@ class Indexer:
         return Access(tuple(index), tuple(shape), tuple(guards), tuple(view))
 
     _added = 0
+    _masked = False
 
     def _expand_ellipsis(self, tensor: HostTensor, entries: list[Any]) -> list[Any]:
         if Ellipsis not in entries:
@@ -130,8 +133,13 @@ class Indexer:
                 self.b.span,
                 remedy="index with tiles, integers, slices, None or integer tiles",
             )
-        if isinstance(entry, int) and entry < 0:
-            entry = extent + entry
+        if isinstance(entry, int):
+            size = extent.as_int()
+            if size is not None and not -size <= entry < size:
+                raise error(
+                    "KT0516", f"index {entry} of a dimension with {size} elements", self.b.span
+                )
+            entry = extent + entry if entry < 0 else entry
         value = self.b.scalar(entry)
         self._require_int(value)
         return ir.AtScalar(value)
@@ -144,10 +152,25 @@ class Indexer:
         if extent == ONE and entry.offset is None and not over_one:
             shape.append(ONE)
             return ir.AtSlice(None, ONE)
+        if entry.offset is None:
+            self._check_extent(tile, extent)
         shape.append(tile.size)
         guards.append(ir.Guard(len(shape) - 1, tile.value))
         offset = None if entry.offset is None else self.b.scalar(entry.offset)
         return ir.AtTile(tile.value, offset)
+
+    def _check_extent(self, tile: Tile, extent: Size) -> None:
+        """A static dimension must be as long as the loop over it."""
+        end = Size.of(tile.end).as_int() if isinstance(tile.end, (int, Size)) else None
+        size = extent.as_int()
+        if end is not None and size is not None and end > size and not self._masked:
+            raise error(
+                "KT0516",
+                f"the loop runs to {end}, the dimension has {size} elements",
+                self.b.span,
+                why="lanes are bounded by the loop, not by the tensor",
+                remedy="loop over this tensor's size, or mask the access with extra_mask",
+            )
 
     def _slice(
         self, entry: slice, extent: Size, shape: list[Size], guards: list[ir.Guard]
@@ -266,8 +289,8 @@ class Indexer:
                 return TileOffset(known, offset)
         return None
 
-    def require_index(self, value: ir.Value) -> None:
-        """Learn that the parameter behind a float index or bound holds integers."""
+    def require_index(self, value: ir.Value, dtype: DType = I64) -> None:
+        """Learn that the parameter behind a float index, bound or bit pattern holds integers."""
         origin = self._float_origin(value)
         if origin is not None:
             raise NeedFact(origin, dtype=I64)

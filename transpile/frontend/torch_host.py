@@ -67,6 +67,13 @@ def fresh(dtype: DType, shape: Sequence[Size]) -> HostTensor:
     return HostTensor(dtype, tuple(shape), contiguous_strides(tuple(shape)), stable=True)
 
 
+def allocated(dtype: Any, default: DType, shape: Sequence[Size]) -> Any:
+    """A new tensor of ``dtype``, or of the default; opaque where the dtype is not known."""
+    if dtype is not None and not isinstance(dtype, DType):
+        return Opaque("a tensor of unknown dtype")
+    return fresh(dtype or default, shape)
+
+
 def shape_of(args: Sequence[Any]) -> tuple[Size, ...] | None:
     """A host shape from ``(2, 3)``, ``([2, 3])`` or ``x.shape``; None if a part is unknown."""
     items = args[0] if len(args) == 1 and isinstance(args[0], (list, tuple)) else args
@@ -119,7 +126,9 @@ def _arange(ev: Evaluator, *args: Any, dtype: Any = None, **_: Any) -> Any:
 def _like(ev: Evaluator, x: HostTensor, *_: Any, dtype: Any = None, **__: Any) -> Any:
     if isinstance(dtype, Opaque):
         return Opaque("a tensor of unknown dtype")
-    return _same_layout(x, dtype if isinstance(dtype, DType) else x.dtype)
+    if dtype is not None and not isinstance(dtype, DType):
+        return Opaque("a tensor of unknown dtype")
+    return _same_layout(x, dtype or x.dtype)
 
 
 def _same_layout(x: HostTensor, dtype: DType) -> HostTensor:
@@ -156,6 +165,8 @@ def _new_full(
 @method("to", "type", "cuda", "cpu")
 def _to(ev: Evaluator, x: HostTensor, *args: Any, dtype: Any = None, **_: Any) -> Any:
     for arg in (dtype, *args):
+        if isinstance(arg, Opaque) and arg.what.startswith("dtype"):
+            return Opaque("a tensor of unknown dtype")
         if isinstance(arg, DType) and arg != x.dtype:
             return _same_layout(x, arg)
         if isinstance(arg, HostTensor) and arg.dtype != x.dtype:

@@ -293,6 +293,11 @@ CODES: dict[str, CodeInfo] = {
     ),
     "KT0514": _I("reduction over several axes", "Reduce one axis after the other."),
     "KT0515": _I("sort along an inner axis", "Sorting works along the last axis."),
+    "KT0516": _I(
+        "access beyond a static dimension",
+        "A loop or an index reaches past the end of a dimension whose size is stated.",
+    ),
+    "KT0517": _I("dtype not supported", "kt has no complex and no quantised dtypes."),
     # -- KT06xx: target limits ------------------------------------------------------------------
     "KT0601": _I("target not available", "This version of kt has no emitter for the target yet."),
     "KT0604": _I(

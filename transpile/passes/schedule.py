@@ -379,7 +379,7 @@ def _phase(
     at = multi.index(phase) if phase in multi else len(multi)
     order = defaults.orders[phase.loop]
     orders = config.get("loop_orders", [])
-    if at < len(orders):
+    if rank > 1 and at < len(orders):
         order = tuple(orders[at])
         if sorted(order) != list(range(rank)):
             problems.append(

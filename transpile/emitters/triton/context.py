@@ -270,7 +270,19 @@ class Context(Arguments):
 
     def fill_of(self, op: ir.Load) -> bool | int | float | None:
         """What the load gives in lanes its mask excludes; None if nothing can see them."""
-        return self.lanes.fill(op)
+        fill = self.lanes.fill(op)
+        if fill is None and any(
+            self.reaches_beyond(entry, extent)
+            for entry, extent in zip(op.index, op.tensor.shape, strict=True)
+        ):
+            return 0
+        return fill
+
+    def reaches_beyond(self, entry: ir.Index, extent: Size) -> bool:
+        """True for a slice that may end after the tensor's dimension does."""
+        if not isinstance(entry, ir.AtSlice) or entry.start is None:
+            return False
+        return not self.inside(entry.start, entry.length, extent)
 
     def inside(self, start: ir.Value, length: Size, extent: Size) -> bool:
         """True if ``start + length`` provably stays within a dimension of size ``extent``."""

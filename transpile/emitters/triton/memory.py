@@ -79,9 +79,7 @@ def extra_mask(ctx: Context, op: ir.Load | ir.Store | ir.Atomic) -> Expr | None:
     rank = len(index_shape(op.index))
     entries = zip(op.index, entry_axes(op.index), op.tensor.shape, strict=True)
     for entry, dims, extent in entries:
-        if not isinstance(entry, ir.AtSlice) or entry.start is None:
-            continue
-        if ctx.inside(entry.start, entry.length, extent):
+        if not ctx.reaches_beyond(entry, extent):
             continue
         position = _position(ctx, entry)
         assert position is not None

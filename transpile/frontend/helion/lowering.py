@@ -35,6 +35,12 @@ from transpile.ir.diagnostics import error
 from transpile.ir.dtypes import BY_TORCH, I64, DType
 from transpile.ir.sizes import Size
 
+# Dtypes torch has and kt has not.
+OTHER_DTYPES = frozenset(
+    {"cdouble", "cfloat", "chalf", "complex128", "complex32", "complex64", "qint32", "qint8",
+     "quint8"}
+)  # fmt: skip
+
 CONSTANTS: dict[str, Any] = {
     "math.pi": math.pi,
     "math.inf": math.inf,
@@ -89,6 +95,10 @@ class Lowering(Builtins, Memory):
             short = name[len("torch.") :]
             if short in BY_TORCH:
                 return BY_TORCH[short]
+            if short in OTHER_DTYPES:
+                if self.on_device:
+                    self.fail("KT0517", f"dtype {name}", remedy="use a real dtype")
+                return Opaque(f"dtype {name}")
         if name in CONSTANTS:
             return CONSTANTS[name]
         return Known(name)

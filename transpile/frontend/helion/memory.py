@@ -26,7 +26,7 @@ class Memory(Evaluator):
     def load(
         self, tensor: HostTensor, entries: list[Any], mask: Any = None, eviction: str = ""
     ) -> Any:
-        access = self.indexer.resolve(tensor, entries)
+        access = self.indexer.resolve(tensor, entries, mask is not None)
         target = self.register_tensor(tensor)
         if target in self.stored:
             self.b.emit(ir.Barrier())
@@ -76,7 +76,7 @@ class Memory(Evaluator):
         return value
 
     def store(self, tensor: HostTensor, entries: list[Any], value: Any, mask: Any = None) -> None:
-        access = self.indexer.resolve(tensor, entries)
+        access = self.indexer.resolve(tensor, entries, mask is not None)
         target = self.register_tensor(tensor)
         stored = self._stored_value(value, tensor.dtype, access.shape, access.view)
         mask_value, guards = self._mask(mask, access)

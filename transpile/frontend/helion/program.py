@@ -278,6 +278,8 @@ class Program(Assembly):
     # -- phases ----------------------------------------------------------------------------
 
     def _phase(self, node: cst.For, call: cst.Call, name: str) -> None:
+        if node.orelse is not None:
+            self.construct(node.orelse, "'else' of a tile loop", "", "put it after the loop")
         args, named = self.loop_arguments(call, self.env)
         self.on_device = True
         self.b.ops, self.b.tiles, self.stored = [], [], set()
@@ -293,6 +295,7 @@ class Program(Assembly):
             self.run(body_of(node), device_env)
         finally:
             self.on_device = False
+            self.device_names |= set(device_env.names)
         body = ir.Block((), self.b.ops)
         loop = self.blocks.loop(node)
         self.text.replace(node, f"{LAUNCH_MARK}({len(self.phases)})")

@@ -1,0 +1,97 @@
+"""Random tile programs: the generated Triton, run by its interpreter, agrees with ours.
+
+Not collected by itself: test_interpreted.py runs it in a process of its own with KT_INTERPRET=1,
+since Triton reads its switch once, at import.
+"""
+
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+assert os.environ.get("KT_INTERPRET") == "1", "run through test_interpreted.py"
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "runtime_shims"))
+
+from tests.passes.programs import Program, agree, programs
+from tests.triton.generate import module
+from transpile.ir.sizes import Size
+from transpile.ir.verifier import verify
+from transpile.passes.pipeline import prepare
+from transpile.passes.schedule import resolve
+
+_numbers = itertools.count()
+_folder = tempfile.mkdtemp()
+
+
+def run(text: str, program: Program) -> torch.Tensor:
+    """``out`` after the generated function ran on the program's inputs."""
+    name = f"kernel_{next(_numbers)}"
+    path = Path(_folder, f"{name}.py")
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    generated = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generated)
+    tensors = inputs(program)
+    getattr(generated, program.kernel.name)(*(tensors[t.name] for t in program.kernel.tensors))
+    return tensors["out"]
+
+
+def inputs(program: Program) -> dict[str, torch.Tensor]:
+    """The tensors that ``Program.run`` makes."""
+    generator = torch.Generator().manual_seed(7)
+    tensors = {}
+    for tensor in program.kernel.tensors:
+        shape = [size.evaluate(program.sizes) for size in tensor.shape]
+        whole = torch.randint(-3, 4, shape, generator=generator)
+        tensors[tensor.name] = whole.to(getattr(torch, tensor.dtype.torch))
+    return tensors
+
+
+def configured(program: Program, **config: Any) -> Program:
+    """The program with its block sizes as the config."""
+    blocks = [program.blocks[b.sym] for b in program.kernel.blocks]
+    program.kernel.config = {"block_sizes": blocks, **config}
+    program.kernel.size_names = tuple((Size.of(s), str(n)) for s, n in program.sizes.items())
+    return program
+
+
+CONFIGS: list[dict[str, Any]] = [
+    {},
+    {"indexing": "block_ptr"},
+    {"pid_type": "persistent_blocked"},
+    {"pid_type": "persistent_interleaved", "loop_orders": [[1, 0]]},
+    {"l2_groupings": [2]},
+    {"pid_type": "xyz"},
+    {"flatten_loops": [True]},
+]
+
+
+@settings(
+    max_examples=int(os.environ.get("KT_EXAMPLES", "60")),
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(programs(finite=True), st.sampled_from(CONFIGS))
+def test_generated_code_agrees(program: Program, config: dict[str, Any]) -> None:
+    configured(program, **config)
+    schedule = resolve(program.kernel)
+    prepared = prepare(program.kernel, schedule)
+    verify(prepared)
+    exact = program.run()
+    assert agree(exact, program.run(prepared, pad_size_axes=True))
+    assert agree(exact, run(module(program.kernel), program))
