@@ -293,7 +293,7 @@ class Indexer:
         """Learn that the parameter behind a float index, bound or bit pattern holds integers."""
         origin = self._float_origin(value)
         if origin is not None:
-            raise NeedFact(origin, dtype=I64)
+            raise NeedFact(origin, dtype=dtype)
 
     def require_position(self, value: ir.Value) -> None:
         """Like :meth:`require_index`, for elements of a parameter used as they are loaded."""

@@ -175,8 +175,11 @@ class Arguments:
         assert total is not None
         return total
 
-    def _opaque(self, atom: object) -> Expr:
-        op, lhs, rhs = atom.op, self.size(atom.lhs), self.size(atom.rhs)  # type: ignore[attr-defined]
+    def _opaque(self, atom: Opaque) -> Expr:
+        over = atom.lhs - atom.rhs + 1
+        if atom.op == "//" and over.terms and all(c > 0 for _, c in over.terms):
+            return call("tl.cdiv", self.size(over), self.size(atom.rhs), dtype=I32)
+        op, lhs, rhs = atom.op, self.size(atom.lhs), self.size(atom.rhs)
         if op in ("min", "max"):
             return call(op, lhs, rhs, dtype=I32)
         return binary(op, lhs, rhs, MUL, dtype=I32)
@@ -268,6 +271,8 @@ def with_axis(prefix: str, name: str) -> str:
 
 def block_name(name: str) -> str:
     """``BLOCK_M`` for a block-size symbol named ``tile_m``, ``block_m`` or ``m``."""
+    while name.lower().startswith("block_block"):
+        name = name[len("block_") :]
     if name.lower() in ("block_size", "tile", "block"):
         return "BLOCK_SIZE"
     return with_axis("BLOCK", name).upper()
