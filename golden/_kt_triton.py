@@ -232,8 +232,11 @@ class _Launch:
         names = [p for p in self.kernel.arg_names if p not in self.options]
         known = dict(zip(names, args, strict=False))
         options = {}
-        for name, value in self.options.items():
-            options[name] = known[name] = value(known) if name in self.computed else value
+        for name, option in self.options.items():
+            value = option(known) if name in self.computed else option
+            if name in self.computed and type(value) is int and value == 0:
+                value = 1  # the block of an empty axis still needs a lane, a masked one
+            options[name] = known[name] = value
         return options
 
     def hot_path(self) -> Callable[..., None]:

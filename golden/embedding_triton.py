@@ -29,9 +29,9 @@ def _embedding_kernel(
     offs_d = pid_d * BLOCK_D + tl.arange(0, BLOCK_D)
     mask_d = offs_d < d
     weight_tile = tl.load(
-        weight + tl.load(
-            ids_flat + offs_t, mask=mask_t, other=0,
-        )[:, None] * weight_stride_0 + offs_d[None, :],
+        weight
+        + tl.load(ids_flat + offs_t, mask=mask_t, other=0)[:, None] * weight_stride_0
+        + offs_d[None, :],
         mask=mask_t[:, None] & mask_d[None, :],
     )
     tl.store(

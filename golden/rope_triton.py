@@ -38,10 +38,11 @@ def _rope_half_kernel(
         mask=mask_h[:, None],
     ).to(tl.float32)
     second = tl.load(
-        x + pid_b * x_stride_0 + pid_t * x_stride_1 + offs_h[:, None] * x_stride_2 + (
-            offs_32
-            + 32
-        )[None, :],
+        x
+        + pid_b * x_stride_0
+        + pid_t * x_stride_1
+        + offs_h[:, None] * x_stride_2
+        + (offs_32 + 32)[None, :],
         mask=mask_h[:, None],
     ).to(tl.float32)
     tl.store(
@@ -50,10 +51,11 @@ def _rope_half_kernel(
         mask=mask_h[:, None],
     )
     tl.store(
-        out + pid_b * (h * t * 64) + pid_t * (h * 64) + offs_h[:, None] * 64 + (
-            offs_32
-            + 32
-        )[None, :],
+        out
+        + pid_b * (h * t * 64)
+        + pid_t * (h * 64)
+        + offs_h[:, None] * 64
+        + (offs_32 + 32)[None, :],
         second * cos_tile[None, :] + first * sin_tile[None, :],
         mask=mask_h[:, None],
     )
@@ -82,10 +84,11 @@ def _rope_half_f32_kernel(
         mask=mask_h[:, None],
     )
     second = tl.load(
-        x + pid_b * x_stride_0 + pid_t * x_stride_1 + offs_h[:, None] * x_stride_2 + (
-            offs_64
-            + 64
-        )[None, :],
+        x
+        + pid_b * x_stride_0
+        + pid_t * x_stride_1
+        + offs_h[:, None] * x_stride_2
+        + (offs_64 + 64)[None, :],
         mask=mask_h[:, None],
     )
     tl.store(
@@ -94,10 +97,11 @@ def _rope_half_f32_kernel(
         mask=mask_h[:, None],
     )
     tl.store(
-        out + pid_b * (h * t * 128) + pid_t * (h * 128) + offs_h[:, None] * 128 + (
-            offs_64
-            + 64
-        )[None, :],
+        out
+        + pid_b * (h * t * 128)
+        + pid_t * (h * 128)
+        + offs_h[:, None] * 128
+        + (offs_64 + 64)[None, :],
         second * cos_tile[None, :] + first * sin_tile[None, :],
         mask=mask_h[:, None],
     )

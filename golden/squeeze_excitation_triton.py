@@ -29,9 +29,10 @@ def _squeeze_excitation_kernel(
     for start_s in tl.range(0, s, BLOCK_S):
         offs_s = start_s + tl.arange(0, BLOCK_S)
         x_tile = tl.load(
-            x + offs_b[
-                :, None, None,
-            ] * x_stride_0 + offs_c[None, :, None] * x_stride_1 + offs_s[None, None, :],
+            x
+            + offs_b[:, None, None] * x_stride_0
+            + offs_c[None, :, None] * x_stride_1
+            + offs_s[None, None, :],
             mask=mask_b[:, None, None] & (offs_s[None, None, :] < s),
             other=0.0,
         )
@@ -49,16 +50,18 @@ def _squeeze_excitation_kernel(
         offs_s = start_s + tl.arange(0, BLOCK_S_2)
         mask_s = offs_s < s
         x_tile = tl.load(
-            x + offs_b[
-                :, None, None,
-            ] * x_stride_0 + offs_c[None, :, None] * x_stride_1 + offs_s[None, None, :],
+            x
+            + offs_b[:, None, None] * x_stride_0
+            + offs_c[None, :, None] * x_stride_1
+            + offs_s[None, None, :],
             mask=mask_b[:, None, None] & mask_s[None, None, :],
         )
         scaled = x_tile.to(tl.float32) * gate[:, :, None]
         tl.store(
-            out + offs_b[
-                :, None, None,
-            ] * (s * 64) + offs_c[None, :, None] * s + offs_s[None, None, :],
+            out
+            + offs_b[:, None, None] * (s * 64)
+            + offs_c[None, :, None] * s
+            + offs_s[None, None, :],
             scaled,
             mask=mask_b[:, None, None] & mask_s[None, None, :],
         )
@@ -80,9 +83,10 @@ def _squeeze_excitation_f32_kernel(
     for start_s in tl.range(0, s, BLOCK_S):
         offs_s = start_s + tl.arange(0, BLOCK_S)
         x_tile = tl.load(
-            x + offs_b[
-                :, None, None,
-            ] * x_stride_0 + offs_c[None, :, None] * x_stride_1 + offs_s[None, None, :],
+            x
+            + offs_b[:, None, None] * x_stride_0
+            + offs_c[None, :, None] * x_stride_1
+            + offs_s[None, None, :],
             mask=mask_b[:, None, None] & mask_c[None, :, None] & (offs_s[None, None, :] < s),
             other=0.0,
         )
@@ -112,16 +116,18 @@ def _squeeze_excitation_f32_kernel(
         offs_s = start_s + tl.arange(0, BLOCK_S_2)
         mask_s = offs_s < s
         x_tile = tl.load(
-            x + offs_b[
-                :, None, None,
-            ] * x_stride_0 + offs_c[None, :, None] * x_stride_1 + offs_s[None, None, :],
+            x
+            + offs_b[:, None, None] * x_stride_0
+            + offs_c[None, :, None] * x_stride_1
+            + offs_s[None, None, :],
             mask=mask_b[:, None, None] & mask_c[None, :, None] & mask_s[None, None, :],
         )
         scaled = x_tile * gate[:, :, None]
         tl.store(
-            out + offs_b[
-                :, None, None,
-            ] * (s * 96) + offs_c[None, :, None] * s + offs_s[None, None, :],
+            out
+            + offs_b[:, None, None] * (s * 96)
+            + offs_c[None, :, None] * s
+            + offs_s[None, None, :],
             scaled,
             mask=mask_b[:, None, None] & mask_c[None, :, None] & mask_s[None, None, :],
         )
