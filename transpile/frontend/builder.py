@@ -201,6 +201,16 @@ class Builder:
             return self.const(op.value, dtype)
         return self.emit(ir.Cast(results=(self.new(dtype, x.shape),), value=x))  # type: ignore[no-any-return]
 
+    def bitcast(self, x: ir.Value, dtype: DType) -> ir.Value:
+        """The same bits as another dtype of the same width; there and back is no operation."""
+        if x.dtype == dtype:
+            return x
+        op = self.producer.get(x)
+        if isinstance(op, ir.Cast) and op.bitcast and op.value.dtype == dtype:
+            return op.value
+        cast = ir.Cast(results=(self.new(dtype, x.shape),), value=x, bitcast=True)
+        return self.emit(cast)  # type: ignore[no-any-return]
+
     def reshape(self, x: ir.Value, shape: Sequence[Size]) -> ir.Value:
         if x.shape == tuple(shape):
             return x

@@ -400,8 +400,20 @@ class Operators:
         """What is known of a host value that is one of two."""
         if a is b or (type(a) is type(b) and isinstance(a, (int, Size, str, DType)) and a == b):
             return a
-        if isinstance(a, (float, HostNumber)) and isinstance(b, (float, HostNumber)):
-            return HostNumber(F32)
+        kinds = {_number_dtype(a), _number_dtype(b)}
+        if len(kinds) == 1 and (dtype := kinds.pop()) is not None:
+            return HostNumber(dtype)
         if isinstance(a, HostTensor) and isinstance(b, HostTensor):
             return self._merge_tensors(a, b)
         return Opaque("a value that depends on a run-time condition")
+
+
+def _number_dtype(x: Any) -> DType | None:
+    """The dtype a host number has on the device, None for anything else."""
+    if isinstance(x, HostNumber):
+        return x.dtype
+    if isinstance(x, bool):
+        return BOOL
+    if isinstance(x, (int, Size)):
+        return I64
+    return F32 if isinstance(x, float) else None

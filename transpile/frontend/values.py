@@ -55,6 +55,8 @@ class HostTensor:
     origin: str | None = None  # parameter it was derived from, for inference
     stable: bool = False  # freshly allocated: strides follow from the shape
     guessed: bool = False  # a parameter whose rank is a guess that the body may correct
+    base: HostTensor | None = None  # the tensor it is a view of, made by the code for the launch
+    view: str = ""  # how that view is spelled after the base
 
     @property
     def dims(self) -> tuple[Size, ...]:

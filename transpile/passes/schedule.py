@@ -6,6 +6,7 @@ out of range is a KT021x diagnostic. What the config leaves open is chosen by th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -199,7 +200,8 @@ def resolve(kernel: ir.Kernel, target: str = "triton", arch: str = "") -> Schedu
     for ordinal, phase in enumerate(kernel.phases):
         schedule.phases[phase.loop] = _phase(kernel, phase, ordinal, config, defaults, problems)
     if problems:
-        raise KtError(*(d for p in problems for d in p.diagnostics))
+        found = (d for p in problems for d in p.diagnostics)
+        raise KtError(*(d if d.span else dataclasses.replace(d, span=kernel.span) for d in found))
     return schedule
 
 

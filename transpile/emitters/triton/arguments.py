@@ -13,7 +13,7 @@ from transpile.emitters.triton.names import mangle
 from transpile.emitters.triton.tree import ADD, MUL, Expr, Var, binary, call, lit, ref
 from transpile.ir import ir
 from transpile.ir.dtypes import I32, I64, DType
-from transpile.ir.sizes import Size, Sym
+from transpile.ir.sizes import Opaque, Size, Sym
 from transpile.passes.schedule import Schedule
 
 
@@ -92,7 +92,7 @@ class Arguments:
         if key not in self.arguments:
             var = Var(block_name(sym.name))
             self._argument(key, var, str(self.schedule.blocks[sym]), 4, constexpr=True)
-        return ref(self.arguments[key].var)
+        return ref(self.arguments[key].var, I32)
 
     def constexpr(self, name: str, host: str) -> Expr:
         """A compile-time argument that is no block size, e.g. GROUP_M."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from transpile.emitters.triton.arguments import with_axis
 from transpile.emitters.triton.context import Context
 from transpile.emitters.triton.dtypes import NAMES, promote, spell_number
-from transpile.emitters.triton.ops import ELEMENTWISE, REDUCTIONS
+from transpile.emitters.triton.ops import ELEMENTWISE, REDUCTIONS, Spelling
 from transpile.emitters.triton.tree import (
     ADD,
     ATOM,
@@ -73,7 +73,9 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
     args = _without_casts(op, args)
     dtype = op.args[-1].dtype
     if not dtype.is_float and op.name in ("maximum", "minimum"):
-        spelling = ELEMENTWISE["fmax" if op.name == "maximum" else "fmin"]  # no NaN to propagate
+        spelling = _integer_extreme(op)
+    if op.name == "add" and (fused := _accumulated(ctx, op, args)) is not None:
+        return fused
     if op.name in ("floordiv", "mod"):
         return _floor_division(ctx, op, args)
     if op.name == "sign":
@@ -93,6 +95,26 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
         shape=shape,
     )
     return ctx.cast(expr, op.result.dtype)
+
+
+def _integer_extreme(op: ir.Elementwise) -> Spelling:
+    """Integers have no NaN to propagate; numbers look best with Python's own functions."""
+    if op.result.shape == ():
+        return Spelling(f"{op.name[:3]}({{0}}, {{1}})")
+    return ELEMENTWISE["fmax" if op.name == "maximum" else "fmin"]
+
+
+def _accumulated(ctx: Context, op: ir.Elementwise, args: list[Expr]) -> Expr | None:
+    """``tl.dot(a, b, acc)`` for ``acc + tl.dot(a, b)``."""
+    acc, product = args
+    fresh = product.template.startswith("tl.dot({0}, {1}") and len(product.args) == 2
+    if not fresh or acc.var is None or not acc.dtype == product.dtype == op.result.dtype:
+        return None
+    if not ctx.same_shape(acc.shape, product.shape):
+        return None
+    template = product.template.replace("{1}", "{1}, {2}", 1)
+    args = [*product.args, acc]
+    return Expr(template, tuple(args), (0, 0, 0), dtype=acc.dtype, shape=acc.shape)
 
 
 _PROMOTING = frozenset({"add", "sub", "mul", "div", "lt", "le", "gt", "ge", "eq", "ne"})

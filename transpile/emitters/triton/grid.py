@@ -78,6 +78,8 @@ def _split(
     for axis in order[:-1]:
         pids[axis] = ctx.let(_pid_name(axis), binary("%", rest, counts[axis], MUL, I32))
         rest = binary("//", rest, counts[axis], MUL, I32)
+        if len(order) > 3 and axis is not order[-2]:
+            rest = ctx.let("rest", rest)
     pids[order[-1]] = ctx.let(_pid_name(order[-1]), rest)
     return pids
 

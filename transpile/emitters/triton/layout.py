@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from transpile.emitters.triton.tree import Assign, Comment, Copy, Eval, For, If, Stmt, While
 
 WIDTH = 100
@@ -79,7 +81,7 @@ def _augments(rest: str, symbol: str) -> bool:
 
 def _top_level_operators(text: str) -> list[str]:
     depth, out = 0, []
-    for token in text.split(" "):
+    for token in _blanked(text).split(" "):
         if depth == 0 and token and all(c in "+-*/%<>=!&|^" for c in token):
             out.append(token)
         depth += sum(c in _OPEN for c in token) - sum(c in _CLOSE for c in token)
@@ -159,7 +161,7 @@ def _largest_bracket(text: str) -> tuple[str, str, str] | None:
     """Split at the bracket pair to break: the longest at depth 0, if it is worth it."""
     pairs: list[tuple[int, int]] = []
     stack: list[int] = []
-    for i, c in enumerate(text):
+    for i, c in enumerate(_blanked(text)):
         if c in _OPEN:
             stack.append(i)
         elif c in _CLOSE and stack:
@@ -185,10 +187,11 @@ def _split_operators(text: str, symbols: tuple[str, ...]) -> list[str]:
 def _split_at(text: str, symbols: tuple[str, ...], *, keep: bool) -> list[str]:
     parts: list[str] = []
     depth = start = i = 0
+    code = _blanked(text)
     while i < len(text):
-        c = text[i]
+        c = code[i]
         depth += (c in _OPEN) - (c in _CLOSE)
-        found = next((s for s in symbols if depth == 0 and text.startswith(s, i)), None)
+        found = next((s for s in symbols if depth == 0 and code.startswith(s, i)), None)
         if found is not None and i > start:
             parts.append(text[start:i])
             start = i if keep else i + len(found)
@@ -196,3 +199,13 @@ def _split_at(text: str, symbols: tuple[str, ...], *, keep: bool) -> list[str]:
             continue
         i += 1
     return [*parts, text[start:]]
+
+
+_STRING = re.compile(r"'(?:\\.|[^'\\])*'" + r'|"(?:\\.|[^"\\])*"')
+
+
+def _blanked(text: str) -> str:
+    """The text with the contents of its string literals blanked, of the same length."""
+    if "'" not in text and '"' not in text:
+        return text
+    return _STRING.sub(lambda m: f"'{'_' * (len(m[0]) - 2)}'", text)

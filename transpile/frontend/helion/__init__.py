@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transpile.frontend.helion import quantized  # registers its functions
 from transpile.frontend.helion.driver import lower_file
 
-__all__ = ["lower_file"]
+__all__ = ["lower_file", "quantized"]

@@ -67,6 +67,8 @@ class Lowering(Builtins, Memory):
         self.tensors: dict[HostTensor, ir.Tensor] = {}
         self.register_tensor: Callable[[HostTensor], ir.Tensor] = self._no_register
         self.stored: set[ir.Tensor] = set()
+        self.views: dict[tuple[HostTensor, DType, bool], HostTensor] = {}
+        self.assumed: set[str] = set()  # parameters whose type nobody stated
 
     def _no_register(self, tensor: HostTensor) -> ir.Tensor:
         raise AssertionError("no kernel is being lowered")

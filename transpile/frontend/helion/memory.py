@@ -11,7 +11,7 @@ from transpile.frontend.values import (
     HostTensor,
 )
 from transpile.ir import ir
-from transpile.ir.dtypes import DType
+from transpile.ir.dtypes import F4E2M1X2, U8, DType
 from transpile.ir.sizes import Size
 
 
@@ -20,6 +20,7 @@ class Memory(Evaluator):
 
     register_tensor: Callable[[HostTensor], ir.Tensor]
     stored: set[ir.Tensor]
+    views: dict[tuple[HostTensor, DType, bool], HostTensor]
 
     # -- memory ------------------------------------------------------------------------------
 
@@ -27,14 +28,15 @@ class Memory(Evaluator):
         self, tensor: HostTensor, entries: list[Any], mask: Any = None, eviction: str = ""
     ) -> Any:
         access = self.indexer.resolve(tensor, entries, mask is not None)
-        target = self.register_tensor(tensor)
+        memory = self.memory_view(tensor, U8) if tensor.dtype == F4E2M1X2 else tensor
+        target = self.register_tensor(memory)
         if target in self.stored:
             self.b.emit(ir.Barrier())
             self.stored.clear()
         mask_value, guards = self._mask(mask, access)
         value: ir.Value = self.b.emit(
             ir.Load(
-                results=(self.b.new(tensor.dtype, access.shape),),
+                results=(self.b.new(memory.dtype, access.shape),),
                 tensor=target,
                 index=access.index,
                 guards=guards,
@@ -42,7 +44,25 @@ class Memory(Evaluator):
                 eviction=eviction,
             )
         )
-        return self.b.reshape(value, access.view)
+        return self.b.bitcast(self.b.reshape(value, access.view), tensor.dtype)
+
+    def memory_view(self, tensor: HostTensor, dtype: DType, flat: bool = False) -> HostTensor:
+        """The tensor's memory as another dtype of the same width, and as one dimension."""
+        flat = flat and tensor.rank != 1
+        if dtype == tensor.dtype and not flat:
+            return tensor
+        key = (tensor, dtype, flat)
+        if key not in self.views:
+            self.views[key] = HostTensor(
+                dtype,
+                (tensor.numel(),) if flat else tensor.shape,
+                (Size.of(1),) if flat else tensor.strides,
+                origin=tensor.origin or tensor.param,
+                base=tensor,
+                view=(f".view(torch.{dtype.torch})" if dtype != tensor.dtype else "")
+                + (".view(-1)" if flat else ""),
+            )
+        return self.views[key]
 
     def _mask(self, mask: Any, access: Access) -> tuple[ir.Value | None, tuple[ir.Guard, ...]]:
         """The extra mask, with those of jagged tiles, and the guards it leaves to do."""

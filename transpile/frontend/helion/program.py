@@ -48,6 +48,7 @@ class Program(Assembly):
         super().__init__(source, Builder(I64 if wide else I32), config)
         self.site = site
         self.facts = facts
+        self.assumed = facts.assumed
         self.env = Env(outer=site.env)
         self.text = HostText(source)
         self.phases: list[ir.Phase] = []
@@ -342,7 +343,8 @@ class Program(Assembly):
                 remedy="assign it to a variable of the host program",
             )
         assert host is not None
-        name = host if host.isidentifier() else "".join(c if c.isalnum() else "_" for c in host)
+        plain = host.removesuffix(tensor.view)
+        name = plain if plain.isidentifier() else "".join(c if c.isalnum() else "_" for c in plain)
         taken = {t.name for t in self.tensors.values()}
         base, number = name, 2
         while name in taken:
@@ -359,6 +361,9 @@ class Program(Assembly):
 
     def _spelling(self, tensor: HostTensor) -> str | None:
         """How the host program names a tensor at the launch."""
+        if tensor.base is not None:
+            inner = self._spelling(tensor.base)
+            return None if inner is None else inner + tensor.view
         env: Env | None = self.env
         while env is not None and env is not self.site.env:
             for name, value in env.names.items():
@@ -388,7 +393,7 @@ class Program(Assembly):
 
     def _record_tensor(self, tensor: HostTensor, host: str, made: ir.Tensor | None) -> None:
         for i, dim in enumerate(tensor.dims):
-            if dim.as_int() is None:
+            if dim.as_int() is None and tensor.base is None:
                 self.size_names.setdefault((dim, f"{host}.size({i})"))
         if made is None:
             return

