@@ -56,7 +56,8 @@ def test_folds_what_torch_computes(data: st.DataObject, name: str, dtype: DType)
         try:
             got = elementwise(name, operands)
         except (NotImplementedError, RuntimeError):
-            assert dtype.is_bool  # torch has no arithmetic on bool
+            # torch has no arithmetic on bool, and no bit operations on floats
+            assert dtype.is_bool or name in ("and", "not", "or", "shl", "shr", "xor")
             return
         assert bool(same_as(got, value)), f"{name}{args} is {got}, not {value}"
         assert got.dtype == getattr(torch, result.torch)
