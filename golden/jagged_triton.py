@@ -35,7 +35,7 @@ def _jagged_mean_kernel(
             other=0.0,
         )
         acc += tl.sum(values_tile.to(tl.float32), axis=0)
-    count = max(end - start, 1).to(tl.float32)
+    count = tl.maximum(end - start, 1).to(tl.float32)
     tl.store(out + pid_b * d + offs_d, acc / count, mask=mask_d)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from transpile.emitters.triton.arguments import with_axis
 from transpile.emitters.triton.context import Context
 from transpile.emitters.triton.dtypes import NAMES, promote, spell_number
-from transpile.emitters.triton.ops import ELEMENTWISE, REDUCTIONS, Spelling
+from transpile.emitters.triton.ops import ELEMENTWISE, REDUCTIONS
 from transpile.emitters.triton.tree import (
     ADD,
     ATOM,
@@ -73,7 +73,7 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
     args = _without_casts(op, args)
     dtype = op.args[-1].dtype
     if not dtype.is_float and op.name in ("maximum", "minimum"):
-        spelling = _integer_extreme(op)
+        spelling = ELEMENTWISE["fmax" if op.name == "maximum" else "fmin"]  # no NaN to propagate
     if op.name == "add" and (fused := _accumulated(ctx, op, args)) is not None:
         return fused
     if op.name in ("floordiv", "mod"):
@@ -95,13 +95,6 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
         shape=shape,
     )
     return ctx.cast(expr, op.result.dtype)
-
-
-def _integer_extreme(op: ir.Elementwise) -> Spelling:
-    """Integers have no NaN to propagate; numbers look best with Python's own functions."""
-    if op.result.shape == ():
-        return Spelling(f"{op.name[:3]}({{0}}, {{1}})")
-    return ELEMENTWISE["fmax" if op.name == "maximum" else "fmin"]
 
 
 def _accumulated(ctx: Context, op: ir.Elementwise, args: list[Expr]) -> Expr | None:
