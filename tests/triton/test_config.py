@@ -88,6 +88,17 @@ def test_keys_of_other_targets_are_ignored() -> None:
     assert functions(matmul(**given)) == functions(matmul())
 
 
+def test_columns_major_operands_have_descriptors_too() -> None:
+    args = {"x": "f16[M,K]", "y": "f16[K,N]{0,1}"}
+    text = build(MATMUL, args=args, indexing="tensor_descriptor", **BLOCKS)
+    code = functions(text)["_matmul_tma_kernel"]
+    assert "y_tile = y_desc.load([pid_n * BLOCK_N, start_k])" in code
+    assert "acc = tl.dot(x_tile, tl.trans(y_tile), acc)" in code
+    assert "tl.assume(k > 0)" in code  # or ptxas serialises the products
+    assert "kt.tma_ok(y.t())" in text
+    assert "kt.descriptor(y.t(), (64, 32))" in text
+
+
 def test_static_ranges_need_static_bounds() -> None:
     args = {"x": "f16[M,64]", "y": "f16[64,N]"}
     text = build(MATMUL, args=args, static_ranges=[False, True], **BLOCKS)

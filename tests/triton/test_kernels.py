@@ -260,6 +260,31 @@ def test_branches_and_while() -> None:
     ]
 
 
+def test_while_with_a_condition_of_several_statements() -> None:
+    text = build(
+        """
+        def norm(row):
+            square = row * row
+            total = torch.sum(square, dim=0)
+            return total + total * 0.5
+
+        @helion.kernel()
+        def walk(x, limit: float):
+            out = torch.empty_like(x)
+            for tile in hl.tile(x.size(0)):
+                row = x[tile]
+                while norm(row) > limit:
+                    row = row * 0.5
+                out[tile] = row
+            return out
+        """,
+        args={"x": "f32[N]", "limit": "f32"},
+    )
+    code = body(text, "_walk_kernel")
+    assert code.count("go_on = ") == 2
+    assert "while go_on:\n" in code
+
+
 def test_names_of_triton_and_python_are_no_trouble() -> None:
     text = build(
         """

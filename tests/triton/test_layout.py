@@ -78,3 +78,11 @@ def test_wrapping_keeps_the_meaning(value: str, indent: int) -> None:
     assert all(len(line) <= WIDTH or " " not in line.strip() for line in lines)
     joined = "\n".join(line[indent:] for line in lines)
     assert ast.dump(ast.parse(joined)) == ast.dump(ast.parse(text))
+
+
+def test_string_literals_stay_whole() -> None:
+    asm = repr("{ add.f32 $0, $1, $2; // (not a bracket\n" * 4)
+    text = f"x = tl.inline_asm_elementwise({asm}, '=f,f,f', [a_value, another_value], pack=1)"
+    lines = wrap(text, 4)
+    assert any(asm in line for line in lines)
+    ast.parse("\n".join(line.removeprefix("    ") for line in lines))

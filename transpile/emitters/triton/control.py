@@ -10,6 +10,7 @@ from transpile.emitters.triton.special import SPECIAL
 from transpile.emitters.triton.tree import (
     ADD,
     ATOM,
+    COMPARE,
     Comment,
     Copy,
     Eval,
@@ -26,8 +27,8 @@ from transpile.emitters.triton.tree import (
 )
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
-from transpile.ir.dtypes import I32
-from transpile.ir.sizes import Size
+from transpile.ir.dtypes import BOOL, I32
+from transpile.ir.sizes import ONE, Size
 from transpile.passes.peel import is_tail
 
 
@@ -175,7 +176,23 @@ def lower_for(ctx: Context, op: ir.ForTile | ir.ForRange) -> None:
         ctx.values[loop_var] = ref(target, I32)
     iterator = range_call(ctx, begin, end, step, op.loop)
     body = _body(ctx, op.body, carried, lead)
+    if ctx.described and begin.template == "0" and _turns_operand(op):
+        # ptxas serialises the products of a loop that may not run; TMA takes no empty tensor
+        ctx.emit(Eval(call("tl.assume", binary(">", end, begin, COMPARE))))
     ctx.emit(For(target, iterator, body, tuple(carried)))
+
+
+def _turns_operand(op: ir.ForTile | ir.ForRange) -> bool:
+    """True if the body multiplies by a matrix that it has just transposed."""
+    makers = {r: o for o in op.body.ops for r in o.results}
+    dots = [o for o in op.body.ops if isinstance(o, ir.Dot)]
+    return len(dots) == 1 and (
+        isinstance(makers.get(dots[0].rhs), ir.Permute) or _is_column_major(makers.get(dots[0].rhs))
+    )
+
+
+def _is_column_major(op: ir.Op | None) -> bool:
+    return isinstance(op, ir.Load) and op.tensor.strides[-1] != ONE
 
 
 def _lower_tail(ctx: Context, op: ir.ForTile) -> None:
@@ -271,18 +288,29 @@ def lower_if(ctx: Context, op: ir.If) -> None:
 
 
 def lower_while(ctx: Context, op: ir.While) -> None:
-    """A loop whose condition is one expression of the carried variables."""
+    """A loop; a condition that takes statements of its own is computed before it and at the end of
+    each turn, and carried as a variable."""
     carried = _carried(ctx, op, op.body.params)
-    for var, param in zip(carried, op.cond.params, strict=True):
-        ctx.values[param] = ref(var, param.dtype, param.shape)
     saved, ctx.body = ctx.body, []
-    lower_block(ctx, op.cond)
-    test, again = ctx.expr(op.cond.yields[0]), ctx.body
-    ctx.body = saved
-    if not again:
+    test = _condition(ctx, op, carried)
+    statements, ctx.body = ctx.body, saved
+    if not statements:
         ctx.emit(While(test, _body(ctx, op.body, carried, []), tuple(carried)))
         return
-    # The condition takes statements of its own: they run before the loop and after each turn.
-    ctx.errors.append(
-        ctx.unsupported("this `while` condition", op.span, "it takes several statements")
-    )
+    ctx.body += statements
+    flag = Var(op.cond.yields[0].name or "go_on")
+    ctx.emit(Copy([(flag, ctx.coerce(test, ir.TileType(BOOL)))]))
+    body = _body(ctx, op.body, carried, [])
+    saved, ctx.body = ctx.body, body
+    again = _condition(ctx, op, carried)
+    ctx.emit(Copy([(flag, ctx.coerce(again, ir.TileType(BOOL)))]))
+    ctx.body = saved
+    ctx.emit(While(ref(flag, BOOL), body, (*carried, flag)))
+
+
+def _condition(ctx: Context, op: ir.While, carried: list[Var]) -> Expr:
+    """The condition of the current carried values; its statements go to ``ctx.body``."""
+    for var, param in zip(carried, op.cond.params, strict=True):
+        ctx.values[param] = ref(var, param.dtype, param.shape)
+    lower_block(ctx, op.cond)
+    return ctx.expr(op.cond.yields[0])
