@@ -135,3 +135,32 @@ def test_call_forms_are_kernels() -> None:
         ("plain", {}),
         ("tuned", {"block_sizes": [64], "num_warps": 2}),
     ]
+
+
+def test_an_asserted_ndim_is_a_fact() -> None:
+    source = """
+    @helion.kernel
+    def f(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        assert w.ndim == 1 and w.shape[0] == x.size(1)
+        assert x.dim() == 2
+        out = torch.empty_like(x)
+        for tile in hl.tile(x.size()):
+            out[tile] = x[tile]
+        return out
+    """
+    assert kernels(source)[0].signature == "x=f32[x_0,x_1], w=f32[x_1]"
+
+
+def test_a_views_rank_corrects_its_parameters() -> None:
+    source = """
+    @helion.kernel
+    def f(scale: torch.Tensor, m: int) -> torch.Tensor:
+        n = scale.size(0)
+        wide = scale.unsqueeze(-1).expand(n, m)
+        rows = scale.unsqueeze(0)
+        out = torch.empty_like(rows)
+        for tile_n, tile_m in hl.tile([n, m]):
+            out[0, tile_n] = wide[tile_n, tile_m].sum(-1) + rows[0, tile_n]
+        return out
+    """
+    assert kernels(source)[0].signature == "scale=f32[scale_0]"

@@ -291,3 +291,52 @@ def test_constexpr_flags_choose_a_branch(other: bool) -> None:
     """
     sets = {"negate": str(other)}
     torch.testing.assert_close(interpret(source, V, sets=sets), -V if other else V)
+
+
+def test_a_slice_beyond_the_tensor_gives_zeros() -> None:
+    source = """
+    @helion.kernel
+    def f(x: torch.Tensor, shift: int) -> torch.Tensor:
+        out = torch.empty([x.size(0), 8], dtype=x.dtype, device=x.device)
+        for tile in hl.tile(x.size(0)):
+            for i in hl.grid(1):
+                start = i + shift
+                out[tile, :] = x[tile, start : start + 8]
+        return out
+    """
+    x = torch.arange(30.0).reshape(3, 10)
+    want = torch.zeros(3, 8)
+    want[:, :6] = x[:, 4:]
+    assert torch.equal(interpret(source, x, 4), want)
+
+
+def test_a_seed_keeps_its_64_bits() -> None:
+    source = """
+    @helion.kernel
+    def f(x: torch.Tensor, seed: int) -> torch.Tensor:
+        out = torch.empty_like(x)
+        for tile in hl.tile(x.size(0)):
+            out[tile] = x[tile] + hl.rand([tile], seed=seed)
+        return out
+    """
+    x = torch.zeros(16)
+    small, large = interpret(source, x, 5), interpret(source, x, 5 + 2**40)
+    assert not torch.equal(small, large)
+
+
+def test_a_matrix_times_a_batch_of_matrices() -> None:
+    source = """
+    @helion.kernel
+    def f(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        m, k = x.size()
+        b, _, n = w.size()
+        out = torch.empty([b, m, n], dtype=x.dtype, device=x.device)
+        for tile_b, tile_m, tile_n in hl.tile([b, m, n]):
+            acc = hl.zeros([tile_b, tile_m, tile_n], dtype=torch.float32)
+            for tile_k in hl.tile(k):
+                acc = hl.dot(x[tile_m, tile_k], w[tile_b, tile_k, tile_n], acc=acc)
+            out[tile_b, tile_m, tile_n] = acc
+        return out
+    """
+    w = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(interpret(source, X, w), X @ w)

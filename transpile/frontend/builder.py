@@ -417,14 +417,15 @@ class Builder:
     ) -> ir.Value:
         """``acc + lhs @ rhs``. Without ``out_dtype`` the result has the operands' dtype, as torch's
         matmul; the product always accumulates in f32 (i32 for 8-bit integers)."""
+        lhs, rhs = self._batched(lhs, rhs), self._batched(rhs, lhs)
         rank = len(lhs.shape)
         if rank not in (2, 3) or len(rhs.shape) != rank:
             raise error(
                 "KT0504",
                 f"product of {show_shape(lhs.shape)} and {show_shape(rhs.shape)}",
                 self.span,
-                why="a product takes two 2-D or two 3-D tiles",
-                remedy="index both operands to the same rank",
+                why="a product takes 2-D tiles, or 3-D ones with a batch axis in front",
+                remedy="index the operands to these ranks",
             )
         if lhs.dtype != rhs.dtype and not (lhs.dtype.is_fp8 and rhs.dtype.is_fp8):
             common = self._promote(lhs.dtype, rhs.dtype)
@@ -465,6 +466,12 @@ class Builder:
         if acc is not None:
             return self.cast(product, out_dtype or acc.dtype)
         return self.cast(product, out_dtype or natural)
+
+    def _batched(self, x: ir.Value, other: ir.Value) -> ir.Value:
+        """A matrix beside a batch of them is the same one for the whole batch."""
+        if len(x.shape) == 2 and len(other.shape) == 3:
+            return self.broadcast(x, (other.shape[0], *x.shape))
+        return x
 
 
 def number_category(x: Operand) -> Category:

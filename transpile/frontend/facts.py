@@ -43,8 +43,10 @@ class Facts:
         if rank is None:
             return HostTensor(dtype, None, (), host=name, param=name)
         dims = tuple(self._resolve(Size.of(Sym(f"{name}_{i}", "dim"))) for i in range(rank))
-        guessed = name not in self.ranks
-        return HostTensor(dtype, dims, _row_major(rank), host=name, param=name, guessed=guessed)
+        made = HostTensor(dtype, dims, _row_major(rank), host=name, param=name)
+        if name not in self.ranks:
+            made.guessed, made.follows = True, name
+        return made
 
     def inferred(self, size: Size) -> bool:
         """True for a dimension that stands in a type nobody stated."""

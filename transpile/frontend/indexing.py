@@ -50,6 +50,8 @@ class Indexer:
             raise NeedFact(tensor.origin or tensor.param or "?", rank=len(used))
         if len(used) != tensor.rank and tensor.guessed:
             raise NeedFact(tensor.param or "?", rank=len(used))
+        if len(used) != tensor.rank and tensor.follows is not None:
+            raise NeedFact(tensor.follows, more=len(used) - tensor.rank)
         if len(used) != tensor.rank:
             raise error(
                 "KT0506",

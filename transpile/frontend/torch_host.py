@@ -136,8 +136,11 @@ def _same_layout(x: HostTensor, dtype: DType) -> HostTensor:
     shape = x.dims
     row_major = bool(shape) and len(x.strides) == len(shape) and x.strides[-1] == ONE
     if not shape or (row_major and not _column_major(x)):
-        return fresh(dtype, shape)
-    return HostTensor(dtype, shape, tuple(s if s == ONE else None for s in x.strides))
+        made = fresh(dtype, shape)
+    else:
+        made = HostTensor(dtype, shape, tuple(s if s == ONE else None for s in x.strides))
+    made.follows = x.follows
+    return made
 
 
 def _column_major(x: HostTensor) -> bool:
@@ -175,7 +178,10 @@ def _to(ev: Evaluator, x: HostTensor, *args: Any, dtype: Any = None, **_: Any) -
 
 
 def _alias(x: HostTensor) -> HostTensor:
-    return HostTensor(x.dtype, x.shape, x.strides, origin=x.origin or x.param, stable=x.stable)
+    return HostTensor(
+        x.dtype, x.shape, x.strides,
+        origin=x.origin or x.param, stable=x.stable, follows=x.follows,
+    )  # fmt: skip
 
 
 def _register_casts() -> None:
@@ -190,7 +196,9 @@ _register_casts()
 
 @method("contiguous")
 def _contiguous(ev: Evaluator, x: HostTensor, **_: Any) -> Any:
-    return fresh(x.dtype, x.dims)
+    made = fresh(x.dtype, x.dims)
+    made.follows = x.follows
+    return made
 
 
 @both("clone")
@@ -271,6 +279,7 @@ def _permuted(x: HostTensor, order: Sequence[int]) -> HostTensor:
         tuple(x.dims[i] for i in order),
         tuple(x.strides[i] for i in order),
         origin=x.origin or x.param,
+        follows=x.follows,
     )
 
 
@@ -297,9 +306,8 @@ def _permute(ev: Evaluator, x: HostTensor, *order: Any) -> Any:
 def _unsqueeze(ev: Evaluator, x: HostTensor, dim: int) -> Any:
     at = dim if dim >= 0 else dim + x.rank + 1
     shape = (*x.dims[:at], ONE, *x.dims[at:])
-    return HostTensor(
-        x.dtype, shape, (*x.strides[:at], None, *x.strides[at:]), origin=x.origin or x.param
-    )
+    strides = (*x.strides[:at], None, *x.strides[at:])
+    return HostTensor(x.dtype, shape, strides, origin=x.origin or x.param, follows=x.follows)
 
 
 @both("squeeze")
@@ -320,6 +328,8 @@ def _expand(ev: Evaluator, x: HostTensor, *size: Any) -> Any:
     if shape is None:
         return Opaque("an expansion to an unknown shape")
     pad = len(shape) - x.rank
+    if pad < 0 and x.follows is not None:
+        raise NeedFact(x.follows, more=pad)
     full = tuple(x.dims[i - pad] if s == Size.of(-1) else s for i, s in enumerate(shape))
     return _broadcast(x, full)
 

@@ -30,12 +30,14 @@ class NeedFact(Exception):
         rank: int | None = None,
         dtype: DType | None = None,
         at_least: bool = False,
+        more: int = 0,
     ) -> None:
         super().__init__(param)
         self.param = param
         self.rank = rank
         self.dtype = dtype
         self.at_least = at_least  # ``rank`` is a lower bound
+        self.more = more  # the guessed rank is this much too low
 
 
 @dataclass(eq=False)
@@ -55,6 +57,7 @@ class HostTensor:
     origin: str | None = None  # parameter it was derived from, for inference
     stable: bool = False  # freshly allocated: strides follow from the shape
     guessed: bool = False  # a parameter whose rank is a guess that the body may correct
+    follows: str | None = None  # the guessed parameter that this tensor's rank goes along with
     base: HostTensor | None = None  # the tensor it is a view of, made by the code for the launch
     view: str = ""  # how that view is spelled after the base
 

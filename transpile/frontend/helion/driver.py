@@ -424,6 +424,8 @@ class KernelDriver:
         if need.dtype is not None and need.param not in facts.dtypes:
             facts.dtypes[need.param] = need.dtype
             return
+        if need.more and need.param in facts.guesses and need.param not in facts.ranks:
+            need.rank = max(facts.guesses[need.param] + need.more, 0)
         known = need.param in facts.ranks or (need.rank is None and need.param in facts.guesses)
         if need.param not in self.names or known:
             raise error(

@@ -38,6 +38,7 @@ class Learning(DeviceStatements):
             if isinstance(part.operator, (cst.Equal, cst.In)):
                 self._learn_dtype(left, self.eval(part.comparator, self.env))
             if isinstance(part.operator, cst.Equal):
+                self._learn_ndim(left, part.comparator)
                 self._learn_modulo(left, part.comparator)
                 self._learn_equal(self.eval(left, self.env), self.eval(part.comparator, self.env))
             left = part.comparator
@@ -61,6 +62,18 @@ class Learning(DeviceStatements):
             return
         if shape.tensor.shape is None or shape.tensor.guessed:
             shape.unpacked(len(entries))
+
+    def _learn_ndim(self, left: cst.BaseExpression, right: cst.BaseExpression) -> None:
+        """``assert x.ndim == 2`` or ``x.dim() == 2``."""
+        if isinstance(left, cst.Call):
+            left = left.func
+        if not isinstance(left, cst.Attribute) or left.attr.value not in ("ndim", "dim"):
+            return
+        owner, rank = self.eval(left.value, self.env), self.eval(right, self.env)
+        if not isinstance(owner, HostTensor) or owner.param is None or not isinstance(rank, int):
+            return
+        if owner.shape is None or owner.guessed:
+            raise NeedFact(owner.param, rank=rank)
 
     def _learn_dtype(self, left: cst.BaseExpression, wanted: Any) -> None:
         """``assert x.dtype == torch.float16``, or ``in`` a list: the dtype of an unstated ``x``."""
