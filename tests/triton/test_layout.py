@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transpile.emitters.triton.layout import WIDTH, assignment, wrap
+from transpile.emitters.common.layout import WIDTH, assignment, wrap
 
 
 def test_short_lines_stay() -> None:

@@ -7,9 +7,9 @@ import keyword
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transpile.emitters.triton.layout import render
-from transpile.emitters.triton.names import RESERVED, Namer, mangle
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.layout import render
+from transpile.emitters.common.names import RESERVED, Namer, mangle
+from transpile.emitters.common.tree import (
     ADD,
     Assign,
     Copy,

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transpile.emitters.common.names import RESERVED as PYTHON_NAMES
+from transpile.emitters.common.names import mangle
+from transpile.emitters.common.tree import ADD, MUL, Expr, Var, binary, call, lit, ref
 from transpile.emitters.triton.hostsizes import host_size, source_names
-from transpile.emitters.triton.names import mangle
-from transpile.emitters.triton.tree import ADD, MUL, Expr, Var, binary, call, lit, ref
 from transpile.ir import ir
 from transpile.ir.dtypes import I32, I64, DType
 from transpile.ir.sizes import Opaque, Size, Sym
 from transpile.passes.schedule import Schedule
+
+#: names a kernel must not bind: modules of the generated file and builtins that Triton knows
+RESERVED = PYTHON_NAMES | {"tl", "triton", "torch", "libdevice"}
 
 
 @dataclass(eq=False, slots=True)
@@ -222,7 +226,7 @@ class Arguments:
         self, key: object, var: Var, host: str, group: int, *, constexpr: bool = False
     ) -> None:
         taken = [a.var.name for a in self.arguments.values()]
-        var.name = mangle(var.hint, taken)
+        var.name = mangle(var.hint, taken, RESERVED)
         var.argument = True
         position = len(self.arguments)
         if group == 0:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from transpile.emitters.triton.context import Context
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.tree import (
     ADD,
     MUL,
     Assign,
@@ -24,6 +23,7 @@ from transpile.emitters.triton.tree import (
     ref,
     sequence,
 )
+from transpile.emitters.triton.context import Context
 from transpile.ir import ir
 from transpile.ir.dtypes import I32, I64
 from transpile.ir.sizes import ONE, Size

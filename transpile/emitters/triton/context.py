@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from transpile.emitters.triton.arguments import Arguments
-from transpile.emitters.triton.dtypes import NAMES
-from transpile.emitters.triton.facts import Facts, Lanes, known_sizes, remasked_selects
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.tree import (
     ATOM,
     COMPARE,
     Assign,
@@ -22,6 +19,9 @@ from transpile.emitters.triton.tree import (
     ref,
     sequence,
 )
+from transpile.emitters.triton.arguments import Arguments
+from transpile.emitters.triton.dtypes import NAMES
+from transpile.emitters.triton.facts import Facts, Lanes, known_sizes, remasked_selects
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
 from transpile.ir.dtypes import BOOL, I32, I64, DType

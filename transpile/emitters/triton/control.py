@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from transpile.emitters.triton.arguments import axis_name, with_axis
-from transpile.emitters.triton.context import Axis, Context, less
-from transpile.emitters.triton.expr import PURE
-from transpile.emitters.triton.memory import lower_atomic, lower_load, lower_store
-from transpile.emitters.triton.special import SPECIAL
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.tree import (
     ADD,
     ATOM,
     COMPARE,
@@ -25,6 +20,11 @@ from transpile.emitters.triton.tree import (
     lit,
     ref,
 )
+from transpile.emitters.triton.arguments import axis_name, with_axis
+from transpile.emitters.triton.context import Axis, Context, less
+from transpile.emitters.triton.expr import PURE
+from transpile.emitters.triton.memory import lower_atomic, lower_load, lower_store
+from transpile.emitters.triton.special import SPECIAL
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
 from transpile.ir.dtypes import BOOL, I32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from transpile.emitters.triton.tree import Expr, lit
+from transpile.emitters.common.tree import Expr, lit
 from transpile.ir import dtypes as dt
 from transpile.ir.dtypes import DType
 

@@ -9,13 +9,13 @@ import textwrap
 
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
+from transpile.emitters.common.layout import wrap
+from transpile.emitters.common.tree import lit
 from transpile.emitters.triton import ops
 from transpile.emitters.triton.arguments import Argument
 from transpile.emitters.triton.dtypes import NAMES
-from transpile.emitters.triton.layout import wrap
 from transpile.emitters.triton.lower import LoweredPhase, lower
 from transpile.emitters.triton.templates import render_template
-from transpile.emitters.triton.tree import lit
 from transpile.emitters.triton.variants import Variant, host_functions, mentions, tag_of
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, note

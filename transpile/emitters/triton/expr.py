@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from transpile.emitters.triton.arguments import with_axis
-from transpile.emitters.triton.context import Context
-from transpile.emitters.triton.dtypes import NAMES, promote, spell_number
-from transpile.emitters.triton.ops import ELEMENTWISE, REDUCTIONS
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.tree import (
     ADD,
     ATOM,
     BIT_AND,
@@ -19,6 +15,10 @@ from transpile.emitters.triton.tree import (
     lit,
     postfix,
 )
+from transpile.emitters.triton.arguments import with_axis
+from transpile.emitters.triton.context import Context
+from transpile.emitters.triton.dtypes import NAMES, promote, spell_number
+from transpile.emitters.triton.ops import ELEMENTWISE, REDUCTIONS
 from transpile.ir import ir
 from transpile.ir.dtypes import BOOL, F32, I32, I64, DType
 from transpile.ir.sizes import ONE, Size

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from transpile.emitters.common.tree import ADD, MUL, Expr, For, Stmt, Var, binary, call, lit, ref
 from transpile.emitters.triton.arguments import with_axis
 from transpile.emitters.triton.context import Axis, Context, less
 from transpile.emitters.triton.control import lower_block, range_call
-from transpile.emitters.triton.tree import ADD, MUL, Expr, For, Stmt, Var, binary, call, lit, ref
 from transpile.ir import ir
 from transpile.ir.dtypes import I32
 from transpile.ir.sizes import ZERO, Size

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transpile.emitters.common.layout import render
+from transpile.emitters.common.names import Namer, mangle
+from transpile.emitters.common.tidy import name_loads, tidy, used_variables
+from transpile.emitters.common.tree import Var, ref
 from transpile.emitters.triton import host
-from transpile.emitters.triton.arguments import Argument
+from transpile.emitters.triton.arguments import RESERVED, Argument
 from transpile.emitters.triton.context import Context
 from transpile.emitters.triton.control import lower_block
 from transpile.emitters.triton.grid import lower_phase
-from transpile.emitters.triton.layout import render
-from transpile.emitters.triton.names import Namer, mangle
-from transpile.emitters.triton.tidy import name_loads, tidy, used_variables
-from transpile.emitters.triton.tree import Var, ref
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.passes.schedule import Schedule
@@ -68,7 +68,7 @@ def _lower(
     tidy(body)
     named = name_loads(body, named_loads)
     arguments = ctx.used_arguments(used_variables(body))
-    Namer(body, [a.var for a in arguments]).run()
+    Namer(body, [a.var for a in arguments], RESERVED).run()
     return LoweredPhase(
         arguments,
         "\n".join(render(body)),
@@ -87,7 +87,8 @@ def function_body(outer: Context, block: ir.Block) -> tuple[list[str], str]:
     params: list[Var] = []
     for value in block.params:
         var = Var(value.name or "", argument=True)
-        var.name = mangle(value.name or "abcdefgh"[len(params) % 8], [p.name for p in params])
+        hint = value.name or "abcdefgh"[len(params) % 8]
+        var.name = mangle(hint, [p.name for p in params], RESERVED)
         params.append(var)
         ctx.values[value] = ref(var, value.dtype, value.shape)
     lower_block(ctx, block)
@@ -100,7 +101,7 @@ def function_body(outer: Context, block: ir.Block) -> tuple[list[str], str]:
             "it is a function of its own in Triton",
         )  # fmt: skip
     tidy(ctx.body)
-    Namer(ctx.body, params).run()
+    Namer(ctx.body, params, RESERVED).run()
     outer.imports |= ctx.imports
     outer.helpers |= ctx.helpers
     lines = render(ctx.body) if ctx.body else []

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from transpile.emitters.triton.arguments import with_axis
-from transpile.emitters.triton.blocks import load_block, store_block
-from transpile.emitters.triton.context import Axis, Context, less
-from transpile.emitters.triton.dtypes import spell_number
-from transpile.emitters.triton.ops import EVICTION
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.tree import (
     ADD,
     ATOM,
     BIT_AND,
@@ -19,6 +14,11 @@ from transpile.emitters.triton.tree import (
     lit,
     postfix,
 )
+from transpile.emitters.triton.arguments import with_axis
+from transpile.emitters.triton.blocks import load_block, store_block
+from transpile.emitters.triton.context import Axis, Context, less
+from transpile.emitters.triton.dtypes import spell_number
+from transpile.emitters.triton.ops import EVICTION
 from transpile.ir import ir
 from transpile.ir.dtypes import BOOL, I32
 from transpile.ir.sizes import ONE, Size

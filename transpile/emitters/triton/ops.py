@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.tree import (
     ADD,
     ATOM,
     BIT_AND,

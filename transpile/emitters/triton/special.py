@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from transpile.emitters.common.tree import ATOM, TERNARY, Assign, Eval, Expr, Var, ref
 from transpile.emitters.triton.context import Context
 from transpile.emitters.triton.dtypes import NAMES
-from transpile.emitters.triton.tree import ATOM, TERNARY, Assign, Eval, Expr, Var, ref
 from transpile.ir import ir
 from transpile.ir.dtypes import F32, I32, I64, DType
 

@@ -6,9 +6,9 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
+from transpile.emitters.common.layout import WIDTH, wrap
 from transpile.emitters.triton import host
 from transpile.emitters.triton.dispatch import conditions, negated
-from transpile.emitters.triton.layout import WIDTH, wrap
 from transpile.emitters.triton.lower import LoweredPhase
 from transpile.ir import ir
 from transpile.passes.schedule import Schedule

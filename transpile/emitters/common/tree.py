@@ -1,4 +1,4 @@
-"""The little tree between Tile IR and Triton text: expressions, variables, statements.
+"""The little tree between Tile IR and Python text: expressions, variables, statements.
 
 Names are not decided here: a :class:`Var` carries a preferred name, and names.py gives each
 variable its spelling once all live ranges are known.
@@ -35,8 +35,8 @@ class Expr:
     """A Python expression: ``template`` with ``{0}``.. replaced by ``args``.
 
     ``needs[i]`` is the precedence argument i must have to stand without parentheses. ``var`` is
-    set on a plain reference. ``dtype`` (None for a Python literal) and ``shape`` are what Triton
-    infers, which may differ from what the IR says: a scalar where a tile is meant, f32 where a
+    set on a plain reference. ``dtype`` (None for a Python literal) and ``shape`` are what the
+    target infers, which may differ from what the IR says: a scalar where a tile is meant, f32 where a
     division of halves is.
     """
 

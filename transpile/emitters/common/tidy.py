@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from transpile.emitters.triton.layout import WIDTH
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.layout import WIDTH
+from transpile.emitters.common.tree import (
     COMPARE,
     Assign,
     Copy,

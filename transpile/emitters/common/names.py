@@ -1,6 +1,6 @@
 """Names for variables: out of SSA, one Python name per source variable where live ranges allow.
 
-Triton's rules make this more than register allocation. A name bound before a loop or an `if`
+Tracing compilers make this more than register allocation. A name bound before a loop or an `if`
 and bound again inside becomes part of its carried state, so two variables may share a name
 across such an edge only if the construct really carries it.
 """
@@ -11,7 +11,7 @@ import keyword
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from transpile.emitters.triton.tree import (
+from transpile.emitters.common.tree import (
     OR,
     TERNARY,
     Assign,
@@ -26,21 +26,23 @@ from transpile.emitters.triton.tree import (
     uses,
 )
 
-#: names a kernel must not bind: modules of the generated file and builtins that Triton knows
+#: names a kernel must not bind whatever the target: builtins that kernels call, and keywords
 RESERVED = frozenset(
-    {"tl", "triton", "kt", "torch", "libdevice"}
-    | {"min", "max", "range", "float", "int", "bool", "len", "list", "print", "isinstance"}
+    {"kt", "min", "max", "range", "float", "int", "bool", "len", "list", "print", "isinstance"}
     | set(keyword.kwlist)
 )
 
 
-def mangle(name: str, taken: Iterable[str] = ()) -> str:
-    """``name`` as a legal, free Python identifier; a clash gets a suffix."""
+def mangle(name: str, taken: Iterable[str] = (), reserved: frozenset[str] = RESERVED) -> str:
+    """``name`` as a legal, free Python identifier; a clash gets a suffix.
+
+    ``reserved`` are the names a kernel of the target must not bind.
+    """
     taken = set(taken)
     name = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "t"
     if name[0].isdigit():
         name = "_" + name
-    if name in RESERVED:
+    if name in reserved:
         name += "_"
     candidate, n = name, 0
     while candidate in taken:
@@ -198,8 +200,11 @@ class _Liveness:
 class Namer:
     """Gives every variable of a kernel body its name and resolves the copies."""
 
-    def __init__(self, body: list[Stmt], arguments: Iterable[Var]) -> None:
+    def __init__(
+        self, body: list[Stmt], arguments: Iterable[Var], reserved: frozenset[str] = RESERVED
+    ) -> None:
         self.body = body
+        self.reserved = reserved
         self.taken = {v.name for v in arguments}
         self.arguments = set(arguments)
         self.liveness = _Liveness(body)
@@ -251,7 +256,7 @@ class Namer:
     def _assign_names(self) -> None:
         done: dict[str, list[_Web]] = {}
         for web in sorted({id(w): w for w in self.webs.values()}.values(), key=_first):
-            base = mangle(_hint(web, self.liveness.carriers.keys()))
+            base = mangle(_hint(web, self.liveness.carriers.keys()), (), self.reserved)
             name, n = base, 0
             while name in self.taken or not self._may_share(web, done.get(name, [])):
                 n += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from transpile.emitters.triton.tree import Assign, Comment, Copy, Eval, For, If, Stmt, While
+from transpile.emitters.common.tree import Assign, Comment, Copy, Eval, For, If, Stmt, While
 
 WIDTH = 100
 SHORT = 28  # arguments up to this long share a line

@@ -1,0 +1,1 @@
+"""What several emitters share: Python text, host functions."""
