@@ -36,8 +36,8 @@ class Expr:
 
     ``needs[i]`` is the precedence argument i must have to stand without parentheses. ``var`` is
     set on a plain reference. ``dtype`` (None for a Python literal) and ``shape`` are what the
-    target infers, which may differ from what the IR says: a scalar where a tile is meant, f32 where a
-    division of halves is.
+    target infers, which may differ from what the IR says: a scalar where a tile is meant, f32
+    where a division of halves is.
     """
 
     template: str
