@@ -501,20 +501,23 @@ def descriptor(
     return made
 
 
-def tma_ok(tensor: torch.Tensor) -> bool:
-    """Whether `descriptor` can take this tensor; if not, launch a kernel that uses pointers.
+def tma_ok(*tensors: torch.Tensor) -> bool:
+    """Whether `descriptor` can take these tensors; if not, launch a kernel that uses pointers.
 
     It wants an sm_90 or newer device, rank 1 to 5, no dim of size 0, an innermost stride of 1, and
     16-byte multiples for the address and for every other stride.
     """
-    layout = (tensor.data_ptr() & 15, tensor.dtype, tensor.get_device(), tensor.size())
-    key = (*layout, tensor.stride())
-    fits = _tma_fits.get(key)
-    if fits is None:
-        if len(_tma_fits) >= _REMEMBERED:
-            _tma_fits.clear()
-        fits = _tma_fits[key] = _tma_problem(tensor) is None
-    return fits
+    for tensor in tensors:
+        layout = (tensor.data_ptr() & 15, tensor.dtype, tensor.get_device(), tensor.size())
+        key = (*layout, tensor.stride())
+        fits = _tma_fits.get(key)
+        if fits is None:
+            if len(_tma_fits) >= _REMEMBERED:
+                _tma_fits.clear()
+            fits = _tma_fits[key] = _tma_problem(tensor) is None
+        if not fits:
+            return False
+    return True
 
 
 def _tma_problem(tensor: torch.Tensor) -> str | None:

@@ -6,7 +6,7 @@
 # attention_causal: q=bf16[B,H,T,64], k=bf16[B,H,T,64], v=bf16[B,H,T,64], causal=True;
 #   block_sizes=[64, 64], num_stages=3, num_warps=4
 # attention_causal: q=f16[B,H,T,128], k=f16[B,H,T,128], v=f16[B,H,T,128], causal=False;
-#   block_sizes=[64, 64], num_stages=3, num_warps=4
+#   block_sizes=[128, 64], indexing='tensor_descriptor', num_stages=2, num_warps=4
 # attention_gqa: q=bf16[B,8,M,64], k=bf16[B,2,N,64], v=bf16[B,2,N,64], sm_scale=f32;
 #   block_sizes=[64, 64], num_stages=3, num_warps=4
 # attention_gqa: q=f32[B,6,M,32], k=f32[B,3,N,32], v=f32[B,3,N,32], sm_scale=f32;
@@ -240,6 +240,47 @@ def _attention_causal_kernel(
 
 
 @triton.jit
+def _attention_causal_tma_kernel(
+    q_flat_desc, k_flat_desc, v_flat_desc, out_desc, lse, t,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    pid = tl.program_id(0)
+    num_pid_m = tl.cdiv(t, BLOCK_M)
+    pid_m = pid % num_pid_m
+    pid_b = pid // num_pid_m
+    offs_m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    q_tile = tl.reshape(q_flat_desc.load([pid_b, pid_m * BLOCK_M, 0]), [BLOCK_M, 128])
+    row_max = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    row_sum = tl.zeros([BLOCK_M], dtype=tl.float32)
+    acc = tl.zeros([BLOCK_M, 128], dtype=tl.float32)
+    for start_n in tl.range(0, t, BLOCK_N):
+        offs_n = start_n + tl.arange(0, BLOCK_N)
+        k_flat_tile = k_flat_desc.load([pid_b, start_n, 0])
+        scores = tl.dot(
+            q_tile,
+            tl.trans(tl.reshape(k_flat_tile, [BLOCK_N, 128])),
+        ) * 0.12751743082459868
+        scores = tl.where(offs_n[None, :] < t, scores, float("-inf"))
+        new_max = tl.maximum(row_max, tl.max(scores, axis=1), propagate_nan=tl.PropagateNan.ALL)
+        probs = tl.exp2(scores - new_max[:, None])
+        correction = tl.exp2(row_max - new_max)
+        row_sum = row_sum * correction + tl.sum(probs, axis=1)
+        acc *= correction[:, None]
+        v_flat_tile = v_flat_desc.load([pid_b, start_n, 0])
+        acc = tl.dot(probs.to(tl.float16), tl.reshape(v_flat_tile, [BLOCK_N, 128]), acc)
+        row_max = new_max
+    out_desc.store(
+        [pid_b, pid_m * BLOCK_M, 0],
+        tl.reshape(acc / row_sum[:, None], [1, BLOCK_M, 128]),
+    )
+    tl.store(
+        lse + pid_b * t + offs_m,
+        (row_max + tl.log2(row_sum)) * 0.6931471805599453,
+        mask=offs_m < t,
+    )
+
+
+@triton.jit
 def _attention_causal_2_kernel(
     q_flat, k_flat, v_flat, out, lse, t, q_flat_stride_0, q_flat_stride_1, k_flat_stride_0,
     k_flat_stride_1, v_flat_stride_0, v_flat_stride_1,
@@ -298,13 +339,24 @@ _attention_causal_1_launch = kt.Launcher(
     },
     BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=3,
 )
+_attention_causal_2_tma_launch = kt.Launcher(
+    _attention_causal_tma_kernel,
+    {
+        "q_flat_desc": "tma f16[_,T,128]",
+        "k_flat_desc": "tma f16[_,T,128]",
+        "v_flat_desc": "tma f16[_,T,128]",
+        "out_desc": "tma f16[_,T,128]",
+        "lse": "new f32[_,T]",
+    },
+    BLOCK_M=128, BLOCK_N=64, num_warps=4, num_stages=2,
+)
 _attention_causal_2_launch = kt.Launcher(
     _attention_causal_2_kernel,
     {
         "q_flat": "f16[_,T,128]", "k_flat": "f16[_,T,128]", "v_flat": "f16[_,T,128]",
         "out": "f16[_,T,128]", "lse": "new f32[_,T]",
     },
-    BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=3,
+    BLOCK_M=128, BLOCK_N=64, num_warps=4, num_stages=2,
 )
 
 
@@ -337,11 +389,21 @@ def attention_causal(
             k_flat.stride(0), k_flat.stride(1), v_flat.stride(0), v_flat.stride(1),
         )
     else:
-        _attention_causal_2_launch(
-            (triton.cdiv(t, 64) * q_flat.size(0),),
-            q_flat, k_flat, v_flat, out, lse, t, q_flat.stride(0), q_flat.stride(1),
-            k_flat.stride(0), k_flat.stride(1), v_flat.stride(0), v_flat.stride(1),
-        )
+        if kt.tma_ok(q_flat, k_flat, v_flat, out):
+            _attention_causal_2_tma_launch(
+                (triton.cdiv(t, 128) * q_flat.size(0),),
+                kt.descriptor(q_flat, (1, 128, 128)),
+                kt.descriptor(k_flat, (1, 64, 128)),
+                kt.descriptor(v_flat, (1, 64, 128)),
+                kt.descriptor(out, (1, 128, 128)),
+                lse, t,
+            )
+        else:
+            _attention_causal_2_launch(
+                (triton.cdiv(t, 128) * q_flat.size(0),),
+                q_flat, k_flat, v_flat, out, lse, t, q_flat.stride(0), q_flat.stride(1),
+                k_flat.stride(0), k_flat.stride(1), v_flat.stride(0), v_flat.stride(1),
+            )
     return out.reshape(b, h, t, head_dim), lse.reshape(b, h, t)
 
 

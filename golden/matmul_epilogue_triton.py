@@ -415,7 +415,7 @@ def matmul_residual(
     assert k == k2, f"inner dimensions differ: {k} and {k2}"
     out = torch.empty_like(residual)
     if residual.dtype == torch.float32:
-        if kt.tma_ok(x) and kt.tma_ok(w) and kt.tma_ok(residual) and kt.tma_ok(out):
+        if kt.tma_ok(x, w, residual, out):
             _matmul_residual_bf16_f32_tma_launch(
                 (triton.cdiv(m, 128) * triton.cdiv(n, 64),),
                 kt.descriptor(x, (128, 64)), kt.descriptor(w, (64, 64)),
@@ -429,7 +429,7 @@ def matmul_residual(
                 x, w, residual, out, scale, m, n, k, x.stride(0), w.stride(0), residual.stride(0),
             )
     elif residual.dtype == torch.float16:
-        if kt.tma_ok(x) and kt.tma_ok(w) and kt.tma_ok(residual) and kt.tma_ok(out):
+        if kt.tma_ok(x, w, residual, out):
             _matmul_residual_f16_tma_launch(
                 (triton.cdiv(m, 128) * triton.cdiv(n, 64),),
                 kt.descriptor(x, (128, 64)), kt.descriptor(w, (64, 64)),

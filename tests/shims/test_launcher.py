@@ -358,6 +358,7 @@ def test_calls_that_no_signature_fits_are_described():
 
 def test_descriptors_need_a_gpu():
     assert not kt.tma_ok(meta(16, 16))
+    assert kt.tma_ok()
     with pytest.raises(kt.KtError, match=r"compute capability 9\.0"):
         kt.descriptor(meta(16, 16), (16, 16))
 

@@ -70,11 +70,9 @@ def configured(program: Program, **config: Any) -> Program:
     return program
 
 
-# Triton 3.9 has no block pointers any more.
-BLOCK_POINTERS = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 9)
 CONFIGS: list[dict[str, Any]] = [
     {},
-    *([{"indexing": "block_ptr"}] if BLOCK_POINTERS else []),
+    {"indexing": "tensor_descriptor"},
     {"pid_type": "persistent_blocked"},
     {"pid_type": "persistent_interleaved", "loop_orders": [[1, 0]]},
     {"l2_groupings": [2]},

@@ -63,11 +63,10 @@ def matmul(**config: Any) -> str:
         ({"load_eviction_policies": ["", "last"]}, 'other=0.0, eviction_policy="evict_last"'),
         ({"load_cache_modifiers": [".cg"]}, 'cache_modifier=".cg"'),
         ({"store_cache_modifiers": [".cs"]}, 'cache_modifier=".cs"'),
-        ({"indexing": "block_ptr"}, "[start_k, pid_n * BLOCK_N], [BLOCK_K, BLOCK_N], [1, 0],"),
-        ({"indexing": "block_ptr"}, 'boundary_check=[0, 1], padding_option="zero"'),
+        ({"indexing": "block_ptr"}, "y + offs_k[:, None] * y_stride_0 + offs_n[None, :]"),
         ({"indexing": "tensor_descriptor"}, "x_tile = x_desc.load([pid_m * BLOCK_M, start_k])"),
         ({"indexing": "tensor_descriptor"}, "out_desc.store([pid_m * BLOCK_M, pid_n * BLOCK_N], acc)"),
-        ({"indexing": "tensor_descriptor"}, "if kt.tma_ok(x) and kt.tma_ok(y) and kt.tma_ok(out):"),
+        ({"indexing": "tensor_descriptor"}, "if kt.tma_ok(x, y, out):"),
         ({"indexing": "tensor_descriptor"}, "kt.descriptor(x, (64, 32))"),
         ({"indexing": "tensor_descriptor"}, '"x_desc": "tma f16[M,K]"'),
         (
@@ -95,7 +94,7 @@ def test_columns_major_operands_have_descriptors_too() -> None:
     assert "y_tile = y_desc.load([pid_n * BLOCK_N, start_k])" in code
     assert "acc = tl.dot(x_tile, tl.trans(y_tile), acc)" in code
     assert "tl.assume(k > 0)" in code  # or ptxas serialises the products
-    assert "kt.tma_ok(y.t())" in text
+    assert "kt.tma_ok(x, y.t(), out)" in text
     assert "kt.descriptor(y.t(), (64, 32))" in text
 
 

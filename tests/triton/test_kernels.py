@@ -361,7 +361,7 @@ def test_integer_division_floors() -> None:
 
 
 def test_line_lengths() -> None:
-    text = build(MATMUL, args=MATMUL_ARGS, indexing="block_ptr")
+    text = build(MATMUL, args=MATMUL_ARGS, indexing="tensor_descriptor")
     assert max(len(line) for line in text.split("\n")[1:]) <= 100
 
 

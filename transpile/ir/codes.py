@@ -302,9 +302,9 @@ CODES: dict[str, CodeInfo] = {
     "KT0601": _I("target not available", "This version of kt has no emitter for the target yet."),
     "KT0604": _I(
         "schedule key left out",
-        "A note, no error: the architecture cannot follow a key of the config. Warp "
-        "specialisation hangs "
-        "on sm_90 with Triton 3.6 and is written for sm_100 only (`--arch sm_100`).",
+        "A note, no error: the target cannot follow a key of the config. Warp specialisation hangs "
+        "on sm_90 with Triton 3.6 and is written for sm_100 only (`--arch sm_100`). Triton has no "
+        "block pointers any more: `block_ptr` means pointers.",
     ),
     "KT0602": _I(
         "not on this target", "The operation has no counterpart in the target's language."

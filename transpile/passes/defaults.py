@@ -22,6 +22,7 @@ class Defaults:
     blocks: dict[Sym, int] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int | None = None
+    indexing: str = "pointer"
     row: Size | None = None  # the launch chooses num_warps by this run-time width
     group: int = 1
     last_fastest: bool = False  # neighbouring programs work on neighbouring memory
@@ -49,6 +50,7 @@ class _Roles:
     k: set[Sym] = field(default_factory=set)
     dots: int = 0
     bits: int = 16
+    depth: int = 0  # largest static extent of an operand, elements
 
     def all(self) -> set[Sym]:
         return self.m | self.n | self.k
@@ -111,6 +113,7 @@ def _roles(kernel: ir.Kernel) -> _Roles:
         roles.bits = min(32, max(roles.bits if roles.dots > 1 else 8, op.lhs.dtype.bits))
         *batch, m, k = op.lhs.shape
         n = op.rhs.shape[-1]
+        roles.depth = max(roles.depth, *(size.as_int() or 0 for size in (m, k, n)))
         for group, sizes in ((roles.batch, batch), (roles.m, [m]), (roles.n, [n]), (roles.k, [k])):
             group.update(s for size in sizes for s in size.syms if s.kind == "block")
     roles.batch -= roles.all()
@@ -147,11 +150,15 @@ def _lone(kernel: ir.Kernel, roles: _Roles) -> Defaults:
 
 def _chained(roles: _Roles) -> Defaults:
     """Attention and its kin: several products in registers, so that two programs fit on a
-    multiprocessor."""
-    defaults = Defaults(num_warps=4, num_stages=3)
+    multiprocessor. Long heads leave no registers for pointers, so they use descriptors."""
+    long = roles.depth >= 128 and roles.bits == 16
+    defaults = Defaults(num_warps=4, num_stages=2 if long else 3)
+    defaults.indexing = "tensor_descriptor" if long else "pointer"
     for sym in roles.all():
         deep = sym in roles.k and sym not in roles.m
         defaults.blocks[sym] = 32 if deep and roles.bits == 32 else 64
+        if long and sym in roles.m and sym not in roles.k:
+            defaults.blocks[sym] = 128
     return defaults
 
 

@@ -87,8 +87,9 @@ class Schedule:
     num_stages: int | None = None
     dynamic_blocks: dict[Sym, Size] = field(default_factory=dict)
     row: Size | None = None  # num_warps follows from this run-time width
+    indexing: str = "pointer"  # of accesses for which the config says nothing
     arch: str = ""
-    left_out: set[str] = field(default_factory=set)  # keys that the architecture cannot follow
+    left_out: set[str] = field(default_factory=set)  # keys that cannot be followed
     reduction_loops: tuple[int | None, ...] = ()
     tunable: tuple[Sym, ...] = ()  # block sizes that `block_sizes` gives, in order
 
@@ -130,14 +131,17 @@ class Schedule:
 
     @property
     def uses_pointers(self) -> bool:
-        """True if no access is to go through descriptors or block pointers."""
-        chosen = self.config.get("indexing", "pointer")
-        return all(kind == "pointer" for kind in ([chosen] if isinstance(chosen, str) else chosen))
+        """True if no access is to go through a tensor descriptor."""
+        chosen = self.config.get("indexing", self.indexing)
+        kinds = [chosen] if isinstance(chosen, str) else chosen
+        return "tensor_descriptor" not in kinds
 
-    def indexing(self, access: int, *, atomic: bool = False) -> str:
-        """ "pointer", "block_ptr" or "tensor_descriptor" for the n-th load or store."""
-        key = "atomic_indexing" if atomic else "indexing"
-        return str(self._entry(key, access, "pointer"))
+    def by_descriptor(self, access: int) -> bool:
+        """True if the n-th load or store is to go through a tensor descriptor.
+
+        Block pointers are gone from Triton; where there are some, its compiler makes pointers of
+        them, so ``block_ptr`` is one more name for these."""
+        return bool(self._entry("indexing", access, self.indexing) == "tensor_descriptor")
 
     def eviction(self, load: int) -> str:
         """tl.load's eviction policy for the n-th load, "" for none."""
@@ -174,6 +178,8 @@ class Schedule:
         if self.row is None:
             shown.setdefault("num_warps", self.num_warps)
         shown.setdefault("num_stages", self.num_stages)
+        if self.indexing != "pointer":
+            shown.setdefault("indexing", self.indexing)
         parts += [f"{k}={v!r}" for k, v in sorted(shown.items()) if v is not None]
         return ", ".join(parts)
 
@@ -194,6 +200,10 @@ def resolve(kernel: ir.Kernel, target: str = "triton", arch: str = "") -> Schedu
     schedule.num_warps = _number(config, "num_warps", defaults.num_warps, 1, 32, problems)
     if "num_warps" not in config:
         schedule.row = defaults.row
+    if config.keys().isdisjoint(("block_sizes", "indexing")) and not arch.startswith("sm_8"):
+        schedule.indexing = defaults.indexing
+    if "block_ptr" in (config.get("indexing") or ""):
+        schedule.left_out.add("indexing")
     schedule.num_stages = _number(
         config, "num_stages", defaults.num_stages, 1, 16, problems, pow2=False
     )

@@ -1,8 +1,8 @@
-"""Accesses of whole blocks: tensor descriptors (TMA) and block pointers.
+"""Accesses of whole blocks through tensor descriptors (TMA).
 
-Both address a box of a tensor and check it against the tensor's own sizes, so an access qualifies
-where its tiles end at those sizes and nothing else masks it. One that does not is made through
-pointers; so is all of a phase when a tensor turns out at the launch to be misaligned for TMA.
+A descriptor addresses a box of a tensor and checks it against the tensor's own sizes, so an access
+qualifies where its tiles end at those sizes and nothing else masks it. One that does not is made
+through pointers; so is all of a phase when a tensor turns out at the launch to be misaligned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from transpile.emitters.common.tree import (
     ADD,
-    MUL,
     Assign,
     Eval,
     Expr,
@@ -37,7 +36,6 @@ class Box:
     tensor: ir.Tensor
     offsets: tuple[Expr, ...]
     shape: tuple[Size, ...]
-    checked: tuple[int, ...]  # dimensions whose end it may cross
 
 
 def box_of(ctx: Context, op: ir.Load | ir.Store) -> Box | None:
@@ -46,9 +44,8 @@ def box_of(ctx: Context, op: ir.Load | ir.Store) -> Box | None:
         return None
     offsets: list[Expr] = []
     shape: list[Size] = []
-    checked: list[int] = []
     entries = zip(op.index, entry_axes(op.index), op.tensor.shape, strict=True)
-    for dim, (entry, axes, extent) in enumerate(entries):
+    for entry, axes, extent in entries:
         guarded = bool(axes) and any(g.dim == axes[0] for g in op.guards)
         match entry:
             case ir.AtScalar(value=value):
@@ -65,14 +62,11 @@ def box_of(ctx: Context, op: ir.Load | ir.Store) -> Box | None:
             case ir.AtSlice(start=None, length=length):
                 offsets.append(lit("0"))
                 shape.append(length)
-                guarded = guarded or ctx.padded(length)
             case _:
                 return None
-        if guarded:
-            checked.append(dim)
     if all(isinstance(e, ir.AtScalar) for e in op.index):
         return None
-    return Box(op.tensor, tuple(offsets), tuple(shape), tuple(checked))
+    return Box(op.tensor, tuple(offsets), tuple(shape))
 
 
 def _row_major(box: Box) -> Box:
@@ -86,7 +80,7 @@ def _row_major(box: Box) -> Box:
         strides=tensor.strides[::-1],
         host=f"{tensor.host}.t()",
     )
-    return Box(flipped, box.offsets[::-1], box.shape[::-1], box.checked)
+    return Box(flipped, box.offsets[::-1], box.shape[::-1])
 
 
 def _sum(a: Expr, b: Expr | None) -> Expr:
@@ -94,19 +88,20 @@ def _sum(a: Expr, b: Expr | None) -> Expr:
 
 
 def _is_unfit(ctx: Context, box: Box) -> bool:
-    """TMA moves rows of at least 16 bytes, of rank 1 to 5, with a dense last dimension."""
+    """TMA moves rows of at least 16 bytes, of rank 1 to 5, with a dense last dimension.
+
+    One row is moved as well by a coalesced access, which needs neither descriptor nor barrier."""
     lanes = ctx.extent_int(box.shape[-1])
     short = lanes is not None and lanes * box.tensor.dtype.bits < 128
-    return short or not 1 <= len(box.shape) <= 5 or box.tensor.strides[-1] != ONE
+    rows = sum(size != ONE for size in box.shape)
+    return short or rows < 2 or len(box.shape) > 5 or box.tensor.strides[-1] != ONE
 
 
-def load_block(ctx: Context, op: ir.Load, kind: str) -> Expr | None:
-    """The load through a descriptor or block pointer, or None if it has to use pointers."""
+def load_block(ctx: Context, op: ir.Load) -> Expr | None:
+    """The load through a descriptor, or None if it has to use pointers."""
     box = box_of(ctx, op)
     if box is None or ctx.fill_of(op) not in (None, 0):
         return None
-    if kind != "tensor_descriptor":
-        return _load_pointer(ctx, op, box)
     stored = _row_major(box)
     if _is_unfit(ctx, stored):
         return None
@@ -126,30 +121,24 @@ def _without_units(ctx: Context, expr: Expr, shape: tuple[Size, ...]) -> Expr:
     return call("tl.reshape", expr, ctx.shape(shape), dtype=expr.dtype, shape=shape)
 
 
-def store_block(ctx: Context, op: ir.Store, value: Expr, kind: str) -> bool:
-    """Emit the store through a descriptor or block pointer; False if it has to use pointers."""
+def store_block(ctx: Context, op: ir.Store, value: Expr) -> bool:
+    """Emit the store through a descriptor; False if it has to use pointers."""
     box = box_of(ctx, op)
     if box is None:
         return False
-    tile = ir.TileType(op.tensor.dtype, index_shape(op.index))
-    if kind == "tensor_descriptor":
-        stored = _row_major(box)
-        if _is_unfit(ctx, stored):
-            return False
-        value = _exact(ctx, value, tile)
-        if stored is box and (parts := _subtiles(ctx, op, box)) > 1:
-            _store_parts(ctx, op, box, value, parts)
-            return True
-        if stored is not box:
-            value = call("tl.trans", value, dtype=value.dtype, shape=stored.shape)
-        elif len(value.shape) != len(box.shape):
-            value = call("tl.reshape", value, ctx.shape(box.shape), dtype=value.dtype)
-        args = (ctx.descriptor(stored.tensor, stored.shape), sequence(list(stored.offsets)), value)
-        ctx.emit(Eval(Expr("{0}.store({1}, {2})", args, (0, 0, 0))))
+    stored = _row_major(box)
+    if _is_unfit(ctx, stored):
+        return False
+    value = _exact(ctx, value, ir.TileType(op.tensor.dtype, index_shape(op.index)))
+    if stored is box and (parts := _subtiles(ctx, op, box)) > 1:
+        _store_parts(ctx, op, box, value, parts)
         return True
-    pointer, check = _block_pointer(ctx, op, box)
-    value = ctx.cast(_exact(ctx, value, tile), op.tensor.dtype)
-    ctx.emit(Eval(Expr(f"tl.store({{0}}, {{1}}{check})", (pointer, value), (0, 0))))
+    if stored is not box:
+        value = call("tl.trans", value, dtype=value.dtype, shape=stored.shape)
+    elif len(value.shape) != len(box.shape):
+        value = call("tl.reshape", value, ctx.shape(box.shape), dtype=value.dtype)
+    args = (ctx.descriptor(stored.tensor, stored.shape), sequence(list(stored.offsets)), value)
+    ctx.emit(Eval(Expr("{0}.store({1}, {2})", args, (0, 0, 0))))
     return True
 
 
@@ -197,33 +186,3 @@ def _exact(ctx: Context, value: Expr, tile: ir.TileType) -> Expr:
     if value.is_literal or value.shape == ():
         return ctx.full(value, tile)
     return ctx.coerce(value, ir.TileType(value.dtype or tile.dtype, tile.shape))
-
-
-def _load_pointer(ctx: Context, op: ir.Load, box: Box) -> Expr:
-    pointer, check = _block_pointer(ctx, op, box)
-    padding = ', padding_option="zero"' if check and ctx.fill_of(op) is not None else ""
-    return Expr(
-        f"tl.load({{0}}{check}{padding})", (pointer,), (0,),
-        dtype=op.result.dtype, shape=op.result.shape, is_load=True, ordinal=ctx.loads + 1,
-    )  # fmt: skip
-
-
-def _block_pointer(ctx: Context, op: ir.Load | ir.Store, box: Box) -> tuple[Expr, str]:
-    """``tl.make_block_ptr(...)`` over the dimensions with lanes, and the boundary check."""
-    base = ctx.tensor(op.tensor)
-    kept: list[int] = []
-    for dim, offset in enumerate(box.offsets):
-        if isinstance(op.index[dim], ir.AtScalar):
-            step = ctx.size(op.tensor.strides[dim])
-            term = offset if step.template == "1" else binary("*", offset, step, MUL, I32)
-            base = binary("+", base, term, ADD)
-        else:
-            kept.append(dim)
-    shape = sequence([ctx.size(op.tensor.shape[d]) for d in kept])
-    strides = sequence([ctx.size(op.tensor.strides[d]) for d in kept])
-    offsets = sequence([box.offsets[d] for d in kept])
-    block = ctx.shape(tuple(box.shape[d] for d in kept))
-    order = lit("[" + ", ".join(str(i) for i in reversed(range(len(kept)))) + "]")
-    checked = [str(kept.index(d)) for d in box.checked]
-    check = f", boundary_check=[{', '.join(checked)}]" if checked else ""
-    return call("tl.make_block_ptr", base, shape, strides, offsets, block, order), check

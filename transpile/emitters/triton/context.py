@@ -220,11 +220,10 @@ class Context(Arguments):
             for x, y in zip(a, b, strict=True)
         )
 
-    def indexing(self) -> str:
-        """How the next load or store is to be addressed."""
-        kind = self.schedule.indexing(self.accesses) if self.allow_blocks else "pointer"
+    def by_descriptor(self) -> bool:
+        """True if the next load or store is to go through a tensor descriptor."""
         self.accesses += 1
-        return kind
+        return self.allow_blocks and self.schedule.by_descriptor(self.accesses - 1)
 
     # -- helpers -------------------------------------------------------------------------------
 

@@ -42,14 +42,27 @@ def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions
     return EmitResult({f"{source.stem}_triton.py": text}, tuple(dict.fromkeys(notes)))
 
 
+#: why a key of the config cannot be followed, and what to do
+_LEFT_OUT = {
+    "range_warp_specializes": (
+        "warp specialisation hangs on sm_90 with Triton 3.6",
+        "build with `--arch sm_100` where the code is for Blackwell only",
+    ),
+    "indexing": (
+        "Triton has no block pointers any more; pointers are written, as its compiler made of them",
+        'say "pointer", or "tensor_descriptor" for TMA',
+    ),
+}
+
+
 def _notes(variant: Variant) -> list[Diagnostic]:
     return [
         note(
             "KT0604",
             f"`{key}` of `{variant.kernel.name}` is left out",
             variant.kernel.span,
-            why="warp specialisation hangs on sm_90 with Triton 3.6",
-            remedy="build with `--arch sm_100` where the code is for Blackwell only",
+            why=_LEFT_OUT[key][0],
+            remedy=_LEFT_OUT[key][1],
         )
         for key in sorted(variant.schedule.left_out)
     ]

@@ -152,8 +152,7 @@ def pointer(ctx: Context, tensor: ir.Tensor, index: tuple[ir.Index, ...]) -> Exp
 
 def lower_load(ctx: Context, op: ir.Load) -> Expr:
     """``tl.load`` through a pointer tile, or as the config asks through a block of memory."""
-    kind = ctx.indexing()
-    if kind != "pointer" and (expr := load_block(ctx, op, kind)) is not None:
+    if ctx.by_descriptor() and (expr := load_block(ctx, op)) is not None:
         ctx.loads += 1
         return expr
     address = pointer(ctx, op.tensor, op.index)
@@ -216,10 +215,9 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
     """``tl.store``, likewise."""
     value = strip_cast(ctx, op.value, op.tensor)
     ctx.consume(op)
-    kind = ctx.indexing()
-    if kind != "pointer":
+    if ctx.by_descriptor():
         ctx.settle()
-        if store_block(ctx, op, value, kind):
+        if store_block(ctx, op, value):
             ctx.stores += 1
             return
     address = pointer(ctx, op.tensor, op.index)

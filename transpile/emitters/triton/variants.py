@@ -89,7 +89,7 @@ def _launches(variant: Variant) -> list[_Launch]:
         if phase.fallback is None:
             found.append(_Launch(call))
             continue
-        test = " and ".join(f"kt.tma_ok({tensor})" for tensor in phase.described)
+        test = f"kt.tma_ok({', '.join(phase.described)})"
         plain = host.launch_call(names[1], phase.fallback.grid, phase.fallback.parameters)
         found.append(_Launch(call, test, plain))
     return found
