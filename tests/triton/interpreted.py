@@ -19,7 +19,6 @@ from typing import Any
 assert os.environ.get("KT_INTERPRET") == "1", "run through test_interpreted.py"
 
 import torch
-import triton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
