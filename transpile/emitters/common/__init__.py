@@ -1,1 +1,1 @@
-"""What several emitters share: Python text, host functions."""
+"""What several emitters share: Python text, host functions, dispatch, parts of a module's text."""

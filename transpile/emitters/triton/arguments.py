@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transpile.emitters.common.hostsizes import HostSizes, HostSpelling, source_names
 from transpile.emitters.common.names import RESERVED as PYTHON_NAMES
 from transpile.emitters.common.names import mangle
 from transpile.emitters.common.tree import ADD, MUL, Expr, Var, binary, call, lit, ref
-from transpile.emitters.triton.hostsizes import host_size, source_names
 from transpile.ir import ir
 from transpile.ir.dtypes import I32, I64, DType
 from transpile.ir.sizes import Opaque, Size, Sym
@@ -19,6 +19,8 @@ from transpile.passes.schedule import Schedule
 
 #: names a kernel must not bind: modules of the generated file and builtins that Triton knows
 RESERVED = PYTHON_NAMES | {"tl", "triton", "torch", "libdevice"}
+
+HOST_SPELLING = HostSpelling(cdiv="triton.cdiv")
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +48,7 @@ class Arguments:
         self.numbers: set[Var] = set()  # arguments that are no tensors
         self.described: list[str] = []  # tensors in descriptors, as the host spells them
         self.constants = source_names(kernel)
+        self.host_sizes = HostSizes(kernel, schedule, HOST_SPELLING)
         self.sizes_by_name = dict(reversed(kernel.size_names))
 
     # -- sizes ---------------------------------------------------------------------------------
@@ -157,7 +160,7 @@ class Arguments:
 
     def host_size(self, size: Size) -> str:
         """Host Python for a size, with block sizes as numbers."""
-        return host_size(self.kernel, self.schedule, size)
+        return self.host_sizes.text(size)
 
     def _polynomial(self, size: Size) -> Expr:
         total: Expr | None = None

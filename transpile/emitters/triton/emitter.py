@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import re
-import sys
 import textwrap
 
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
+from transpile.emitters.common.hostfunctions import host_functions, tags
 from transpile.emitters.common.layout import wrap
+from transpile.emitters.common.module import (
+    host_imports,
+    is_new,
+    joined,
+    kernel_header,
+    preludes,
+    tensor_spec,
+)
+from transpile.emitters.common.templates import render_template
 from transpile.emitters.common.tree import lit
 from transpile.emitters.triton import ops
 from transpile.emitters.triton.arguments import Argument
 from transpile.emitters.triton.dtypes import NAMES
 from transpile.emitters.triton.lower import LoweredPhase, lower
-from transpile.emitters.triton.templates import render_template
-from transpile.emitters.triton.variants import Variant, host_functions, mentions, tag_of
+from transpile.emitters.triton.variants import Variant
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, note
 from transpile.passes.pipeline import prepare
@@ -82,94 +89,31 @@ def _module(source: SourceInfo, groups: list[list[Variant]], options: EmitOption
     functions: list[str] = []
     kernels: list[str] = []
     for group in groups:
-        kernels.append(_name_kernels(group))
-        functions.append(host_functions(group))
+        names = tags([v.kernel for v in group])
+        kernels.append(_name_kernels(group, names))
+        functions.append(host_functions([v.on_host(n) for v, n in zip(group, names, strict=True)]))
     variants = [v for group in groups for v in group]
     imports = {i for v in variants for p in v.phases for i in p.imports}
     helpers = {k: t for v in variants for p in v.phases for k, t in sorted(p.helpers.items())}
-    host_imports, preludes = _preludes(variants)
-    headers = [line for v in variants for line in _comment(v.header())]
+    imported, definitions = preludes([v.kernel for v in variants])
+    headers = [line for v in variants for line in kernel_header(v.kernel, v.schedule)]
     return render_template(
-        "module.py.jinja",
+        "triton", "module.py.jinja",
         version=__version__,
         source=source,
         headers=headers,
-        host_imports=_host_imports(host_imports, [*functions, *preludes]),
+        host_imports=host_imports(imported, [*functions, *definitions], _OURS),
         imports=imports,
-        prelude=_joined(preludes),
+        prelude=joined(definitions),
         helpers=[text.strip("\n") for text in helpers.values()],
         kernels=[k for k in kernels if k],
         functions=functions,
         inline_shim=_shim() if options.inline_shim else "",
-        future=any(line.startswith("from __future__") for line in host_imports),
-    )
+        future=any(line.startswith("from __future__") for line in imported),
+    )  # fmt: skip
 
 
-_OURS = {"import torch", "import triton", "import triton.language as tl"}
-
-
-def _preludes(variants: list[Variant]) -> tuple[list[str], list[str]]:
-    """The host programs' module-level needs, each once: import statements, and definitions."""
-    imports: dict[str, None] = {}
-    rest: dict[str, None] = {}
-    for text in dict.fromkeys(v.kernel.prelude for v in variants):
-        for statement, is_import in _statements(text):
-            (imports if is_import else rest)[statement] = None
-    return list(imports), list(rest)
-
-
-def _joined(statements: list[str]) -> str:
-    """Definitions with two blank lines around functions and classes, none between constants."""
-    text = ""
-    for statement in statements:
-        big = "\n" in statement
-        text += (
-            ("\n\n\n" if text and (big or "\n    " in text.rsplit("\n\n\n", 1)[-1]) else "\n")
-            if text
-            else ""
-        )
-        text += statement
-    return text
-
-
-def _statements(text: str) -> list[tuple[str, bool]]:
-    """Top-level statements with the comments right above them."""
-    lines = text.split("\n")
-    found: list[tuple[str, bool]] = []
-    for node in ast.parse(text).body:
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
-        while first > 0 and lines[first - 1].startswith("#"):
-            first -= 1
-        code = "\n".join(line.rstrip() for line in lines[first : node.end_lineno])
-        found.append((code, isinstance(node, ast.Import | ast.ImportFrom)))
-    return found
-
-
-def _host_imports(imports: list[str], texts: list[str]) -> list[str]:
-    """Imports in isort's order: standard library first, plain before from."""
-    wanted = {
-        line
-        for line in imports
-        if not line.startswith("from __future__") and mentions(_bound_name(line), texts)
-    } - _OURS
-    standard = sorted((line for line in wanted if _is_standard(line)), key=_isort_key)
-    others = sorted((line for line in wanted if not _is_standard(line)), key=_isort_key)
-    if mentions("torch", texts):
-        others = sorted([*others, "import torch"], key=_isort_key)
-    return [*standard, *([""] if standard and others else []), *others]
-
-
-def _bound_name(line: str) -> str:
-    """The name that an import of one thing binds."""
-    return line.rsplit(maxsplit=1)[-1].partition(".")[0]
-
-
-def _isort_key(line: str) -> tuple[bool, str]:
-    return line.startswith("from "), line
-
-
-def _is_standard(line: str) -> bool:
-    return line.split()[1].split(".", maxsplit=1)[0] in sys.stdlib_module_names
+_OURS = ("import torch", "import triton", "import triton.language as tl")
 
 
 def _shim() -> str:
@@ -184,25 +128,13 @@ def _shim() -> str:
     return head + "\n" + textwrap.indent(repairs, "    ") + "\n"
 
 
-def _comment(text: str) -> list[str]:
-    """A header line; a long one continues indented."""
-    lines, line = [], ""
-    for part in re.split(r"(?<=[,;]) (?![^\[]*\])", text):
-        if line and len(line) + len(part) + 1 > 98:
-            lines.append(line)
-            line = "  "
-        line += part if not line.strip() else f" {part}"
-    return [*lines, line]
-
-
-def _name_kernels(group: list[Variant]) -> str:
+def _name_kernels(group: list[Variant], tag_names: list[str]) -> str:
     """Jit functions and launchers of one source kernel; equal code of two signatures is shared."""
     by_text: dict[str, str] = {}
     parts: list[str] = []
     launchers: list[str] = []
     _share_code(group)
-    for variant in group:
-        tag = tag_of(group, variant)
+    for variant, tag in zip(group, tag_names, strict=True):
         for i, phase in enumerate(variant.phases):
             step = f"_{i + 1}" if len(variant.phases) > 1 else ""
             names = []
@@ -272,7 +204,7 @@ def _without_casts(phase: LoweredPhase) -> str:
 def _kernel_text(name: str, phase: LoweredPhase) -> str:
     params = [a.var.name + (": tl.constexpr" if a.constexpr else "") for a in phase.parameters]
     head = "\n".join(_signature(f"def {name}", params))
-    return render_template("kernel.py.jinja", head=head, body=phase.body)
+    return render_template("triton", "kernel.py.jinja", head=head, body=phase.body)
 
 
 def _signature(head: str, params: list[str]) -> list[str]:
@@ -328,37 +260,9 @@ def _spec(kernel: ir.Kernel, argument: Argument, tensor: ir.Tensor) -> str:
     kind = ""
     if argument.host.startswith("kt.descriptor("):
         kind = "tma "
-    elif _is_new(kernel, tensor):
+    elif is_new(kernel, tensor):
         kind = "new "
     return f'"{argument.var.name}": "{kind}{tensor_spec(kernel, tensor)}"'
-
-
-def _is_new(kernel: ir.Kernel, tensor: ir.Tensor) -> bool:
-    """True if the host program allocates it with a shape of its own: no need to check that."""
-    bound = [c for c in kernel.host if isinstance(c, ir.HostCode) and tensor.host in c.defines]
-    allocation = rf"{re.escape(tensor.host)} = (torch\.(empty|zeros)|\w+\.new_(empty|zeros))\("
-    return len(bound) == 1 and any(re.match(allocation, line) for line in bound[0].text.split("\n"))
-
-
-def tensor_spec(kernel: ir.Kernel, tensor: ir.Tensor) -> str:
-    """``f16[M,K]``: what the launcher checks; anonymous sizes are ``_``."""
-    dims = []
-    for size in tensor.shape:
-        sym, number = size.as_sym(), size.as_int()
-        if number is not None:
-            dims.append(str(number))
-        elif sym is not None and sym.kind == "dim" and sym.name.isidentifier():
-            dims.append(sym.name)
-        else:
-            dims.append("_")
-    ones = [i for i, s in enumerate(tensor.strides) if s.as_int() == 1]
-    order = ""
-    if tensor.shape and not ones:
-        order = "{*}"
-    elif ones and ones[-1] != len(dims) - 1:
-        rest = [i for i in range(len(dims)) if i != ones[-1]]
-        order = "{" + ",".join(map(str, [ones[-1], *reversed(rest)])) + "}"
-    return f"{tensor.dtype}[{','.join(dims)}]{order}"
 
 
 def capabilities() -> dict[str, object]:

@@ -1,36 +1,22 @@
-"""The host side: sizes in host Python, launches, and the function with the source's name."""
+"""Launches of Triton kernels in host Python."""
 
 from __future__ import annotations
 
-import re
-import textwrap
+from dataclasses import dataclass
 
-from transpile.emitters.triton.arguments import Argument
-from transpile.emitters.triton.hostsizes import host_size
+from transpile.emitters.common.hostprogram import product
+from transpile.emitters.common.hostsizes import HostSizes
+from transpile.emitters.common.layout import wrap
+from transpile.emitters.triton.arguments import HOST_SPELLING, Argument
 from transpile.ir import ir
-from transpile.ir.diagnostics import error
 from transpile.passes.schedule import Schedule
-
-
-def count(kernel: ir.Kernel, schedule: Schedule, axis: ir.GridAxis) -> str:
-    """Number of programs along a grid axis."""
-    extent = (axis.end - axis.begin).substitute(schedule.blocks)
-    if axis.block in schedule.dynamic_blocks:
-        block = host_size(kernel, schedule, schedule.dynamic_blocks[axis.block])
-        return f"triton.cdiv({host_size(kernel, schedule, extent)}, {block})"
-    step = schedule.blocks[axis.block] if axis.block is not None else axis.step
-    if step == 1:
-        return host_size(kernel, schedule, extent)
-    number = extent.as_int()
-    if number is not None:
-        return str(-(-number // step))
-    return f"triton.cdiv({host_size(kernel, schedule, extent)}, {step})"
 
 
 def grid(kernel: ir.Kernel, schedule: Schedule, phase: ir.Phase) -> str:
     """The launch grid as a tuple."""
     plan = schedule.phase(phase)
-    counts = [count(kernel, schedule, phase.axes[i]) for i in plan.order]
+    sizes = HostSizes(kernel, schedule, HOST_SPELLING)
+    counts = [sizes.count(phase.axes[i]) for i in plan.order]
     if plan.pid_type == "xyz":
         return f"({', '.join(counts)})"
     total = product(counts)
@@ -44,100 +30,24 @@ def grid(kernel: ir.Kernel, schedule: Schedule, phase: ir.Phase) -> str:
     return f"(min({programs}, {total}),)"
 
 
-def product(factors: list[str]) -> str:
-    """``a * b`` with constant factors multiplied out."""
-    number, rest = 1, []
-    for f in factors:
-        if f.isdigit():
-            number *= int(f)
-        else:
-            rest.append(f if re.fullmatch(r"[\w.]+(\(.*\))?", f) else f"({f})")
-    if number != 1 or not rest:
-        rest.append(str(number))
-    return " * ".join(rest)
-
-
 def launch_call(launcher: str, grid_text: str, arguments: list[Argument]) -> str:
     """``_matmul_launch((grid,), x, y, ...)``."""
     passed = [a.host for a in arguments if not a.constexpr]
     return f"{launcher}({', '.join([grid_text, *passed])})"
 
 
-def signature(kernel: ir.Kernel, name: str = "") -> str:
-    """``def name(params) -> returns:`` as in the source, or under another name."""
-    name = name or kernel.name
-    params = []
-    for p in kernel.params:
-        text = p.name
-        if p.annotation:
-            text += f": {p.annotation}"
-        if p.default is not None:
-            text += f" = {p.default}" if p.annotation else f"={p.default}"
-        params.append(text)
-    returns = f" -> {kernel.returns}" if kernel.returns else ""
-    one = f"def {name}({', '.join(params)}){returns}:"
-    if len(one) <= 100:
-        return one
-    lines = "\n".join(f"    {p}," for p in params)
-    return f"def {name}(\n{lines}\n){returns}:"
+@dataclass(frozen=True, slots=True)
+class PhaseLaunch:
+    """One launch of a phase, and its pointer version where tensors may be unfit for TMA."""
 
+    call: str
+    test: str = ""
+    otherwise: str = ""
 
-def body(
-    kernel: ir.Kernel,
-    schedule: Schedule,
-    launches: dict[int, list[str]],
-    guard: list[str],
-) -> str:
-    """The function's docstring, guard and statements, launches in their places."""
-    lines: list[str] = []
-    if kernel.docstring is not None:
-        lines += docstring(kernel.docstring)
-    lines += guard
-    for item in needed(kernel, "\n".join(line for lines in launches.values() for line in lines)):
-        if isinstance(item, ir.HostCode):
-            text = substitute_blocks(item, schedule)
-            lines += textwrap.indent(text, "    ").split("\n")
-        else:
-            lines += launches[item.phase]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return "\n".join(line.rstrip() for line in lines) or "    pass"
-
-
-def needed(kernel: ir.Kernel, launches: str) -> list[ir.HostCode | ir.Launch]:
-    """The host program without sizes and numbers that nothing reads any more."""
-    read = set(re.findall(r"[A-Za-z_]\w*", launches))
-    kept: list[ir.HostCode | ir.Launch] = []
-    for item in reversed(kernel.host):
-        if isinstance(item, ir.HostCode):
-            if item.pure and item.defines and not read & set(item.defines):
-                continue
-            read |= set(item.reads)
-        kept.append(item)
-    return kept[::-1]
-
-
-def substitute_blocks(item: ir.HostCode, schedule: Schedule) -> str:
-    """Host text with the values of registered block sizes, and the shim's device queries."""
-    values = {s.name: v for s, v in schedule.blocks.items()}
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise error("KT0900", f"no block size {match[1]}", item.span)
-        return str(values[match[1]])
-
-    text = re.sub(r"__kt_block_(\w+?)__", value, item.text)
-    return text.replace("__kt_num_sm__(", "kt.num_sms(")
-
-
-def docstring(text: str) -> list[str]:
-    """A docstring with its quotes, indented for a function body."""
-    escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    if escaped.endswith('"'):
-        escaped = escaped[:-1] + '\\"'
-    first, *rest = escaped.strip("\n").split("\n")
-    lines = [f'    """{first}'.rstrip()]
-    lines += [f"    {line}".rstrip() for line in rest]
-    if rest:
-        return [*lines, '    """']
-    return [lines[0] + '"""']
+    def lines(self, indent: int) -> list[str]:
+        if not self.test:
+            return wrap(self.call, indent)
+        return [
+            *wrap(f"if {self.test}:", indent), *wrap(self.call, indent + 4),
+            " " * indent + "else:", *wrap(self.otherwise, indent + 4),
+        ]  # fmt: skip
