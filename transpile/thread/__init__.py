@@ -1,1 +1,1 @@
-"""The thread-level lowering that CuTe and Metal share."""
+"""Tile IR to thread IR: what each thread does, for targets that write one thread's code."""
