@@ -39,10 +39,8 @@ GEMM_CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ATTENTION_CONFIGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "128x64": {"block_sizes": [1, 128, 64], "num_warps": 8, "num_stages": 2, "maxnreg": 128},
-    "TMA": {"block_sizes": [1, 128, 64], "num_warps": 4, "num_stages": 2,
-            "indexing": "tensor_descriptor"},
-}  # fmt: skip
+    "pointers": {"block_sizes": [1, 128, 64], "num_warps": 8, "num_stages": 2, "maxnreg": 128},
+}
 ROW_SHAPES = [(32768, 1024), (16384, 4096), (8192, 16384)]
 
 
