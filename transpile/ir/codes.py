@@ -309,6 +309,18 @@ CODES: dict[str, CodeInfo] = {
     "KT0602": _I(
         "not on this target", "The operation has no counterpart in the target's language."
     ),
+    "KT0630": _I(
+        "host call without a JAX counterpart",
+        "Pallas modules take and return jax.Array, so the host program is rewritten in jax.numpy; "
+        "this call of it cannot be. What needs a value on the host (`.item()`) cannot run under "
+        "jax.jit.",
+    ),
+    "KT0631": _I(
+        "write through a view",
+        "The kernel writes to a view of a tensor from which kt cannot compute the tensor's new "
+        "value: JAX arrays have no views. Write to the tensor itself, or to a slice, a reshape "
+        "or a permutation of it.",
+    ),
     # -- KT09xx: internal -----------------------------------------------------------------------
     "KT0900": _I(
         "internal error",
