@@ -94,13 +94,15 @@ def tensor_dims(signature: str) -> list[tuple[str, list[str]]]:
     return [(name, [d.strip() for d in m[2].split(",")]) for name, m in matches if m is not None]
 
 
-def conditions(kernels: Sequence[ir.Kernel]) -> tuple[list[str], list[list[str]]]:
+def conditions(
+    kernels: Sequence[ir.Kernel], unknown: frozenset[str] = frozenset()
+) -> tuple[list[str], list[list[str]]]:
     """What every call must satisfy, and for each signature the tests that tell it from the others.
 
     Baked-in values are always tested; of the rest as little as will do, since the launcher checks
-    the tensors.
+    the tensors. ``unknown`` are kinds of facts that the target's tensors cannot tell ("layout").
     """
-    facts = [{f.key: f.test for f in features(k)} for k in kernels]
+    facts = [{f.key: f.test for f in features(k) if f.kind not in unknown} for k in kernels]
     baked = [{f.key for f in features(k) if f.compile_time} for k in kernels]
     optional = {p.name for k in kernels for p in k.params if p.kind == "constexpr" and not p.value}
     chosen = _distinguishing(facts, optional)

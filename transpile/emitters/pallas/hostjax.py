@@ -6,20 +6,26 @@ The device side hands in one :class:`Launch` per phase. It prints the ``pl.palla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
+from transpile.emitters.common import module
+from transpile.emitters.common.dispatch import conditions
+from transpile.emitters.common.hostfunctions import tags
+from transpile.emitters.common.hostprogram import docstring
+from transpile.emitters.common.hostsizes import HostSizes, HostSpelling
 from transpile.emitters.common.layout import WIDTH, wrap
 from transpile.emitters.pallas.hostjax_program import HostProgram, Output, tensors_of
 from transpile.emitters.pallas.hostjax_text import Translator, torch_imports
-from transpile.emitters.triton.host import docstring
-from transpile.emitters.triton.hostsizes import host_size
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
-from transpile.ir.sizes import Size, Sym
+from transpile.ir.sizes import Size
 from transpile.passes.schedule import Schedule
+
+_SPELLING = HostSpelling(cdiv="pl.cdiv", size="{tensor}.shape[{dim}]", stride="1")
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,18 @@ class LaunchPlan:
 
     def size(self, size: Size) -> str:
         """Host Python for a size, block sizes as numbers: ``m``, ``pl.cdiv(n, 128)``."""
-        text = host_size(self.program.kernel, self.schedule, size)
-        return self.program.translator.expression(text.replace("triton.cdiv", "pl.cdiv"))
+        return self.program.translator.expression(self._sizes.text(size))
+
+    @cached_property
+    def _sizes(self) -> HostSizes:
+        """Sizes are not asked of tensors that exist only once the kernel has run."""
+        gone = {n for n, f in self.program.fresh.items() if not f.kept}
+        gone |= {f.host for f in self.program.fresh.values()}
+        kernel = self.program.kernel
+        names = [(s, n) for s, n in kernel.size_names if n.partition(".")[0] not in gone]
+        tensors = [t for t in kernel.tensors if t.host not in gone]
+        known = replace(kernel, size_names=tuple(names), tensors=tuple(tensors))
+        return HostSizes(known, self.schedule, _SPELLING)
 
     def operand(self, tensor: ir.Tensor) -> str:
         """The array to pass, in the kernel's element type: ``x``, ``x.astype(jnp.float32)``."""
@@ -77,8 +93,8 @@ class Variant:
     launches: Sequence[Launch]
 
 
-def host_function(variant: Variant, name: str = "", decorator: Sequence[str] = ()) -> str:
-    """The text of the host function. Raises KtError for what JAX cannot do."""
+def host_function(variant: Variant, name: str = "") -> str:
+    """The text of one signature's host function, under its own name or another. Raises KtError."""
     kernel = variant.kernel
     overwritten = frozenset(t for launch in variant.launches for t in launch.overwritten)
     program = HostProgram(kernel, variant.schedule.blocks, overwritten)
@@ -87,7 +103,7 @@ def host_function(variant: Variant, name: str = "", decorator: Sequence[str] = (
         plan = LaunchPlan(program, variant.schedule, phase)
         launches[phase] = launch.lines(plan, program.indent_of(phase))
     body = program.body(launches)
-    lines = [*decorator, *_head(kernel, program, name)]
+    lines = _head(kernel, program, name)
     if kernel.docstring is not None:
         lines += docstring(kernel.docstring)
     body = returning(body, program.changed)
@@ -105,7 +121,9 @@ def returning(body: list[str], changed: Sequence[str]) -> list[str]:
     returns = [i for i, line in enumerate(body) if line.lstrip().startswith("return")]
     if not any(body[i].strip() != "return" for i in returns):
         body = [f"{line} {names}" if line.strip() == "return" else line for line in body]
-        at_end = bool(returns) and returns[-1] == len(body) - 1 and body[-1].startswith("    return")
+        at_end = (
+            bool(returns) and returns[-1] == len(body) - 1 and body[-1].startswith("    return")
+        )
         return body if at_end else [*body, f"    return {names}"]
     return [_with(line, changed) if i in returns else line for i, line in enumerate(body)]
 
@@ -162,42 +180,105 @@ def _returns(kernel: ir.Kernel, program: HostProgram) -> str:
 # -- the module ------------------------------------------------------------------------------------
 
 
-def prelude(text: str) -> str:
-    """Module-level definitions that the host program needs, in JAX; imports of torch go away."""
-    translator = Translator(torch_imports(text))
-    kept = [
-        line
-        for line in text.split("\n")
-        if not line.startswith(("import torch", "from torch"))
-    ]
-    source = "\n".join(kept).strip("\n")
-    return translator.statement(source) if source else ""
+def preludes(kernels: Sequence[ir.Kernel]) -> tuple[list[str], list[str]]:
+    """Import statements and definitions that the host programs need, in JAX; torch is gone."""
+    imports, definitions = module.preludes(kernels)
+    translator = Translator(torch_imports("\n".join(imports)))
+    kept = [line for line in imports if not re.match(r"(import|from) torch\b", line)]
+    return kept, [translator.statement(text) for text in definitions]
 
 
-def signature_keywords(signature: Mapping[str, object], static: Sequence[str] = ()) -> str:
-    """``x="f16[M,K]", y="f16[K,N]"``: what the shim's decorator checks."""
-    texts = []
-    for name, spec in signature.items():
-        prefix = "static " if name in static else ""
-        quote = "'" if '"' in str(spec) else '"'
-        texts.append(f"{name}={quote}{prefix}{spec}{quote}")
-    return ", ".join(texts)
+def host_functions(group: Sequence[Variant]) -> str:
+    """The function with the source's name for all signatures of a kernel.
+
+    Signatures with the same code share it; else each code has a function of its own, and the one
+    with the source's name chooses. Raises KtError for what JAX cannot do.
+    """
+    checks = _decorator([_checked(v) for v in group])
+    plain = [host_function(v) for v in group]
+    if len(set(plain)) == 1:
+        return "\n".join([*checks, plain[0]])
+    first = group[0].kernel
+    bare = [replace(v, kernel=replace(v.kernel, docstring=None)) for v in group]
+    names = [f"_{first.name}{tag}" for tag in tags([v.kernel for v in group])]
+    for later in range(1, len(group)):
+        names[later] = names[plain.index(plain[later])]
+    texts = [host_function(v, name) for v, name in zip(bare, names, strict=True)]
+    program = HostProgram(first, group[0].schedule.blocks)
+    lines = [*checks, *_head(first, program, "")]
+    if first.docstring is not None:
+        lines += docstring(first.docstring)
+    lines += _choice(group, names, program.translator)
+    return "\n\n\n".join([*dict.fromkeys(texts), "\n".join(lines)])
 
 
-def decorator(signatures: Sequence[Mapping[str, object]], static: Sequence[str] = ()) -> list[str]:
+def _choice(group: Sequence[Variant], names: Sequence[str], translator: Translator) -> list[str]:
+    """``if x.dtype == jnp.float16: return _f_f16(x)``; the decorator has seen that one fits."""
+    _, tests = conditions([v.kernel for v in group], unknown=frozenset({"layout"}))
+    arguments = ", ".join(p.name for p in group[0].kernel.params)
+    last = len(names) - 1
+    while last and names[last - 1] == names[-1]:
+        last -= 1
+    lines = []
+    for own, name in zip(tests[:last], names[:last], strict=True):
+        if not own:
+            continue  # no test tells it from the others: it is what remains
+        asked = " and ".join(translator.expression(t) for t in own)
+        lines += [*wrap(f"if {asked}:", 4), f"        return {name}({arguments})"]
+    return [*lines, f"    return {names[-1]}({arguments})"]
+
+
+def _checked(variant: Variant) -> dict[str, str]:
+    """What the shim's decorator checks of each parameter, in the words of kt's signatures."""
+    kernel = variant.kernel
+    specs = dict(parse_items(kernel.signature))
+    dtypes = {s.host: s.dtype.name for s in kernel.scalars}
+    for param in kernel.params:
+        if param.kind == "scalar" and param.name not in specs:  # it has a default
+            specs[param.name] = dtypes.get(
+                param.name, "i32" if param.annotation == "int" else "f32"
+            )
+    for name in static_scalars(kernel, HostProgram(kernel, variant.schedule.blocks)):
+        specs[name] = f"static {specs[name]}"
+    return specs
+
+
+def parse_items(signature: str) -> list[tuple[str, str]]:
+    """``name=spec`` pairs of a printed signature; commas inside brackets do not separate."""
+    found, depth, start = [], 0, 0
+    quote = ""
+    for i, c in enumerate(signature + ","):
+        if quote:
+            quote = "" if c == quote else quote
+        elif c in "'\"":
+            quote = c
+        depth += (c in "([{") - (c in ")]}") if not quote else 0
+        if c == "," and depth == 0 and not quote:
+            name, _, spec = signature[start:i].partition("=")
+            if name.strip():
+                found.append((name.strip(), spec.strip()))
+            start = i + 1
+    return found
+
+
+def _decorator(signatures: Sequence[Mapping[str, str]]) -> list[str]:
     """``@kt.kernel(x="f16[M,K]", y="f16[K,N]")``; several signatures are alternatives."""
-    if len(signatures) == 1:
-        return wrap(f"@kt.kernel({signature_keywords(signatures[0], static)})", 0)
-    inner = ", ".join(f"dict({signature_keywords(s, static)})" for s in signatures)
+    texts = [", ".join(f"{n}={_quoted(s)}" for n, s in one.items()) for one in signatures]
+    texts = list(dict.fromkeys(texts))
+    inner = texts[0] if len(texts) == 1 else ", ".join(f"dict({text})" for text in texts)
     return wrap(f"@kt.kernel({inner})", 0)
+
+
+def _quoted(text: str) -> str:
+    quote = "'" if '"' in text else '"'
+    return repr(text) if "\\" in text or quote in text else f"{quote}{text}{quote}"
 
 
 def static_scalars(kernel: ir.Kernel, program: HostProgram) -> list[str]:
     """Scalar parameters whose values the host program needs while it is traced: those that sizes
     are made of, and those that its statements branch on or compute with in Python."""
     scalars = [p.name for p in kernel.params if p.kind == "scalar"]
-    sizes = {s for s in _sizes(kernel) for s in s.syms}
-    names = {s.name for s in sizes if isinstance(s, Sym)}
+    names = {sym.name for size in _sizes(kernel) for sym in size.syms}
     texts = [s.text for s in program.statements if s.text]
     asked = {name for name in scalars for text in texts if _branches_on(text, name)}
     return [name for name in scalars if name in names or name in asked]
@@ -211,8 +292,6 @@ def _sizes(kernel: ir.Kernel) -> list[Size]:
 
 
 def _branches_on(text: str, name: str) -> bool:
-    import re
-
     tests = re.findall(r"(?:^|\s)(?:if|elif|assert|while|for)\b([^\n]*)", text)
     return any(re.search(rf"\b{name}\b", test) for test in tests) or bool(
         re.search(rf"\b(?:int|float|bool|range|math\.\w+|round|min|max)\([^)]*\b{name}\b", text)

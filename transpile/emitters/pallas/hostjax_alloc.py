@@ -45,7 +45,11 @@ class Allocation:
 def allocation(name: str, call: Call) -> Allocation:
     """What a call of torch's that makes a tensor makes. Raises Untranslatable."""
     if name in ("rand", "randn", "empty_strided"):
-        why = "random numbers of torch cannot be repeated" if "rand" in name else "arrays have no strides"
+        why = (
+            "random numbers of torch cannot be repeated"
+            if "rand" in name
+            else "arrays have no strides"
+        )
         raise Untranslatable(why)
     dtype = call.kwargs.get("dtype", "")
     if name.endswith("_like"):

@@ -151,7 +151,7 @@ def is_dtype(text: str) -> bool:
     """True if the translated text is an element type."""
     if text.removeprefix("jnp.") in _DTYPE_NAMES and text.startswith("jnp."):
         return True
-    return text.endswith(".dtype") or text.endswith("dtype") or "_types(" in text
+    return text.endswith("dtype") or "_types(" in text
 
 
 _DTYPE_NAMES = {d.torch for d in BY_TORCH.values()} | {"bool_"}
@@ -424,6 +424,8 @@ def _on_first(call: Call) -> Call:
 
 class _Formatted(str):
     """An argument that ``{0:a}`` puts into parentheses where it needs them."""
+
+    __slots__ = ()
 
     def __format__(self, spec: str) -> str:
         return atom(str(self)) if spec == "a" else str(self)

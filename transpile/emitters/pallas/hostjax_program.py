@@ -18,6 +18,7 @@ import libcst as cst
 from transpile.emitters.pallas import hostjax_alloc as alloc
 from transpile.emitters.pallas.hostjax_calls import Call, Untranslatable
 from transpile.emitters.pallas.hostjax_dtypes import device_dtype, host_dtype, spell
+from transpile.emitters.pallas.hostjax_scan import bound, changed_on_host, needs_array
 from transpile.emitters.pallas.hostjax_text import Translator, code, comments, torch_imports
 from transpile.emitters.pallas.hostjax_views import View, view_of
 from transpile.ir import ir
@@ -196,7 +197,7 @@ class HostProgram:
         for statement in self.statements[start:stop]:
             if name not in statement.words or (view is not None and statement.target == host):
                 continue
-            if statement.phase is not None or _needs_array(statement.text, name):
+            if statement.phase is not None or needs_array(statement.text, name):
                 return None
             asked = True
         # the kernel itself may read it only where it is written
@@ -204,16 +205,16 @@ class HostProgram:
 
     def _rebound(self, allocation: alloc.Allocation, start: int, stop: int) -> bool:
         words = set(_WORD.findall(allocation.shape + " " + allocation.dtype))
-        return any(words & _bound(s.text) for s in self.statements[start:stop] if s.text)
+        return any(words & bound(s.text) for s in self.statements[start:stop] if s.text)
 
     def _changed_parameters(self) -> list[str]:
         """Tensor parameters that the program changes, in parameter order."""
         roots = {self._root(t.host) for tensors in self.written for t in tensors}
         for statement in self.statements:
-            roots |= _changed_on_host(statement.text)
+            roots |= changed_on_host(statement.text)
         names = [p.name for p in self.kernel.params if p.kind == "tensor"]
         for name in names:
-            if name in roots and any(name in _bound(s.text) for s in self.statements):
+            if name in roots and any(name in bound(s.text) for s in self.statements):
                 raise error(
                     "KT0631", f"`{name}` is bound anew and then written to", self.kernel.span,
                     remedy="give the new value another name",
@@ -253,7 +254,7 @@ class HostProgram:
         return Output(tensor, name, shape, dtype, True, struct)
 
     def after(self, phase: int) -> list[str]:
-        """Statements behind a launch: results narrowed, and put back into what they are views of."""
+        """Statements behind a launch: results narrowed, and put back where they are views."""
         lines: list[str] = []
         index = next(i for i, s in enumerate(self.statements) if phase in s.phases)
         for tensor in self.written[phase]:
@@ -328,7 +329,7 @@ class HostProgram:
                 texts.append([*(f"    {c}" for c in lead), *launches[phase], *after])
                 read |= set(_WORD.findall("\n".join(after)))
                 continue
-            if index in dropped or (statement.pure and not read & _bound(statement.text)):
+            if index in dropped or (statement.pure and not read & bound(statement.text)):
                 continue
             read |= statement.words
             texts.append(self._statement_lines(index, statement, launches))
@@ -453,52 +454,6 @@ def _complete(text: str) -> bool:
     except cst.ParserSyntaxError:
         return False
     return True
-
-
-def _bound(text: str) -> set[str]:
-    """Names that a statement binds."""
-    found: set[str] = set()
-
-    class Visitor(cst.CSTVisitor):
-        def visit_AssignTarget(self, node: cst.AssignTarget) -> None:
-            self._names(node.target)
-
-        def visit_AnnAssign(self, node: cst.AnnAssign) -> None:
-            self._names(node.target)
-
-        def visit_AugAssign(self, node: cst.AugAssign) -> None:
-            self._names(node.target)
-
-        def visit_For(self, node: cst.For) -> None:
-            self._names(node.target)
-
-        def _names(self, target: cst.BaseExpression) -> None:
-            if isinstance(target, cst.Name):
-                found.add(target.value)
-            elif isinstance(target, cst.Tuple | cst.List):
-                for element in target.elements:
-                    self._names(element.value)
-
-    if text:
-        cst.parse_module(text + "\n").visit(Visitor())
-    return found
-
-
-def _changed_on_host(text: str) -> set[str]:
-    """Tensors that a statement changes in place: ``x[...] = v``, ``x += v``, ``x.zero_()``."""
-    element = re.findall(r"^\s*(\w+)\[[^=\n]*\] (?:[-+*/@|&]|//)?= ", text, re.MULTILINE)
-    called = re.findall(r"^\s*(\w+)(?:\[.*\])?\.\w+_\(", text, re.MULTILINE)
-    return {*element, *called}
-
-
-_ASKS = r"\.(?:shape|dtype|ndim|device|size\(|dim\(|numel\(|stride\(|is_contiguous\()"
-
-
-def _needs_array(text: str, name: str) -> bool:
-    """Whether a statement needs more of a tensor than its shape and dtype."""
-    rest = re.sub(rf"\b{name}{_ASKS}", "", text)
-    rest = re.sub(rf"\b(?:empty|zeros|ones|full)_like\({name}\b", "", rest)
-    return name in _WORD.findall(rest)
 
 
 def _tuple(sizes: Iterable[str]) -> str:

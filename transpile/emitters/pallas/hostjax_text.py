@@ -197,7 +197,9 @@ class _Rewriter(cst.CSTTransformer):
         if _DEVICE in code(updated_node):
             return cst.Name("True")
         targets = [
-            c.with_changes(operator=cst.Equal() if isinstance(c.operator, cst.Is) else cst.NotEqual())
+            c.with_changes(
+                operator=cst.Equal() if isinstance(c.operator, cst.Is) else cst.NotEqual()
+            )
             if isinstance(c.operator, cst.Is | cst.IsNot) and calls.is_dtype(code(c.comparator))
             else c
             for c in updated_node.comparisons
@@ -221,9 +223,7 @@ class _Rewriter(cst.CSTTransformer):
     ) -> cst.BaseSmallStatement | cst.RemovalSentinel:
         return cst.RemoveFromParent() if code(updated_node.test) == "True" else updated_node
 
-    def leave_Expr(
-        self, original_node: cst.Expr, updated_node: cst.Expr
-    ) -> cst.BaseSmallStatement:
+    def leave_Expr(self, original_node: cst.Expr, updated_node: cst.Expr) -> cst.BaseSmallStatement:
         """``x.zero_()`` and the like."""
         node = updated_node.value
         if not isinstance(node, cst.Call) or not isinstance(node.func, cst.Attribute):
@@ -290,6 +290,7 @@ def _at(target: cst.Subscript) -> str:
 
 
 def _assign(target: cst.BaseExpression, value: str) -> cst.Assign:
+    assert isinstance(target, cst.BaseAssignTargetExpression)
     return cst.Assign([cst.AssignTarget(target)], cst.parse_expression(value))
 
 

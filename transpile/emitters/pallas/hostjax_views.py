@@ -10,7 +10,9 @@ import libcst as cst
 
 from transpile.emitters.pallas.hostjax_calls import atom
 
-_RESHAPES = frozenset(("view", "reshape", "flatten", "unsqueeze", "squeeze", "view_as", "reshape_as"))
+_RESHAPES = frozenset(
+    ("view", "reshape", "flatten", "unsqueeze", "squeeze", "view_as", "reshape_as")
+)
 _SAME = frozenset(("contiguous", "detach"))
 
 

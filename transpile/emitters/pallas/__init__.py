@@ -1,0 +1,1 @@
+"""Pallas for TPUs: IR -> JAX modules."""
