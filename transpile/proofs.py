@@ -15,15 +15,13 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError, error
 from transpile.ir.dtypes import DType
 from transpile.ir.walk import walk_kernel
+from transpile.verify.harnesses import HARNESSES
 from transpile.verify.jobs import Argument, Cell, FileJob, KernelJob, RunJob, Status
 
 if TYPE_CHECKING:
     from transpile.emitters import Target
     from transpile.frontend.project import KernelSettings, ProjectConfig
     from transpile.frontend.signatures import Spec
-
-#: what each target's compiler is asked to compile for
-VERIFIED_ARCHS = {"triton": ("sm_80", "sm_90", "sm_100")}
 
 
 @dataclass(slots=True)
@@ -55,7 +53,7 @@ def columns(row: Row) -> list[str]:
     """The cells that a row must have, in order."""
     return [
         "generated",
-        *VERIFIED_ARCHS[row.target],
+        *HARNESSES[row.target].archs,
         *(f"shape {i + 1}" for i in range(row.shapes)),
     ]
 
@@ -135,7 +133,7 @@ def _prepare(
     if problems:
         result.diagnostics += problems
         return
-    archs = VERIFIED_ARCHS[target.name]
+    archs = HARNESSES[target.name].archs
     jobs.append(FileJob("compile", target.name, module, tuple(kernels), archs))
     jobs.append(FileJob("numerics", target.name, module, tuple(kernels)))
     rows += [made, made]
@@ -272,14 +270,16 @@ def run(
     chosen = _choose(loaded, kernel)
     with tempfile.TemporaryDirectory(prefix="kt-run-") as folder:
         module = _generate(loaded, target, options, folder)
-        job = _run_job(chosen, module, inputs, results, simulate, tensors)
-        worker = Worker(simulate, os.path.join(folder, "cache"))
+        job = _run_job(chosen, target.name, module, inputs, results, simulate, tensors)
+        environments = HARNESSES[target.name].environments
+        variables = environments.get("simulate" if simulate else "device", {})
+        worker = Worker(variables, os.path.join(folder, "cache"))
         try:
             answer = worker.run(job)[-1]
         finally:
             worker.close()
     if isinstance(answer, str):
-        device = "no CUDA device" in answer
+        device = "no CUDA device" in answer or "no TPU" in answer
         raise error("KT0014" if device else "KT0015", answer.removeprefix("RunError: "))
     return list(answer)
 
@@ -349,6 +349,7 @@ def _choose(loaded: Loaded, kernel: str | None) -> ir.Kernel:
 
 def _run_job(
     kernel: ir.Kernel,
+    target: str,
     module: str,
     inputs: str,
     results: str,
@@ -389,7 +390,7 @@ def _run_job(
         if isinstance(op, ir.Store | ir.Atomic) and op.tensor.param
     }
     return RunJob(
-        module, kernel.name, os.path.abspath(inputs), os.path.abspath(results), simulate, values,
-        tuple(n for n in scalars if not isinstance(specs.get(n), TensorSpec)), layouts,
+        target, module, kernel.name, os.path.abspath(inputs), os.path.abspath(results), simulate,
+        values, tuple(n for n in scalars if not isinstance(specs.get(n), TensorSpec)), layouts,
         tuple(n for n in names if n in stored),
     )  # fmt: skip

@@ -13,6 +13,8 @@ from transpile.ir.sizes import Sym
 Mode = Literal["compile", "numerics"]
 Status = Literal["ok", "fail", "n/a"]
 
+AUTOMATIC_SHAPES = 3  # shapes of a kernel that names none
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -46,13 +48,22 @@ class KernelJob:
 
 @dataclass(frozen=True, slots=True)
 class FileJob:
-    """The kernels of one generated module, by one harness, in one worker process."""
+    """The kernels of one generated module, by one harness, in one worker process; those before
+    ``first`` are left out."""
 
     mode: Mode
     target: str
     module: str  # path of the generated file, the shim beside it
     kernels: tuple[KernelJob, ...]
     archs: tuple[str, ...] = ()
+    first: int = 0
+
+    def columns(self, row: int) -> list[str]:
+        """The cells that the harness gives for a kernel."""
+        if self.mode == "compile":
+            return list(self.archs)
+        shapes = len(self.kernels[row].shapes) or AUTOMATIC_SHAPES
+        return [f"shape {i + 1}" for i in range(shapes)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class RunJob:
     parameters that the kernel writes to.
     """
 
+    target: str
     module: str
     kernel: str
     inputs: str

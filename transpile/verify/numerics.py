@@ -50,7 +50,7 @@ def filled_allocations() -> Iterator[None]:
 def check_file(job: FileJob) -> Iterator[Cell]:
     """One cell per kernel and shape."""
     module = load_module(job.module)
-    for row, kernel in enumerate(job.kernels):
+    for row, kernel in list(enumerate(job.kernels))[job.first :]:
         for index in range(len(kernel.shapes or inputs.AUTOMATIC)):
             try:
                 problem = "; ".join(check_shape(module, kernel, index))

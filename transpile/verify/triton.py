@@ -43,7 +43,7 @@ def check_file(job: FileJob) -> Iterator[Cell]:
     """One cell per kernel and architecture."""
     module = load_module(job.module)
     _pretend_device(module)
-    for row, kernel in enumerate(job.kernels):
+    for row, kernel in list(enumerate(job.kernels))[job.first :]:
         launches: list[_Launch] = []
         try:
             with _noting(launches):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from transpile.verify.jobs import Cell, FileJob, RunJob
+from transpile.verify.jobs import FileJob, RunJob
 
 
 def pack(message: Any) -> bytes:
@@ -40,23 +40,16 @@ def receive(stream: BinaryIO) -> Any:
     return pickle.loads(data)
 
 
-def cells(job: FileJob) -> Iterator[Cell]:
-    """What the harness of the job's mode says."""
-    from transpile.verify import numerics, triton
-
-    checks = {"compile": triton.check_file, "numerics": numerics.check_file}
-    yield from checks[job.mode](job)
-
-
 def answers(job: FileJob | RunJob) -> Iterator[Any]:
     """The messages for a job, one by one; an exception's description is the last one."""
-    from transpile.verify import numerics, simulate
+    from transpile.verify import numerics
+    from transpile.verify.harnesses import HARNESSES
 
     try:
         if isinstance(job, RunJob):
-            yield simulate.run(job)
+            yield HARNESSES[job.target].call(job)
         else:
-            yield from cells(job)
+            yield from HARNESSES[job.target].check(job)
     except Exception as exc:  # noqa: BLE001 - the parent reports it
         yield numerics.describe(exc)
 
