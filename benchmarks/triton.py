@@ -151,11 +151,14 @@ def _check(module: ModuleType, job: Any, index: int, inputs: Any, numerics: Any)
                 value.copy_(moved[key])
         return returned
 
+    from transpile.verify import compare
+
     got = numerics.results(on_device, arguments)
     got = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in got.items()}
     reference = numerics.load_reference(*job.reference)
-    want = numerics.results(numerics._adapted(reference, arguments), arguments)
-    return numerics._compare(job, got, want, arguments, "torch", on_device=True)  # type: ignore[no-any-return]
+    want = numerics.results(numerics.adapted(reference, arguments), arguments)
+    eps = compare.TF32_EPS
+    return numerics.compare_results(job, got, want, arguments, "torch", eps)  # type: ignore[no-any-return]
 
 
 def gemm(folder: str) -> list[dict[str, Any]]:

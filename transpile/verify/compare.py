@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transpile.ir import ir
@@ -16,12 +17,24 @@ _MAX_ROUNDINGS = 16
 
 
 TF32_EPS = 2.0**-10  # ten bits of mantissa: what tensor cores keep of f32 operands
+BF16_EPS = 2.0**-8  # half a unit of bf16's last bit: what TPUs make of f32 operands by default
 
 
-def tf32_products(kernel: ir.Kernel) -> int:
-    """Products whose f32 operands tensor cores cut to tf32 (a device does, interpreters do not)."""
-    dots = (op for op in walk_kernel(kernel) if isinstance(op, ir.Dot))
-    return sum(op.lhs.dtype.name == "f32" and op.precision == "tf32" for op in dots)
+@dataclass(frozen=True, slots=True)
+class CutProducts:
+    """Products whose f32 operands the device cuts to fewer bits: how many, and their error."""
+
+    count: int = 0
+    eps: float = 0.0
+
+
+def cut_products(kernel: ir.Kernel, eps: float) -> CutProducts:
+    """The products of f32 (or of what stands for it) that a device cuts, which interpreters do
+    not; none where ``eps`` is 0. Tensor cores take the operands of f32 only."""
+    dots = [op for op in walk_kernel(kernel) if isinstance(op, ir.Dot)]
+    if eps == TF32_EPS:
+        dots = [op for op in dots if op.lhs.dtype.name == "f32" and op.precision == "tf32"]
+    return CutProducts(max(len(dots), 1), eps) if eps and dots else CutProducts()
 
 
 def narrow_roundings(kernel: ir.Kernel) -> int:
@@ -36,7 +49,11 @@ def narrow_roundings(kernel: ir.Kernel) -> int:
 
 
 def tolerance(
-    result_eps: float, work_eps: float, roundings: int, reduction_length: int, tf32: int = 0
+    result_eps: float,
+    work_eps: float,
+    roundings: int,
+    reduction_length: int,
+    products: CutProducts = CutProducts(),
 ) -> tuple[float, float]:
     """(relative to the element, relative to the tensor's magnitude) allowed differences.
 
@@ -47,13 +64,13 @@ def tolerance(
     - A sum of n terms in f32 in another order differs by about ``sqrt(n)`` roundings of partial
       sums; 4 standard deviations: ``4 * sqrt(n) * eps(f32)``. Transcendental functions of
       different libraries differ by some ulp: 8 more.
-    - ``tf32`` products cut both operands to 11 significant bits: independent errors of
-      ``sqrt(2) * 2**-10`` of the sum's magnitude, 4 standard deviations; what follows a product
-      (an activation, a square) passes them on relative to its value: ``4 * 2**-10`` of the element.
+    - ``products`` cut both operands (tf32: to 11 significant bits): independent errors of
+      ``sqrt(2) * eps`` of the sum's magnitude, 4 standard deviations; what follows a product
+      (an activation, a square) passes them on relative to its value: ``4 * eps`` of the element.
     """
-    relative = 2 * result_eps + 8 * _EPS32 + (4 * TF32_EPS if tf32 else 0)
+    relative = 2 * result_eps + 8 * _EPS32 + 4 * products.eps
     magnitude = 2 * math.sqrt(roundings) * work_eps + (8 + 4 * math.sqrt(reduction_length)) * _EPS32
-    magnitude += 4 * math.sqrt(2 * tf32) * TF32_EPS
+    magnitude += 4 * math.sqrt(2 * products.count) * products.eps
     return relative, magnitude
 
 
@@ -96,7 +113,7 @@ def difference(
     work_eps: float,
     roundings: int,
     reduction_length: int,
-    tf32: int = 0,
+    products: CutProducts = CutProducts(),
 ) -> str:
     """What is wrong with ``got``, or "" if it agrees with ``want``."""
     import torch
@@ -116,7 +133,7 @@ def difference(
         wrong = (a.long() - b.long()).abs() > slack
         return _worst(name, a, b, wrong, f"more than {slack}" if slack else "")
     x, y = a.double(), b.double()
-    relative, magnitude = tolerance(eps(a.dtype), work_eps, roundings, reduction_length, tf32)
+    relative, magnitude = tolerance(eps(a.dtype), work_eps, roundings, reduction_length, products)
     finite = y[y.isfinite()]
     scale = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
     allowed = relative * y.abs() + magnitude * scale

@@ -49,11 +49,18 @@ def filled_allocations() -> Iterator[None]:
 
 def check_file(job: FileJob) -> Iterator[Cell]:
     """One cell per kernel and shape."""
+    return check_cells(job, check_shape)
+
+
+def check_cells(
+    job: FileJob, check: Callable[[ModuleType, KernelJob, int], list[str]]
+) -> Iterator[Cell]:
+    """One cell per kernel and shape; ``check`` says what is wrong with a shape."""
     module = load_module(job.module)
     for row, kernel in list(enumerate(job.kernels))[job.first :]:
         for index in range(len(kernel.shapes or inputs.AUTOMATIC)):
             try:
-                problem = "; ".join(check_shape(module, kernel, index))
+                problem = "; ".join(check(module, kernel, index))
             except Exception as exc:  # noqa: BLE001 - generated and user code may raise anything
                 problem = describe(exc)
             status: Status = "fail" if problem else "ok"
@@ -85,13 +92,13 @@ def check_shape(module: ModuleType, job: KernelJob, index: int) -> list[str]:
     def interpret(**given: Any) -> Any:
         return run_kernel(job.kernel, given, job.blocks, fill_empty=True)
 
-    problems = _compare(job, got, results(interpret, arguments), arguments, "interpreter")
+    problems = compare_results(job, got, results(interpret, arguments), arguments, "interpreter")
     if job.reference is not None:
         reference = load_reference(*job.reference)
-        want = results(_adapted(reference, arguments), arguments)
+        want = results(adapted(reference, arguments), arguments)
         if not want and index == 0:
             problems.append(f"{job.reference[1]} returns nothing and changes nothing")
-        problems += _compare(job, got, want, arguments, job.reference[1])
+        problems += compare_results(job, got, want, arguments, job.reference[1])
     return problems
 
 
@@ -119,19 +126,20 @@ def same_bits(a: Any, b: Any) -> bool:
     return bool(torch.equal(a, b))
 
 
-def _compare(
+def compare_results(
     job: KernelJob,
     got: dict[str, Any],
     want: dict[str, Any],
     arguments: Mapping[str, Any],
     by: str,
-    on_device: bool = False,
+    product_eps: float = 0.0,
 ) -> list[str]:
+    """How results differ, by name. ``product_eps``: f32 operands of products were cut to this."""
     import torch
 
     tensors = [v for v in (*arguments.values(), *got.values()) if isinstance(v, torch.Tensor)]
     work_eps = max((compare.eps(t.dtype) for t in tensors), default=0.0)
-    tf32 = compare.tf32_products(job.kernel) if on_device else 0
+    products = compare.cut_products(job.kernel, product_eps)
     longest = max((size for t in tensors for size in t.shape), default=1)
     elements = max((t.numel() for t in tensors), default=1)
     roundings = compare.narrow_roundings(job.kernel)
@@ -147,7 +155,7 @@ def _compare(
         scalar = getattr(want[name], "numel", lambda: 1)() == 1
         problem = compare.difference(
             name, got[name], want[name], work_eps=work_eps, roundings=roundings,
-            reduction_length=elements if scalar else longest, tf32=tf32,
+            reduction_length=elements if scalar else longest, products=products,
         )  # fmt: skip
         if problem:
             problems.append(f"{problem} ({by})")
@@ -209,7 +217,7 @@ def _is_dialect(name: str) -> bool:
     return name.partition(".")[0] == "helion"
 
 
-def _adapted(reference: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
+def adapted(reference: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
     """The reference as a function of the kernel's arguments: those it names, or by position."""
     parameters = inspect.signature(reference).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transpile.verify import compare, inputs
@@ -19,17 +20,11 @@ def run(job: RunJob) -> list[str]:
     A function that returns nothing gives its modified parameters, in parameter order.
     """
     import torch
-    from safetensors.torch import load_file, save_file
 
     if not job.simulate and not torch.cuda.is_available():
         raise RunError("torch finds no CUDA device; --simulate runs on the CPU")
     device = "cpu" if job.simulate else "cuda"
-    arguments: dict[str, Any] = {}
-    for name, tensor in load_file(job.inputs).items():
-        if name in job.scalars:
-            arguments[name] = tensor.item()
-        else:
-            arguments[name] = inputs.relayout(tensor, job.layouts.get(name)).to(device)
+    arguments = arguments_of(job, device)
     for name, value in job.values.items():
         arguments[name] = inputs.runtime_value(value)
     tensors = {n: v.cpu() for n, v in arguments.items() if isinstance(v, torch.Tensor)}
@@ -48,6 +43,26 @@ def run(job: RunJob) -> list[str]:
         ]
     if not found:
         raise RunError("the kernel returns nothing and modifies nothing")
+    return write(job, found)
+
+
+def arguments_of(job: RunJob, device: str = "cpu") -> dict[str, Any]:
+    """The tensors and scalars of the input file, by parameter name."""
+    from safetensors.torch import load_file
+
+    arguments: dict[str, Any] = {}
+    for name, tensor in load_file(job.inputs).items():
+        if name in job.scalars:
+            arguments[name] = tensor.item()
+        else:
+            arguments[name] = inputs.relayout(tensor, job.layouts.get(name)).to(device)
+    return arguments
+
+
+def write(job: RunJob, found: Sequence[Any]) -> list[str]:
+    """Write results as out0, out1, ...; returns those names."""
+    from safetensors.torch import save_file
+
     results = {f"out{i}": _plain(value) for i, value in enumerate(found)}
     save_file(results, job.outputs)
     return list(results)

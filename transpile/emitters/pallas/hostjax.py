@@ -263,9 +263,12 @@ def parse_items(signature: str) -> list[tuple[str, str]]:
 
 def _decorator(signatures: Sequence[Mapping[str, str]]) -> list[str]:
     """``@kt.kernel(x="f16[M,K]", y="f16[K,N]")``; several signatures are alternatives."""
-    texts = [", ".join(f"{n}={_quoted(s)}" for n, s in one.items()) for one in signatures]
-    texts = list(dict.fromkeys(texts))
-    inner = texts[0] if len(texts) == 1 else ", ".join(f"dict({text})" for text in texts)
+    different = list({tuple(one.items()): None for one in signatures})
+    if len(different) == 1:
+        inner = ", ".join(f"{name}={_quoted(spec)}" for name, spec in different[0])
+    else:
+        entries = [", ".join(f'"{n}": {_quoted(s)}' for n, s in one) for one in different]
+        inner = ", ".join(f"{{{text}}}" for text in entries)
     return wrap(f"@kt.kernel({inner})", 0)
 
 

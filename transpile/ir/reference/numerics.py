@@ -7,9 +7,10 @@ floats are accumulated in f32.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -196,8 +197,23 @@ def scan(name: str, value: Tensor, dim: int, reverse: bool, target: DType) -> Te
     return _narrowed(result.flip(dim) if reverse else result, target)
 
 
+_operands: list[torch.dtype] = []
+
+
+@contextlib.contextmanager
+def rounded_operands(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, products round their operands to ``dtype``, as a target's matrix units do."""
+    _operands.append(dtype)
+    try:
+        yield
+    finally:
+        _operands.pop()
+
+
 def dot(lhs: Tensor, rhs: Tensor, acc: Tensor | None, acc_dtype: DType, target: DType) -> Tensor:
     """``acc + lhs @ rhs`` from exact operand values; see :class:`transpile.ir.ir.Dot`."""
+    if _operands:
+        lhs, rhs = (x.to(_operands[-1]) if x.is_floating_point() else x for x in (lhs, rhs))
     wide = torch.float64 if lhs.dtype is torch.float64 else torch.float32
     if not lhs.is_floating_point():
         wide = torch.int32 if lhs.itemsize == 1 else torch.int64
