@@ -306,6 +306,14 @@ CODES: dict[str, CodeInfo] = {
         "on sm_90 with Triton 3.6 and is written for sm_100 only (`--arch sm_100`). Triton has no "
         "block pointers any more: `block_ptr` means pointers.",
     ),
+    "KT0605": _I(
+        "tile too large for registers",
+        "A thread would hold more elements of one tile than the target has registers for.",
+    ),
+    "KT0606": _I(
+        "too much shared memory",
+        "What the threads of a group share must fit in the memory that the target has for it.",
+    ),
     "KT0602": _I(
         "not on this target", "The operation has no counterpart in the target's language."
     ),

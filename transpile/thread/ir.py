@@ -81,13 +81,28 @@ class Id(Expr):
     dtype: DType = I32
 
 
+@dataclass(frozen=True, slots=True)
+class LanePart:
+    """Part of a row or column number: ``weight * ((lane // stride) % count)``; of the component's
+    number instead of the lane's with ``stride`` 0 (and no other part then is of it)."""
+
+    count: int
+    weight: int
+    stride: int = 0
+
+
 @dataclass(frozen=True)
 class FragmentShape:
-    """The matrices that a target multiplies: ``rows`` x ``cols``, ``width`` components a lane."""
+    """The matrices that a target multiplies: ``rows`` x ``cols``, ``width`` components a lane.
+
+    ``row`` and ``col`` say where component ``c`` of lane ``l`` is: sums of parts of both.
+    """
 
     rows: int
     cols: int
     width: int
+    row: tuple[LanePart, ...]
+    col: tuple[LanePart, ...]
 
 
 @dataclass(eq=False, slots=True)
@@ -220,11 +235,13 @@ class SharedBuffer:
 
 @dataclass(frozen=True, slots=True)
 class SharedLoad(Expr):
-    """``buffer[index]``, and the ``vector - 1`` elements after it in its row."""
+    """``buffer[index]``, and the ``vector - 1`` elements after it in its row, read where ``guard``
+    is true; 0 elsewhere."""
 
     buffer: SharedBuffer
     index: tuple[Expr, ...]
     vector: int = 1
+    guard: Expr | None = None
 
     @property
     def dtype(self) -> DType:  # type: ignore[override]

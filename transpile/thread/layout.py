@@ -42,7 +42,8 @@ class Digit:
     """A part of the position along ``axis``: 0 .. count - 1, each step worth ``weight``.
 
     A register digit has ``stride`` 0; ``vector`` marks the one that counts the components of
-    vectors (or of fragments). A thread digit is ``(thread // stride) % count``.
+    vectors (or of fragments), ``pair`` one of which code is written out for each value (the halves
+    of a split). A thread digit is ``(thread // stride) % count``.
     """
 
     axis: Axis
@@ -50,18 +51,25 @@ class Digit:
     weight: int
     stride: int = 0
     vector: bool = False
+    pair: bool = False
 
     @property
     def of_thread(self) -> bool:
         return self.stride > 0
+
+    @property
+    def inner(self) -> bool:
+        """Whether loops over it are within those over other digits, around single statements."""
+        return self.vector or self.pair
 
 
 Digits = tuple[Digit, ...]
 """The digits of one axis of a tile, the most significant first; () for an axis of one element."""
 
 
-def _loop_key(digit: Digit) -> tuple[bool, int, int]:
-    return digit.vector, digit.axis.rank, -digit.weight
+def loop_order(digit: Digit) -> tuple[int, int, int]:
+    """Sorts register digits from the outermost lane loop to the innermost."""
+    return digit.pair + 2 * digit.vector, digit.axis.rank, -digit.weight
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Layout:
     def registers(self) -> Digits:
         """The register digits in the order in which lane loops nest; the vector's comes last."""
         found = (d for digits in self.axes for d in digits if not d.of_thread)
-        return tuple(sorted(dict.fromkeys(found), key=_loop_key))
+        return tuple(sorted(dict.fromkeys(found), key=loop_order))
 
     @cached_property
     def threads(self) -> Digits:

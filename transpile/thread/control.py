@@ -1,0 +1,288 @@
+"""Loops and branches: carried tiles are variables declared before, overwritten at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from transpile.ir import ir
+from transpile.ir.sizes import Size
+from transpile.ir.walk import walk
+from transpile.thread import ir as tir
+from transpile.thread.context import Lowering, Run, Tile
+from transpile.thread.ir import Apply, Assign, Body, Const, Expr, Id, Let, Stmt, Var, add, mul
+from transpile.thread.layout import Layout
+from transpile.thread.nests import Control, Env, Held
+from transpile.thread.scope import Scope
+
+LowerBlock = Callable[[ir.Block], None]
+
+_AXES: tuple[tir.IdKind, ...] = ("group_x", "group_y", "group_z")
+
+
+# -- the grid ------------------------------------------------------------------------------------
+
+
+def grid(low: Lowering, order: Sequence[int]) -> tuple[Size, ...]:
+    """Binds the phase's axes to the group's place in the grid; ``order[0]`` varies fastest."""
+    axes = [low.phase.axes[i] for i in order]
+    counts = [axis.count.substitute(low.blocks) for axis in axes]
+    if len(axes) <= len(_AXES):
+        for kind, axis in zip(_AXES, axes, strict=False):
+            _grid_axis(low, axis, low.indexed(Id(kind)))
+        return tuple(counts)
+    number: Expr = low.indexed(Id("group_x"))
+    total = Size.of(1)
+    for axis, count in zip(axes, counts, strict=True):
+        extent = low.size(count)
+        last = axis is axes[-1]
+        part = number if last else Apply("mod", (number, extent), number.dtype)
+        _grid_axis(low, axis, part)
+        number = Apply("floordiv", (number, extent), number.dtype)
+        total = total * count
+    return (total,)
+
+
+def _grid_axis(low: Lowering, axis: ir.GridAxis, number: Expr) -> None:
+    begin = low.size(axis.begin)
+    if axis.block is None:
+        step = Const(axis.step, low.index_dtype)
+        var = Var(axis.var.name or "pid", axis.var.dtype)
+        value = add(begin, mul(number, step)) if axis.begin != Size.of(0) else mul(number, step)
+        low.top.prologue.append(Let(var, value))
+        low.bind(axis.var, Tile(Layout(), axis.var.dtype, lambda _: var))
+        return
+    size = low.size(Size.of(axis.block))
+    first = mul(number, size)
+    if axis.begin != Size.of(0):
+        first = add(begin, first)
+    known = low.ranges.tiles[axis.var]
+    low.runs[axis.var] = Run(
+        axis_name(axis.var, axis.block.name), Size.of(axis.block), first, low.size(axis.end),
+        axis.end, known.begin, low.plan.extents.get(Size.of(axis.block), 1),
+        low.size(axis.count), low.top,
+    )  # fmt: skip
+
+
+def axis_name(var: ir.Value, block: str) -> str:
+    """``m`` for ``tile_m``: what positions along a tile are called."""
+    name = var.name or ""
+    short = name.removeprefix("tile_").removesuffix("_tile")
+    if short in ("", "tile"):
+        short = block.lower().removeprefix("block_")
+    return short if short != name or len(short) == 1 else f"{short}_index"
+
+
+# -- carried values ------------------------------------------------------------------------------
+
+
+def _carried(low: Lowering, params: Sequence[ir.Value], inits: Sequence[ir.Value]) -> list[Held]:
+    """Variables for carried values, set to what they begin with."""
+    lets: list[Stmt] = []
+    found: list[Held] = []
+    pending: list[tuple[Held, Tile]] = []
+    for param, init in zip(params, inits, strict=True):
+        layout = _carried_layout(low, param, init)
+        tile = low.tile(init, layout)
+        held = Held(layout, param.dtype, param.name, init.name or "carried")
+        low.settle(tile)
+        let = held.keep(layout.registers)
+        if _is_constant(tile):
+            let.value = tile.read({})
+        else:
+            pending.append((held, tile))
+        lets.append(let)
+        found.append(held)
+        low.bind(param, Tile(layout, param.dtype, held.read, (held,), held))
+    if lets:
+        low.scope.add(Control(lambda: lets))
+    for held, tile in pending:
+        _overwrite(low, held, tile, low.order)
+    return found
+
+
+def _is_constant(tile: Tile) -> bool:
+    """Whether one expression serves all elements."""
+    if tile.sources:
+        return not tile.layout.registers
+    try:
+        tile.read({})
+    except KeyError:
+        return False
+    return True
+
+
+def _carried_layout(low: Lowering, param: ir.Value, init: ir.Value) -> Layout:
+    if param in low.plan.layouts:
+        return low.plan.layouts[param]
+    known = low.tiles.get(init)
+    if known is not None and known.sources and known.held is not None:
+        return known.layout if known.layout == known.held.layout else low.plan.of(param)
+    return low.plan.of(param)
+
+
+def _overwrite(low: Lowering, held: Held, tile: Tile, order: int) -> None:
+    """``held = tile``, element by element."""
+
+    def emit(env: Env) -> Body:
+        return [Assign(held.entry(env), tile.read(env))]
+
+    saved, low.order = low.order, order
+    low.effect(held.layout, emit, [tile], clobbers=held)
+    low.order = saved
+
+
+_LAST = 1 << 30
+
+
+def _hand_over(low: Lowering, carried: Sequence[Held], yields: Sequence[ir.Value]) -> None:
+    """Sets the variables to their next values, all of which are computed from the old ones."""
+    pending = []
+    for held, value in zip(carried, yields, strict=True):
+        tile = low.tile(value, held.layout)
+        if tile.held is not held:
+            pending.append((held, tile))
+    overwritten = {held for held, _ in pending}
+    for number, (held, tile) in enumerate(pending):
+        apart = tile
+        if tile.held in overwritten or (tile.held is None and set(tile.sources) & overwritten):
+            apart = low.define(
+                tile.layout, tile.dtype, tile.read, [tile], hint=held.hint, pinned=True
+            )
+            low.place(apart)
+        pending[number] = held, apart
+    for number, (held, tile) in enumerate(pending):
+        _overwrite(low, held, tile, _LAST + number)
+
+
+def _nested(low: Lowering, lower: Callable[[], None]) -> Scope:
+    """A block of its own, filled by ``lower``."""
+    scope = Scope(low.scope)
+    saved, low.scope = low.scope, scope
+    lower()
+    low.scope = saved
+    return scope
+
+
+def _writes(*blocks: ir.Block) -> list[str]:
+    """Tensors that are written in the blocks."""
+    ops = (op for block in blocks for op in walk(block))
+    return [op.tensor.name for op in ops if isinstance(op, ir.Store | ir.Atomic)]
+
+
+def _before_writes(low: Lowering, *blocks: ir.Block) -> None:
+    for tensor in dict.fromkeys(_writes(*blocks)):
+        low.before_write(tensor)
+    if any(isinstance(op, ir.Barrier) for block in blocks for op in walk(block)):
+        low.before_any_write()
+
+
+def _results(low: Lowering, results: Sequence[ir.Value], helds: Sequence[Held]) -> None:
+    for result, held in zip(results, helds, strict=True):
+        low.bind(result, Tile(held.layout, held.dtype, held.read, (held,), held))
+
+
+# -- loops ---------------------------------------------------------------------------------------
+
+
+def for_tile(low: Lowering, op: ir.ForTile, lower: LowerBlock) -> None:
+    """``for (tile = begin; tile < end; tile += block)``."""
+    _before_writes(low, op.body)
+    begin, end = (low.indexed_value(v) for v in (op.begin, op.end))
+    tile, params = op.body.params[0], op.body.params[1:]
+    carried = _carried(low, params, op.inits)
+    var = Var(tile.name or "tile", low.index_dtype)
+    step = low.size(Size.of(op.block))
+    known = low.ranges.tiles[tile]
+
+    def body() -> None:
+        extent = Apply("sub", (end, begin), low.index_dtype)
+        rounded = add(extent, step, Const(-1, low.index_dtype))
+        low.runs[tile] = Run(
+            axis_name(tile, op.block.name), Size.of(op.block), var, end, known.loop_end,
+            known.begin, low.plan.extents.get(Size.of(op.block), 1),
+            Apply("floordiv", (rounded, step), low.index_dtype), low.scope,
+        )  # fmt: skip
+        lower(op.body)
+        _hand_over(low, carried, op.body.yields)
+
+    scope = _nested(low, body)
+    span = op.span
+    low.scope.add(Control(lambda: [tir.For(var, begin, end, step, scope.build(), span=span)]))
+    _results(low, op.results, carried)
+
+
+def for_range(low: Lowering, op: ir.ForRange, lower: LowerBlock) -> None:
+    """``for (i = begin; i < end; i += step)``."""
+    _before_writes(low, op.body)
+    index, params = op.body.params[0], op.body.params[1:]
+    begin, end, step = (low.scalar(v) for v in (op.begin, op.end, op.step))
+    carried = _carried(low, params, op.inits)
+    var = Var(index.name or "i", index.dtype)
+
+    def body() -> None:
+        low.bind(index, Tile(Layout(), index.dtype, lambda _: var))
+        lower(op.body)
+        _hand_over(low, carried, op.body.yields)
+
+    scope = _nested(low, body)
+    span = op.span
+    low.scope.add(Control(lambda: [tir.For(var, begin, end, step, scope.build(), span=span)]))
+    _results(low, op.results, carried)
+
+
+def while_loop(low: Lowering, op: ir.While, lower: LowerBlock) -> None:
+    """A loop with a condition of its own."""
+    _before_writes(low, op.cond, op.body)
+    carried = _carried(low, op.body.params, op.inits)
+    for param, held in zip(op.cond.params, carried, strict=True):
+        low.bind(param, Tile(held.layout, held.dtype, held.read, (held,), held))
+    conditions: list[Tile] = []
+
+    def test() -> None:
+        lower(op.cond)
+        tile = low.tile(op.cond.yields[0])
+        low.settle(tile)
+        conditions.append(tile)
+
+    def body() -> None:
+        lower(op.body)
+        _hand_over(low, carried, op.body.yields)
+
+    before = _nested(low, test)
+    scope = _nested(low, body)
+
+    def build() -> Body:
+        statements = before.build()
+        condition = conditions[0].read({})
+        return [tir.While(statements, condition, scope.build(), span=op.span)]
+
+    low.scope.add(Control(build))
+    _results(low, op.results, carried)
+
+
+def branch(low: Lowering, op: ir.If, lower: LowerBlock) -> None:
+    """A branch that all threads take alike."""
+    _before_writes(low, op.then, op.orelse)
+    condition = low.tile(op.cond)
+    low.settle(condition)
+    helds = [Held(low.plan.of(r), r.dtype, r.name, "chosen") for r in op.results]
+    lets: Body = [held.keep(held.layout.registers) for held in helds]
+    if lets:
+        low.scope.add(Control(lambda: lets))
+
+    def arm(block: ir.Block) -> Callable[[], None]:
+        def fill() -> None:
+            lower(block)
+            for number, (held, value) in enumerate(zip(helds, block.yields, strict=True)):
+                _overwrite(low, held, low.tile(value, held.layout), _LAST + number)
+
+        return fill
+
+    then, orelse = _nested(low, arm(op.then)), _nested(low, arm(op.orelse))
+
+    def build() -> Body:
+        test = condition.read({})
+        return [tir.If(test, then.build(), orelse.build(), span=op.span)]
+
+    low.scope.add(Control(build))
+    _results(low, op.results, helds)

@@ -1,0 +1,205 @@
+"""Operations on one element at a time, and those that only rename axes."""
+
+from __future__ import annotations
+
+from transpile.ir import ir
+from transpile.ir.dtypes import BOOL
+from transpile.ir.sizes import ONE, Size
+from transpile.ir.walk import reshape_groups
+from transpile.thread.context import Lowering, Tile
+from transpile.thread.ir import Apply, Const, Convert, Expr, HostScalar, Random, add, both, mul
+from transpile.thread.layout import Digits, Layout
+from transpile.thread.nests import Env
+
+
+def const(_: Lowering, op: ir.Const, layout: Layout) -> Tile:
+    """A number."""
+    value = Const(op.value, op.result.dtype)
+    return Tile(layout, op.result.dtype, lambda env: value)
+
+
+def size_of(low: Lowering, op: ir.SizeOf, layout: Layout) -> Tile:
+    """A host-side integer."""
+    value = _converted(low.size(op.size), op.result)
+    return Tile(layout, op.result.dtype, lambda env: value)
+
+
+def host_scalar(_: Lowering, op: ir.HostScalar, layout: Layout) -> Tile:
+    """A scalar argument."""
+    value = HostScalar(op.name, op.result.dtype)
+    return Tile(layout, op.result.dtype, lambda env: value)
+
+
+def _converted(expr: Expr, value: ir.Value) -> Expr:
+    if expr.dtype == value.dtype:
+        return expr
+    if isinstance(expr, Const):
+        return Const(expr.value, value.dtype)
+    return Convert(expr, value.dtype)
+
+
+def tile_index(low: Lowering, op: ir.TileIndex, layout: Layout) -> Tile:
+    """Positions along a tile."""
+    run, digits = low.runs[op.tile], layout.axes[0]
+
+    def read(env: Env) -> Expr:
+        return _converted(low.position(run, digits, env), op.result)
+
+    return Tile(layout, op.result.dtype, read)
+
+
+def tile_attr(low: Lowering, op: ir.TileAttr, layout: Layout) -> Tile:
+    """A scalar of a tile."""
+    run = low.runs[op.tile]
+    size = Const(run.block, low.index_dtype)
+    match op.attr:
+        case "begin":
+            value = run.begin
+        case "end":
+            value = Apply("minimum", (add(run.begin, size), run.end), low.index_dtype)
+        case "id":
+            value = Apply("floordiv", (run.begin, size), low.index_dtype)
+        case "count":
+            value = run.count
+    value = _converted(value, op.result)
+    return Tile(layout, op.result.dtype, lambda env: value)
+
+
+def iota(low: Lowering, op: ir.Iota, layout: Layout) -> Tile:
+    """``start + step * arange``."""
+    run, digits = low.slice_run(op.result.shape[0]), layout.axes[0]
+
+    def read(env: Env) -> Expr:
+        position = _converted(low.position(run, digits, env), op.result)
+        return add(mul(position, op.step), Const(op.start, op.result.dtype))
+
+    return Tile(layout, op.result.dtype, read)
+
+
+def full(low: Lowering, op: ir.Full, layout: Layout) -> Tile:
+    """A scalar everywhere."""
+    scalar = low.tile(op.value)
+    return Tile(layout, op.result.dtype, scalar.read, scalar.sources)
+
+
+def broadcast(low: Lowering, op: ir.Broadcast, layout: Layout) -> Tile:
+    """Axes of one element read as if they had more."""
+    wanted = low.sub(layout, op.value.shape, op.result.shape)
+    tile = low.tile(op.value, wanted)
+    return Tile(layout, tile.dtype, tile.read, tile.sources)
+
+
+def permute(low: Lowering, op: ir.Permute, layout: Layout) -> Tile:
+    """Axes in another order."""
+    axes: list[Digits] = [()] * len(op.order)
+    for new, old in enumerate(op.order):
+        axes[old] = layout.axes[new]
+    return low.tile(op.value, Layout(tuple(axes))).moved(layout)
+
+
+def elementwise(low: Lowering, op: ir.Elementwise, layout: Layout) -> Tile:
+    """An operation of the op table."""
+    args = [low.tile(a, low.sub(layout, a.shape, op.result.shape)) for a in op.args]
+    dtype = op.result.dtype
+
+    def compute(env: Env) -> Expr:
+        return Apply(op.name, tuple(a.read(env) for a in args), dtype)
+
+    return low.define(layout, dtype, compute, args, name=op.result.name)
+
+
+def cast(low: Lowering, op: ir.Cast, layout: Layout) -> Tile:
+    """A conversion; of constants, here and now where that is exact."""
+    tile = low.tile(op.value, layout)
+    dtype = op.result.dtype
+    if tile.dtype == dtype:
+        return tile
+
+    def compute(env: Env) -> Expr:
+        return Convert(tile.read(env), dtype, op.bitcast)
+
+    if not tile.sources:
+        return Tile(layout, dtype, compute)
+    return low.define(layout, dtype, compute, [tile], name=op.result.name)
+
+
+def mask(low: Lowering, op: ir.Mask, layout: Layout) -> Tile:
+    """``where(guards, value, fill)``."""
+    tile = low.tile(op.value, layout)
+    fill = Const(op.fill, op.result.dtype)
+    shape = op.value.shape
+    if not low.guard(op.guards, shape, layout, _zeros(layout)):
+        return tile
+
+    def compute(env: Env) -> Expr:
+        condition = both(low.guard(op.guards, shape, layout, env))
+        assert condition is not None
+        return Apply("where", (condition, tile.read(env), fill), fill.dtype)
+
+    return low.define(layout, fill.dtype, compute, [tile], name=op.result.name)
+
+
+def _zeros(layout: Layout) -> Env:
+    return {d: Const(0) for d in layout.registers}
+
+
+def random(low: Lowering, op: ir.Random, layout: Layout) -> Tile:
+    """Philox of seed and offset."""
+    seed = low.tile(op.seed)
+    offset = low.tile(op.offset, layout)
+
+    def compute(env: Env) -> Expr:
+        return Random(op.kind, seed.read(env), offset.read(env), op.result.dtype)
+
+    return low.define(layout, op.result.dtype, compute, [seed, offset], name=op.result.name)
+
+
+def join(low: Lowering, op: ir.Join, layout: Layout) -> Tile:
+    """Two tiles along a new last axis: which of them, says that axis's digit."""
+    (digit,) = layout.axes[-1]
+    part = Layout(layout.axes[:-1])
+    lhs, rhs = low.tile(op.lhs, part), low.tile(op.rhs, part)
+
+    def compute(env: Env) -> Expr:
+        at = env[digit]
+        if isinstance(at, Const):
+            return (rhs if at.value else lhs).read(env)
+        first = Apply("eq", (at, Const(0)), BOOL)
+        return Apply("where", (first, lhs.read(env), rhs.read(env)), lhs.dtype)
+
+    return low.define(layout, lhs.dtype, compute, [lhs, rhs], name=op.result.name)
+
+
+def split(low: Lowering, op: ir.Split, layout: Layout, which: int) -> Tile:
+    """One half of a last axis of size 2."""
+    last = low.plan.layout(op.value.shape).axes[-1]
+    tile = low.tile(op.value, Layout((*layout.axes, last)))
+    half = {last[0]: Const(which)} if last else {}
+    result = op.results[which]
+
+    def compute(env: Env) -> Expr:
+        return tile.read({**env, **half})
+
+    return low.define(layout, tile.dtype, compute, [tile], name=result.name)
+
+
+def kept_axes(old: tuple[Size, ...], new: tuple[Size, ...]) -> dict[int, int] | None:
+    """Old axis of each new one, for a reshape that only adds or drops axes of size 1."""
+    groups = reshape_groups(old, new)
+    if any(len(a) != 1 or len(b) != 1 or old[a[0]] != new[b[0]] for a, b in groups):
+        return None
+    return {b[0]: a[0] for a, b in groups}
+
+
+def reshape(low: Lowering, op: ir.Reshape, layout: Layout) -> Tile:
+    """Axes of one element added or dropped; others go through shared memory."""
+    kept = kept_axes(op.value.shape, op.result.shape)
+    if kept is None:
+        from transpile.thread.exchange import reshaped
+
+        return reshaped(low, op, layout)
+    axes: list[Digits] = [()] * len(op.value.shape)
+    for new, old in kept.items():
+        axes[old] = layout.axes[new]
+    assert all(s == ONE for i, s in enumerate(op.result.shape) if i not in kept)
+    return low.tile(op.value, Layout(tuple(axes))).moved(layout)
