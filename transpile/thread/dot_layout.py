@@ -17,18 +17,8 @@ from dataclasses import dataclass
 from math import prod
 
 from transpile.ir.dtypes import DType
-from transpile.thread.ir import FragmentShape
+from transpile.thread.ir import FragmentShape, Part
 from transpile.thread.layout import Axis, Digit, Digits, Layout
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A digit of the row or column within one matrix, each step worth ``weight``:
-    ``(lane // stride) % count``, or with ``stride`` 0 the component's number."""
-
-    count: int
-    weight: int
-    stride: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +32,7 @@ class MatrixMap:
     def shape(self) -> FragmentShape:
         """Rows, columns and components of a lane."""
         own = prod(p.count for p in (*self.rows, *self.cols) if p.stride == 0)
-        return FragmentShape(_extent(self.rows), _extent(self.cols), own)
+        return FragmentShape(_extent(self.rows), _extent(self.cols), own, self.rows, self.cols)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,9 +82,9 @@ class Id(Expr):
 
 
 @dataclass(frozen=True, slots=True)
-class LanePart:
-    """Part of a row or column number: ``weight * ((lane // stride) % count)``; of the component's
-    number instead of the lane's with ``stride`` 0 (and no other part then is of it)."""
+class Part:
+    """A digit of the row or column within one matrix, each step worth ``weight``:
+    ``(lane // stride) % count``, or with ``stride`` 0 the component's number."""
 
     count: int
     weight: int
@@ -101,8 +101,8 @@ class FragmentShape:
     rows: int
     cols: int
     width: int
-    row: tuple[LanePart, ...]
-    col: tuple[LanePart, ...]
+    row: tuple[Part, ...]
+    col: tuple[Part, ...]
 
 
 @dataclass(eq=False, slots=True)

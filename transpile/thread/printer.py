@@ -158,24 +158,15 @@ def _fragment(stmt: Stmt, names: Names) -> str:
     raise TypeError(type(stmt).__name__)
 
 
-def _expr(expr: Expr, names: Names) -> str:  # noqa: PLR0912
+def _expr(expr: Expr, names: Names) -> str:
     def show(inner: Expr) -> str:
         text = _expr(inner, names)
         infix = isinstance(inner, ir.Apply) and inner.name in _INFIX
         return f"({text})" if infix else text
 
     match expr:
-        case ir.Const(value=value):
-            return repr(value)
-        case ir.Extent(size=size):
-            text = str(size)
-            return f"{{{text}}}" if " " in text else text
-        case ir.HostScalar(name=name):
-            return name
-        case ir.Id(kind=kind):
-            return kind
-        case Var():
-            return names(expr)
+        case ir.Const() | ir.Extent() | ir.HostScalar() | ir.Id() | Var():
+            return _leaf(expr, names)
         case ir.Element(array=array, index=index, component=component):
             part = f".({_expr(component, names)})" if component is not None else ""
             return f"{names(array)}{_index(index, names)}{part}"
@@ -198,4 +189,20 @@ def _expr(expr: Expr, names: Names) -> str:  # noqa: PLR0912
             return f"shuffle {kind}({_expr(value, names)}, {_expr(by, names)})"
         case ir.LaneReduce(name=name, value=value, xors=xors):
             return f"lanes {name}({_expr(value, names)}, {', '.join(map(str, xors))})"
+    raise TypeError(type(expr).__name__)
+
+
+def _leaf(expr: Expr, names: Names) -> str:
+    match expr:
+        case ir.Const(value=value):
+            return repr(value)
+        case ir.Extent(size=size):
+            text = str(size)
+            return f"{{{text}}}" if " " in text else text
+        case ir.HostScalar(name=name):
+            return name
+        case ir.Id(kind=kind):
+            return kind
+        case Var():
+            return names(expr)
     raise TypeError(type(expr).__name__)
