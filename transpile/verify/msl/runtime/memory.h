@@ -57,7 +57,7 @@ static void check_order(const Region &region, const Record &record, const char *
                         bool written, u32 where) {
   const Order order = order_of(record, region);
   if (order == Order::none || order == Order::ordered) { return; }
-  if (access == ATOMIC && record.who & BY_ATOMIC) { return; }
+  if (access >= ATOMIC && record.who & BY_ATOMIC) { return; }
   const u64 byte = p - region.first;
   const char *by = record.who & BY_ATOMIC ? "an atomic" : written ? "a write" : "a read";
   if (order == Order::other_group) {
@@ -84,12 +84,13 @@ static void note_read(Record &record, const Region &region, const Record &now) {
 
 static void check_cells(Region &region, char *p, u64 size, Access access, u32 where) {
   const u32 simd_epoch = simdgroups[current->simdgroup].epoch[region.kind];
-  const u32 atomic = access == ATOMIC ? u32(BY_ATOMIC) : 0;
+  const u32 atomic = access >= ATOMIC ? u32(BY_ATOMIC) : 0;
+  const bool reads = access == READ || access == ATOMIC;
   const Record now{epoch[region.kind], simd_epoch, current->id | atomic, where};
   const u64 last = u64(p + size - 1 - region.first) >> region.shift;
   for (u64 i = u64(p - region.first) >> region.shift; i <= last; i++) {
     Cell &cell = region.cells[i];
-    if (region.kind == THREADGROUP && access != WRITE && cell.write.epoch < first_epoch) {
+    if (region.kind == THREADGROUP && reads && cell.write.epoch < first_epoch) {
       fail("read of uninitialised threadgroup memory: %s, byte %lu, @%x", region.name,
            u64(p - region.first), where);
     }
@@ -117,7 +118,7 @@ static void check(const volatile void *address, u64 size, Access access, u32 whe
     fail("write to %s, which is constant, @%x", region.name, where);
   }
   Counters &counters = region.counters;
-  if (access != WRITE) {
+  if (access == READ || access == ATOMIC) {
     counters.reads += (size + 15) / 16;
     counters.read_bytes += size;
   }
@@ -125,7 +126,7 @@ static void check(const volatile void *address, u64 size, Access access, u32 whe
     counters.writes += (size + 15) / 16;
     counters.written_bytes += size;
   }
-  counters.atomics += access == ATOMIC;
+  counters.atomics += access >= ATOMIC;
   check_cells(region, p, size, access, where);
 }
 
@@ -194,7 +195,10 @@ void *kt_threadgroup_variable(u32 site, u32 size, u32 alignment, const char *nam
   return region.first;
 }
 
-void kt_atomic(const volatile void *address, u32 size, int) { check(address, size, ATOMIC, HERE); }
+void kt_atomic(const volatile void *address, u32 size) { check(address, size, ATOMIC, HERE); }
+void kt_atomic_store(const volatile void *address, u32 size) {
+  check(address, size, ATOMIC_STORE, HERE);
+}
 
 void __tsan_init() {}
 void __tsan_func_entry(void *) {}

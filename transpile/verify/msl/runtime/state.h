@@ -41,7 +41,7 @@ struct SimdGroup {
   alignas(64) char results[2][LANES][SLOT];
 };
 
-enum Access { READ, WRITE, ATOMIC };
+enum Access { READ, WRITE, ATOMIC, ATOMIC_STORE };  // a store also initialises
 enum MemoryKind { DEVICE, THREADGROUP };
 
 // Who touched an element last: everything that tells whether another access is ordered after it.

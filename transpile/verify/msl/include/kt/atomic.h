@@ -50,25 +50,25 @@ namespace metal {
 template <class T> using kt_value_of = typename kt::identity<T>::type;
 
 #define KT_ATOMIC(space, ok, result, name, ...) \
-  template <class T, class = enable_if_t<ok>> KT_INLINE result name(__VA_ARGS__ KT_SITE)
+  template <class T, class = enable_if_t<ok>> KT_INLINE result name(__VA_ARGS__)
 
 #define KT_ATOMIC_MEMORY(space, ok) \
   KT_ATOMIC(space, ok, T, atomic_load_explicit, const volatile space atomic<T> *p, memory_order) \
-  KT_BODY(kt_atomic(p, sizeof(T), line); return kt::peek<T>(&p->kt_value);) \
+  KT_BODY(kt_atomic(p, sizeof(T)); return kt::peek<T>(&p->kt_value);) \
   KT_ATOMIC(space, ok, void, atomic_store_explicit, volatile space atomic<T> *p, \
             kt_value_of<T> value, memory_order) \
-  KT_BODY(kt_atomic(p, sizeof(T), line); kt::replace<T>(&p->kt_value, value);) \
+  KT_BODY(kt_atomic_store(p, sizeof(T)); kt::replace<T>(&p->kt_value, value);) \
   KT_ATOMIC(space, ok, T, atomic_exchange_explicit, volatile space atomic<T> *p, \
             kt_value_of<T> value, memory_order) \
-  KT_BODY(kt_atomic(p, sizeof(T), line); return kt::replace<T>(&p->kt_value, value);) \
+  KT_BODY(kt_atomic(p, sizeof(T)); return kt::replace<T>(&p->kt_value, value);) \
   KT_ATOMIC(space, ok, bool, atomic_compare_exchange_weak_explicit, volatile space atomic<T> *p, \
             thread kt_value_of<T> *expected, kt_value_of<T> value, memory_order, memory_order) \
-  KT_BODY(kt_atomic(p, sizeof(T), line); \
+  KT_BODY(kt_atomic(p, sizeof(T)); \
           return kt::exchange_if<T>(&p->kt_value, expected, value);)
 
 #define KT_ATOMIC_UPDATE(space, ok, name, updated) \
   KT_ATOMIC(space, ok, T, name, volatile space atomic<T> *p, kt_value_of<T> value, memory_order) \
-  KT_BODY(kt_atomic(p, sizeof(T), line); const T old = kt::peek<T>(&p->kt_value); \
+  KT_BODY(kt_atomic(p, sizeof(T)); const T old = kt::peek<T>(&p->kt_value); \
           return kt::replace<T>(&p->kt_value, (T)(updated));)
 
 #define KT_ATOMIC_NUMBERS(space, ok) \

@@ -88,7 +88,8 @@ void kt_exchange(const void *value, unsigned size, kt_combine combine, void *res
 void kt_threadgroup_barrier(unsigned flags, int line);
 void kt_simdgroup_barrier(unsigned flags, int line);
 void kt_touch_matrix(int line);  // this lane takes part in a simdgroup_load or _store
-void kt_atomic(const volatile void *address, unsigned size, int line);
+void kt_atomic(const volatile void *address, unsigned size);
+void kt_atomic_store(const volatile void *address, unsigned size);
 void kt_count_product(void);
 void kt_fail(const char *reason, int line);
 unsigned kt_lane(void);
