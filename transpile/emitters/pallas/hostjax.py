@@ -18,6 +18,7 @@ from transpile.emitters.common.hostfunctions import tags
 from transpile.emitters.common.hostprogram import docstring
 from transpile.emitters.common.hostsizes import HostSizes, HostSpelling
 from transpile.emitters.common.layout import WIDTH, wrap
+from transpile.emitters.pallas.hostjax_dtypes import device_dtype
 from transpile.emitters.pallas.hostjax_program import HostProgram, Output, tensors_of
 from transpile.emitters.pallas.hostjax_text import Translator, torch_imports
 from transpile.ir import ir
@@ -195,21 +196,54 @@ def host_functions(group: Sequence[Variant]) -> str:
     with the source's name chooses. Raises KtError for what JAX cannot do.
     """
     checks = _decorator([_checked(v) for v in group])
-    plain = [host_function(v) for v in group]
+    plain = _shared(group, [host_function(v) for v in group])
     if len(set(plain)) == 1:
         return "\n".join([*checks, plain[0]])
     first = group[0].kernel
     bare = [replace(v, kernel=replace(v.kernel, docstring=None)) for v in group]
-    names = [f"_{first.name}{tag}" for tag in tags([v.kernel for v in group])]
-    for later in range(1, len(group)):
-        names[later] = names[plain.index(plain[later])]
+    found = tags([v.kernel for v in group])
+    shared = {
+        text: "".join(t for t, p in zip(found, plain, strict=True) if p == text) for text in plain
+    }
+    names = [f"_{first.name}{shared[text]}" for text in plain]
     texts = [host_function(v, name) for v, name in zip(bare, names, strict=True)]
+    texts = _shared(group, texts)
     program = HostProgram(first, group[0].schedule.blocks)
     lines = [*checks, *_head(first, program, "")]
     if first.docstring is not None:
         lines += docstring(first.docstring)
     lines += _choice(group, names, program.translator)
     return "\n\n\n".join([*dict.fromkeys(texts), "\n".join(lines)])
+
+
+def distinct(kernels: Sequence[ir.Kernel]) -> list[ir.Kernel]:
+    """The kernels of one source kernel without those that differ from an earlier one in the layout
+    of tensors only: jax.Arrays have none."""
+    found: dict[str, ir.Kernel] = {}
+    for kernel in kernels:
+        found.setdefault(re.sub(r"\{[\d, ]*\}", "", kernel.signature), kernel)
+    return list(found.values())
+
+
+_CAST = re.compile(r"\.astype\([^()]*(?:\([^()]*\))?[^()]*\)")
+
+
+def _shared(group: Sequence[Variant], texts: list[str]) -> list[str]:
+    """The texts, signatures that differ in f16 and f32 only sharing the one with the casts, which
+    do nothing to f32."""
+    shared = list(texts)
+    for i, variant in enumerate(group):
+        mine = [device_dtype(t.dtype) for t in variant.kernel.tensors]
+        for j, other in enumerate(group):
+            theirs = [device_dtype(t.dtype) for t in other.kernel.tensors]
+            more = len(_CAST.findall(texts[j])) > len(_CAST.findall(shared[i]))
+            if more and mine == theirs and _without_casts(texts[i]) == _without_casts(texts[j]):
+                shared[i] = texts[j]
+    return shared
+
+
+def _without_casts(text: str) -> str:
+    return re.sub(r"\s+", "", _CAST.sub("", text))
 
 
 def _choice(group: Sequence[Variant], names: Sequence[str], translator: Translator) -> list[str]:

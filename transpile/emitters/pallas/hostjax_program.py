@@ -253,16 +253,26 @@ class HostProgram:
             struct = owner
         return Output(tensor, name, shape, dtype, True, struct)
 
-    def after(self, phase: int) -> list[str]:
-        """Statements behind a launch: results narrowed, and put back where they are views."""
-        lines: list[str] = []
+    def launched(self, phase: int, launch: list[str], indent: int) -> list[str]:
+        """A launch and what follows from it: results narrowed, and put back if they are views."""
+        after: list[str] = []
         index = next(i for i, s in enumerate(self.statements) if phase in s.phases)
-        for tensor in self.written[phase]:
+        written = self.written[phase]
+        for tensor in written:
             name = tensor.host if tensor.host.isidentifier() else tensor.name
             if device_dtype(tensor.dtype) != host_dtype(tensor.dtype):
-                lines.append(f"{name} = {name}.astype({self._host_dtype(tensor)})")
-            lines += self._put_back(name, tensor, index)
-        return lines
+                cast = f".astype({self._host_dtype(tensor)})"
+                if len(written) == 1 and launch[-1].endswith(")"):
+                    launch = self._with_cast(launch, cast, indent)
+                else:
+                    after.append(f"{name} = {name}{cast}")
+            after += self._put_back(name, tensor, index)
+        return [*launch, *self._indented(after, indent)]
+
+    def _with_cast(self, launch: list[str], cast: str, indent: int) -> list[str]:
+        """The launch with its one result narrowed at once."""
+        return self._indented([launch[0].strip() + cast], indent) if len(launch) == 1 else [
+            *launch[:-1], launch[-1] + cast]  # fmt: skip
 
     def _host_dtype(self, tensor: ir.Tensor) -> str:
         owner = self.fresh.get(self._root(tensor.host))
@@ -325,9 +335,9 @@ class HostProgram:
                 phase = statement.phase
                 lead = [c for f in self.fresh.values() if f.launch == index and not f.kept
                         for c in comments(self.statements[f.index].text)]  # fmt: skip
-                after = self._indented(self.after(phase), 4)
-                texts.append([*(f"    {c}" for c in lead), *launches[phase], *after])
-                read |= set(_WORD.findall("\n".join(after)))
+                lines = self.launched(phase, launches[phase], 4)
+                texts.append([*(f"    {c}" for c in lead), *lines])
+                read |= set(_WORD.findall("\n".join(lines)))
                 continue
             if index in dropped or (statement.pure and not read & bound(statement.text)):
                 continue
@@ -354,8 +364,7 @@ class HostProgram:
                 found.append(line)
                 continue
             phase = int(match[1])
-            found += launches[phase]
-            found += self._indented(self.after(phase), len(line) - len(line.lstrip()))
+            found += self.launched(phase, launches[phase], len(line) - len(line.lstrip()))
         return found
 
     def _indented(self, lines: list[str], indent: int) -> list[str]:
