@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 assert os.environ.get("KT_INTERPRET") == "1", "run through test_interpreted.py"
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "runtime_shims"))
 
 from tests.passes.programs import Program, agree, programs
-from tests.triton.generate import module
+from tests.triton.generate import build, module
 from transpile.ir.sizes import Size
 from transpile.ir.verifier import verify
 from transpile.passes.pipeline import prepare
@@ -35,8 +36,8 @@ _numbers = itertools.count()
 _folder = tempfile.mkdtemp()
 
 
-def run(text: str, program: Program) -> torch.Tensor:
-    """``out`` after the generated function ran on the program's inputs."""
+def imported(text: str) -> ModuleType:
+    """The generated module."""
     name = f"kernel_{next(_numbers)}"
     path = Path(_folder, f"{name}.py")
     path.write_text(text)
@@ -45,8 +46,13 @@ def run(text: str, program: Program) -> torch.Tensor:
     assert spec.loader is not None
     generated = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generated)
+    return generated
+
+
+def run(text: str, program: Program) -> torch.Tensor:
+    """``out`` after the generated function ran on the program's inputs."""
     tensors = inputs(program)
-    getattr(generated, program.kernel.name)(*(tensors[t.name] for t in program.kernel.tensors))
+    getattr(imported(text), program.kernel.name)(*(tensors[t.name] for t in program.kernel.tensors))
     return tensors["out"]
 
 
@@ -95,3 +101,24 @@ def test_generated_code_agrees(program: Program, config: dict[str, Any]) -> None
     exact = program.run()
     assert agree(exact, program.run(prepared, pad_size_axes=True))
     assert agree(exact, run(module(program.kernel), program))
+
+
+LOOP_OVER_OFFSETS = """
+@helion.kernel
+def f(offsets: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    out = torch.zeros_like(x)
+    for i in hl.grid(offsets.size(0) - 1):
+        first = offsets[i]
+        last = offsets[i + 1]
+        for tile in hl.tile(first, last):
+            for inner in hl.tile(torch.maximum(first, tile.begin), last):
+                out[inner] = x[inner] + tile.begin
+    return out
+"""
+
+
+def test_loop_variables_are_plain_numbers_here() -> None:
+    text = build(LOOP_OVER_OFFSETS, args={"offsets": "i64[B]", "x": "f32[N]"}, block_sizes=[2, 4])
+    offsets, x = torch.tensor([0, 3, 9]), torch.arange(9.0)
+    want = torch.tensor([0, 0, 2, 3, 3, 5, 5, 7, 7]) + x
+    assert torch.equal(imported(text).f(offsets, x), want)

@@ -66,6 +66,36 @@ def test_a_product_of_one_row_becomes_a_sum() -> None:
     assert torch.allclose(run_kernel(squeezed, {"x": x, "y": y}, blocks), x @ y, atol=1e-5)
 
 
+@pytest.mark.parametrize("blocks", [(1, 4), (4, 1), (1, 1)])
+def test_index_tiles_with_axes_of_one_lane(blocks: tuple[int, int]) -> None:
+    source = """
+    @helion.kernel
+    def f(x: torch.Tensor, w: torch.Tensor, group: int) -> torch.Tensor:
+        m, n = x.size()
+        groups = n // 4
+        out = torch.empty_like(x)
+        for tile_m in hl.tile(m):
+            rows = (tile_m.begin + hl.arange(tile_m.block_size))[:, None, None]
+            for tile_g, tile_n in hl.tile([groups, 4], block_size=[None, 4]):
+                within = tile_g.index[:, None] * 4 + tile_n.index[None, :]
+                columns = within[None, :, :]
+                inside = (tile_g.index < groups)[None, :, None] & (rows < m)
+                scale = hl.load(w, [columns], extra_mask=(tile_g.index < groups)[None, :, None])
+                tile = hl.load(x, [rows, columns], extra_mask=inside)
+                hl.store(out, [rows, columns], tile * scale, extra_mask=inside)
+        return out
+    """
+    kernel = kernels(source, args={"x": "f32[M,N]", "w": "f32[N]", "group": "i32"})[0]
+    tunable = [b.sym for b in kernel.blocks if b.fixed is None]
+    sizes = dict(zip(tunable, blocks, strict=True))
+    sizes |= {b.sym: 4 for b in kernel.blocks if b.fixed is not None}
+    squeezed = squeeze(kernel, sizes)
+    verify(squeezed)
+    x, w = torch.randn(5, 12), torch.randn(12)
+    got = run_kernel(squeezed, {"x": x, "w": w, "group": 4}, sizes)
+    assert torch.equal(got, x * w)
+
+
 @pytest.mark.parametrize("k", [1, 3, 4, 8, 9])
 def test_peeled_products(k: int) -> None:
     kernel = kernels(MATMUL, args={"x": "f32[M,K]", "y": "f32[K,N]"})[0]

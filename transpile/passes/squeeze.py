@@ -142,7 +142,7 @@ class _Squeezer(UnitShapes):
         place = {d: i for i, d in enumerate(kept)}
         changes: dict[str, object] = {
             "index": tuple(
-                self.entry(e, dims, place)
+                self.entry(e, dims, place, shape)
                 for e, dims in zip(op.index, entry_axes(op.index), strict=True)
             ),
             "guards": self.guards(op.guards, place),
@@ -158,7 +158,10 @@ class _Squeezer(UnitShapes):
         for result in copy.results:
             self.makers[result] = copy
 
-    def entry(self, entry: ir.Index, dims: tuple[int, ...], place: Mapping[int, int]) -> ir.Index:
+    def entry(
+        self, entry: ir.Index, dims: tuple[int, ...], place: Mapping[int, int], shape: Shape
+    ) -> ir.Index:
+        """The index entry for axes ``dims`` of ``shape``, of which those in ``place`` stay."""
         match entry:
             case ir.AtTile(tile=tile, offset=offset) if self.is_unit_tile(tile):
                 return ir.AtScalar(self.plus(self.at(tile), offset))
@@ -170,12 +173,15 @@ class _Squeezer(UnitShapes):
             case ir.AtSlice(start=start, length=length):
                 return ir.AtSlice(None if start is None else self.at(start), self.size(length))
             case ir.AtTensor(value=value):
-                new = tuple(place[d] for d in dims if d in place)
-                if not new:
-                    return ir.AtScalar(self.at(value))
-                kept = [value.shape[i] for i, d in enumerate(dims) if d in place]
-                squeezed = self.reshaped(self.at(value), tuple(self.size(s) for s in kept))
-                return ir.AtTensor(squeezed, new)
+                # What another entry gives its lanes along an axis needs no axis of one here.
+                own = {
+                    place[d]: self.size(s)
+                    for d, s in zip(dims, value.shape, strict=True)
+                    if d in place and (self.size(s) != ONE or self.size(shape[d]) == ONE)
+                }
+                if not own:
+                    return ir.AtScalar(self.reshaped(self.at(value), ()))
+                return ir.AtTensor(self.tile(self.at(value), tuple(own.values())), tuple(own))
             case ir.AtScalar(value=value):
                 return ir.AtScalar(self.at(value))
 
@@ -228,6 +234,12 @@ class _Squeezer(UnitShapes):
             self.env[op.result] = value
         else:
             self.emit(ir.Permute(value, order, results=(self.new(op.result),)))
+
+    def iota(self, op: ir.Iota) -> None:
+        if self.shape(op.result.shape) == ():
+            self.env[op.result] = self.const(op.start, op.result.dtype)
+        else:
+            self.emit(ir.Iota(op.start, op.step, results=(self.new(op.result),)))
 
     def full(self, op: ir.Full) -> None:
         want = self.shape(op.result.shape)
@@ -400,6 +412,7 @@ _HANDLERS: dict[type[Op], Callable[..., None]] = {
     ir.Inline: _Squeezer.elementwise,
     ir.Reshape: _Squeezer.reshape,
     ir.Permute: _Squeezer.permute,
+    ir.Iota: _Squeezer.iota,
     ir.Full: _Squeezer.full,
     ir.Mask: _Squeezer.mask,
     ir.Reduce: _Squeezer.reduce,

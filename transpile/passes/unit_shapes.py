@@ -82,6 +82,13 @@ class UnitShapes:
             return self.rebuilt(maker, dims, shape)
         return self.emit(ir.Reshape(value, results=(Value(TileType(value.dtype, shape)),)))
 
+    def tile(self, value: Value, shape: Shape) -> Value:
+        """As ``reshaped``; a scalar becomes a tile of one element."""
+        value = self.reshaped(value, shape)
+        if value.shape == shape:
+            return value
+        return self.emit(ir.Reshape(value, results=(Value(TileType(value.dtype, shape)),)))
+
     def rebuilt(self, maker: ir.Elementwise | ir.Cast, dims: list[int], shape: Shape) -> Value:
         """A lane-by-lane operation once more, without the axes of size 1 that its result drops."""
         result = Value(TileType(maker.result.dtype, shape), maker.result.name)

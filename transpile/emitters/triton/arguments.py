@@ -45,7 +45,7 @@ class Arguments:
         self.schedule = schedule
         self.index_dtype: DType = kernel.index_dtype or I32
         self.arguments: dict[object, Argument] = {}
-        self.numbers: set[Var] = set()  # arguments that are no tensors
+        self.numbers: set[Var] = set()  # what may be a Python number: arguments, loop variables
         self.described: list[str] = []  # tensors in descriptors, as the host spells them
         self.constants = source_names(kernel)
         self.host_sizes = HostSizes(kernel, schedule, HOST_SPELLING)

@@ -174,6 +174,7 @@ def lower_for(ctx: Context, op: ir.ForTile | ir.ForRange) -> None:
         carried = _carried(ctx, op, op.body.params[1:])
         target = Var(loop_var.name or "i")
         ctx.values[loop_var] = ref(target, I32)
+    ctx.numbers.add(target)  # a Python number in the interpreter and in a static range
     iterator = range_call(ctx, begin, end, step, op.loop)
     body = _body(ctx, op.body, carried, lead)
     if ctx.described and begin.template == "0" and _turns_operand(op):

@@ -148,6 +148,7 @@ def _persistent(ctx: Context, order: list[ir.GridAxis], blocked: bool, group: in
     else:
         pid = Var("tile_id")
         pids = _split(ctx, ref(pid, I32), order, group, counts, inner)
+    ctx.numbers.add(pid)  # a Python number in the interpreter
     _bodies(ctx, pids, inner, hoisted=False)
     body += ctx.top
     body.append(For(pid, iterator, inner))
