@@ -11,6 +11,7 @@ from transpile.passes.pipeline import prepare
 from transpile.passes.schedule import Schedule, resolve
 from transpile.thread.dot_layout import MatrixMap, MatrixUnit, Part
 from transpile.thread.dot_plan import Products, plan_products
+from transpile.thread.limits import Limits
 
 #: 32 lanes hold two neighbouring elements of an 8x8 matrix each
 EIGHT = MatrixMap(
@@ -44,5 +45,5 @@ def planned(source: str, signature: str, blocks: list[int]) -> tuple[Products, l
     def extent(size: Size) -> int:
         return size.substitute(schedule.blocks).as_int() or 1
 
-    plan = plan_products(body, extent, schedule.num_warps or 4, UNIT, 32, 16)
+    plan = plan_products(body, extent, schedule.num_warps or 4, Limits("test", matrices=UNIT))
     return plan, [r for op in walk(body) for r in op.results]

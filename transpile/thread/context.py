@@ -101,6 +101,7 @@ class Lowering:
         }
         self.instantiate: Callable[[ir.Op, ir.Value, Layout], Tile]
         self.exchange: Callable[[Tile, Layout, ir.Value], Tile]
+        self.whole: frozenset[ir.Value] = frozenset()  # tiles known to end within their loops
 
     # -- values --------------------------------------------------------------------------------
 

@@ -75,14 +75,21 @@ def axis_name(var: ir.Value, block: str) -> str:
 # -- carried values ------------------------------------------------------------------------------
 
 
-def _carried(low: Lowering, params: Sequence[ir.Value], inits: Sequence[ir.Value]) -> list[Held]:
+def _carried(
+    low: Lowering, params: Sequence[ir.Value], inits: Sequence[ir.Value],
+    results: Sequence[ir.Value],
+) -> list[Held]:  # fmt: skip
     """Variables for carried values, set to what they begin with."""
     lets: list[Stmt] = []
     found: list[Held] = []
     pending: list[tuple[Held, Tile]] = []
-    for param, init in zip(params, inits, strict=True):
+    for param, init, result in zip(params, inits, results, strict=True):
         layout = _carried_layout(low, param, init)
         tile = low.tile(init, layout)
+        if (own := _handed_on(low, init, result, tile, layout)) is not None:
+            found.append(own)
+            low.bind(param, Tile(layout, own.dtype, own.read, (own,), own))
+            continue
         held = Held(layout, param.dtype, param.name, init.name or "carried")
         low.settle(tile)
         let = held.keep(layout.registers)
@@ -98,6 +105,17 @@ def _carried(low: Lowering, params: Sequence[ir.Value], inits: Sequence[ir.Value
     for held, tile in pending:
         _overwrite(low, held, tile, low.order)
     return found
+
+
+def _handed_on(
+    low: Lowering, init: ir.Value, result: ir.Value, tile: Tile, layout: Layout
+) -> Held | None:
+    """The variable of a value that only the loop reads: the loop may overwrite it."""
+    products, held = low.plan.products, tile.held
+    if held is None or held.var is None or held.item is not None or held.layout != layout:
+        return None
+    alone = products.uses.get(init) == 1 and products.homes[init] is products.homes[result]
+    return held if alone else None
 
 
 def _is_constant(tile: Tile) -> bool:
@@ -189,7 +207,7 @@ def for_tile(low: Lowering, op: ir.ForTile, lower: LowerBlock) -> None:
     _before_writes(low, op.body)
     begin, end = (low.indexed_value(v) for v in (op.begin, op.end))
     tile, params = op.body.params[0], op.body.params[1:]
-    carried = _carried(low, params, op.inits)
+    carried = _carried(low, params, op.inits, op.results)
     var = Var(tile.name or "tile", low.index_dtype)
     step = low.size(Size.of(op.block))
     known = low.ranges.tiles[tile]
@@ -216,7 +234,7 @@ def for_range(low: Lowering, op: ir.ForRange, lower: LowerBlock) -> None:
     _before_writes(low, op.body)
     index, params = op.body.params[0], op.body.params[1:]
     begin, end, step = (low.scalar(v) for v in (op.begin, op.end, op.step))
-    carried = _carried(low, params, op.inits)
+    carried = _carried(low, params, op.inits, op.results)
     var = Var(index.name or "i", index.dtype)
 
     def body() -> None:
@@ -233,7 +251,7 @@ def for_range(low: Lowering, op: ir.ForRange, lower: LowerBlock) -> None:
 def while_loop(low: Lowering, op: ir.While, lower: LowerBlock) -> None:
     """A loop with a condition of its own."""
     _before_writes(low, op.cond, op.body)
-    carried = _carried(low, op.body.params, op.inits)
+    carried = _carried(low, op.body.params, op.inits, op.results)
     for param, held in zip(op.cond.params, carried, strict=True):
         low.bind(param, Tile(held.layout, held.dtype, held.read, (held,), held))
     conditions: list[Tile] = []

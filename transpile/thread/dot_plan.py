@@ -31,7 +31,9 @@ from transpile.thread.dot_layout import (
     register_operand,
     staging,
 )
+from transpile.thread.ir import SharedBuffer
 from transpile.thread.layout import Axis, Digit, Layout
+from transpile.thread.limits import Limits
 
 _RESIDENT = 64  # bytes of a left operand's registers that a thread keeps around a loop
 _FRESH = (
@@ -66,42 +68,55 @@ class Product:
     grid: SimdGrid | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Staged:
+    """An operand in shared memory, for products of the block ``home``; with ``transposed`` the
+    buffer's rows are its columns."""
+
+    name: str
+    value: Value
+    home: Block
+    dtype: DType
+    buffer: SharedBuffer
+    transposed: bool
+
+
 @dataclass(eq=False)
 class Products:
-    """All products of a phase. ``threads`` is what their SIMD groups need, 0 if there are none;
-    ``layouts`` are those of values that are not distributed as their axes usually are."""
+    """All products of a phase, and what lowering has staged. ``threads`` is what their SIMD groups
+    need, 0 if there are none; ``layouts`` are those of values that are not distributed as their
+    axes usually are; ``uses`` counts how often values are used, ``homes`` are the blocks that
+    define them, ``makers`` the operations."""
 
+    unit: MatrixUnit | None = None
     threads: int = 0
     products: dict[ir.Dot, Product] = field(default_factory=dict)
     layouts: dict[Value, Layout] = field(default_factory=dict)
+    uses: dict[Value, int] = field(default_factory=dict)
+    homes: dict[Value, Block] = field(default_factory=dict)
+    makers: dict[Value, Op] = field(default_factory=dict)
+    staged: list[Staged] = field(default_factory=list)
 
 
 def plan_products(
-    body: Block,
-    extent: Callable[[Size], int],
-    groups: int,
-    unit: MatrixUnit | None,
-    simd: int,
-    vector_bytes: int,
+    body: Block, extent: Callable[[Size], int], groups: int, limits: Limits
 ) -> Products:
-    """The products of a phase with ``body``, for at most ``groups`` SIMD groups of ``simd`` lanes.
-
-    ``extent`` gives the room for an axis; ``vector_bytes`` bounds the vectors of copies.
-    """
-    planner = _Planner(body, extent, groups, unit, simd, vector_bytes)
-    return planner.run()
+    """The products of a phase with ``body``, for at most ``groups`` SIMD groups; ``extent`` gives
+    the room for an axis."""
+    return _Planner(body, extent, groups, limits).run()
 
 
 class _Planner:
     def __init__(
-        self, body: Block, extent: Callable[[Size], int], groups: int, unit: MatrixUnit | None,
-        simd: int, vector_bytes: int,
-    ) -> None:  # fmt: skip
+        self, body: Block, extent: Callable[[Size], int], groups: int, limits: Limits
+    ) -> None:
         self.body, self.extent, self.groups = body, extent, groups
-        self.unit, self.simd, self.vector_bytes = unit, simd, vector_bytes
+        self.limits, self.unit, self.simd = limits, limits.matrices, limits.simd
         self.frames = Frames(body)
         self.depths = _depths(body)
-        self.result = Products()
+        self.result = Products(
+            self.unit, uses=self.frames.uses, homes=_homes(body), makers=self.frames.makers
+        )
 
     def run(self) -> Products:
         dots = [op for op in self.frames.ops if isinstance(op, ir.Dot)]
@@ -137,11 +152,15 @@ class _Planner:
         return Product(op, batch[0] if batch else 1, m, n, k, *sides)
 
     def _by_matrices(self, product: Product) -> bool:
-        """Whether the target's matrices take the product, without too many empty rows."""
+        """Whether the target's matrices take the product. Dimensions of the source may leave rows
+        and columns of them empty, tiles of loops may not: nothing masks what lies beyond."""
         unit, op = self.unit, product.op
         if unit is None or unit.operand(op.lhs.dtype, op.acc_dtype) is None:
             return False
-        return product.k % unit.k == 0 and max(product.m, product.n) >= min(unit.m, unit.n)
+        if product.k % unit.k or max(product.m, product.n) < min(unit.m, unit.n):
+            return False
+        sides = zip(op.result.shape[-2:], (product.m, product.n), (unit.m, unit.n), strict=True)
+        return all(extent % edge == 0 or not size.syms for size, extent, edge in sides)
 
     def _seed(self, product: Product) -> None:
         shape = product.op.result.shape
@@ -257,7 +276,7 @@ class _Planner:
         if value in self.frames.slots or self._fresh(value) is None:
             return
         extents = self._room(operand)
-        vector = max(1, self.vector_bytes * 8 // max(8, value.dtype.bits))
+        vector = self.limits.vector(value.dtype.bits)
         dim = rank - 2 if operand.transposed else rank - 1
         layout = staging(self._axes(value), extents, dim, self.result.threads, vector)
         slots = tuple(
@@ -320,4 +339,19 @@ def _depths(body: Block) -> dict[Value, int]:
                 visit(region, depth + looped)
 
     visit(body, 0)
+    return found
+
+
+def _homes(body: Block) -> dict[Value, Block]:
+    """The block in which each value is defined."""
+    found: dict[Value, Block] = {}
+
+    def visit(block: Block) -> None:
+        found.update(dict.fromkeys(block.params, block))
+        for op in block.ops:
+            found.update(dict.fromkeys(op.results, block))
+            for region in regions(op):
+                visit(region)
+
+    visit(body)
     return found

@@ -128,11 +128,12 @@ def mask(low: Lowering, op: ir.Mask, layout: Layout) -> Tile:
     tile = low.tile(op.value, layout)
     fill = Const(op.fill, op.result.dtype)
     shape = op.value.shape
-    if not low.guard(op.guards, shape, layout, _zeros(layout)):
+    guards = [g for g in op.guards if g.tile not in low.whole]
+    if not low.guard(guards, shape, layout, _zeros(layout)):
         return tile
 
     def compute(env: Env) -> Expr:
-        condition = both(low.guard(op.guards, shape, layout, env))
+        condition = both(low.guard(guards, shape, layout, env))
         assert condition is not None
         return Apply("where", (condition, tile.read(env), fill), fill.dtype)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transpile.thread.dot_layout import MatrixUnit
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -12,7 +14,7 @@ class Limits:
     ``name`` is for messages. ``vector_bytes`` and ``vector_elements`` bound vector accesses;
     ``unaligned_vectors`` says that a vector may start at any element. ``registers`` is how many
     elements of one tile a thread may hold; ``row`` the longest run-time dimension that is kept in
-    registers whole.
+    registers whole; ``matrices`` the target's product of small matrices.
     """
 
     name: str
@@ -23,4 +25,9 @@ class Limits:
     vector_elements: int = 4
     unaligned_vectors: bool = True
     registers: int = 256
+    matrices: MatrixUnit | None = None
     row: int = 4096
+
+    def vector(self, bits: int) -> int:
+        """Elements of ``bits`` bits in the widest vector."""
+        return min(self.vector_elements, self.vector_bytes * 8 // max(8, bits))

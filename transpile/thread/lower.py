@@ -9,7 +9,7 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.sizes import Size, Sym
 from transpile.ir.walk import operands
-from transpile.thread import control, elementwise, memory, reduce, scan
+from transpile.thread import control, dot, elementwise, memory, reduce, scan
 from transpile.thread.context import Lowering, Tile
 from transpile.thread.exchange import exchange
 from transpile.thread.ir import Kernel
@@ -31,7 +31,7 @@ POINTWISE: dict[type[ir.Op], Callable[..., Tile]] = {
 #: what happens at its place in the program
 PLACED: dict[type[ir.Op], Callable[..., None]] = {
     ir.Store: memory.store, ir.Atomic: memory.atomic, ir.Reduce: reduce.reduce,
-    ir.ReduceWith: reduce.reduce_with, ir.Scan: scan.scan,
+    ir.ReduceWith: reduce.reduce_with, ir.Scan: scan.scan, ir.Dot: dot.dot,
 }  # fmt: skip
 
 CONTROL: dict[type[ir.Op], Callable[..., None]] = {
@@ -144,6 +144,6 @@ def instantiate(low: Lowering, op: ir.Op, value: ir.Value, layout: Layout) -> Ti
 
 
 _WORDS = {
-    ir.Dot: "a matrix product", ir.Gather: "a gather from a tile", ir.Sort: "a sort",
+    ir.Gather: "a gather from a tile", ir.Sort: "a sort",
     ir.Inline: "inline target code", ir.Barrier: "a barrier",
 }  # fmt: skip

@@ -25,6 +25,7 @@ class _Address:
     layout: Layout
     shape: tuple[Size, ...]
     operands: list[Tile]  # what indices and mask are read from
+    guards: tuple[ir.Guard, ...]  # those that may exclude elements
 
     def offset(self, env: Env) -> Expr:
         """Linear offset in elements."""
@@ -67,7 +68,7 @@ class _Address:
 
     def conditions(self, env: Env, skip: int | None = None) -> list[Expr]:
         """What must hold for the element to exist; guards of axis ``skip`` left out."""
-        guards = [g for g in self.op.guards if g.dim != skip]
+        guards = [g for g in self.guards if g.dim != skip]
         found = self.low.guard(guards, self.shape, self.layout, env)
         for number, (entry, dims) in enumerate(self._entries()):
             if isinstance(entry, ir.AtSlice) and entry.start is not None and dims[0] != skip:
@@ -107,7 +108,7 @@ class _Address:
         if not aligned and not self.low.limits.unaligned_vectors:
             return None
         run = self._run(entry)
-        guarded = any(g.dim == dim for g in self.op.guards) and self._ragged(dim, entry)
+        guarded = any(g.dim == dim for g in self.guards) and self._ragged(dim, entry)
         return _Vector(self, digit, dim, run, guarded, aligned)
 
     def _bound_within(self, entry: ir.AtTile | ir.AtSlice, number: int) -> bool:
@@ -203,7 +204,8 @@ def _address(low: Lowering, op: Access, layout: Layout) -> _Address:
                 pass
     if op.mask is not None:
         operands.append(low.tile(op.mask, low.sub(layout, op.mask.shape, shape)))
-    return _Address(low, op, layout, shape, operands)
+    guards = tuple(g for g in op.guards if g.tile not in low.whole)
+    return _Address(low, op, layout, shape, operands, guards)
 
 
 def load(low: Lowering, op: ir.Load, layout: Layout) -> Tile:

@@ -24,6 +24,7 @@ from transpile.thread.ir import (
     Const,
     Element,
     Expr,
+    FragmentShape,
     LaneLoop,
     Let,
     Stmt,
@@ -54,6 +55,7 @@ class Held:
     var: Var | None = None
     dims: Digits = ()
     fixed: bool = False  # the variable was needed before the nest is printed
+    fragment: FragmentShape | None = None  # its entries are matrices
 
     def read(self, env: Env) -> Expr:
         """One element of it."""
@@ -83,7 +85,7 @@ class Held:
         ordered = tuple(sorted(dims, key=loop_order))
         shape = tuple(d.count for d in ordered if not d.vector)
         components = ordered[-1].count if ordered and ordered[-1].vector else 1
-        self.var = Var(self.name or self.hint, self.dtype, shape, components)
+        self.var = Var(self.name or self.hint, self.dtype, shape, components, self.fragment)
         self.dims = ordered
         return Let(self.var)
 

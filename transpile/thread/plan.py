@@ -16,6 +16,7 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import error
 from transpile.ir.sizes import ONE, Size, Sym
 from transpile.ir.walk import entry_axes, index_shape, walk
+from transpile.thread.dot_plan import Products, plan_products
 from transpile.thread.layout import Axis, Digit, Digits, Layout, spread
 from transpile.thread.limits import Limits
 
@@ -37,6 +38,7 @@ class Plan:
     digits: Mapping[Key, Digits]
     capacities: tuple[tuple[Size, int], ...]
     layouts: dict[ir.Value, Layout] = field(default_factory=dict)
+    products: Products = field(default_factory=Products)
 
     def layout(self, shape: Iterable[Size]) -> Layout:
         """The usual layout of tiles of this shape."""
@@ -154,7 +156,8 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._vectors()
-        threads = self._threads()
+        products = self._products()
+        threads = products.threads or self._threads()
         strides = self._place(threads)
         ranks = self._ranks()
         digits = {}
@@ -166,16 +169,24 @@ class _Planner:
             for size in self.rows
         )
         used = max((d.stride * d.count for v in digits.values() for d in v), default=1)
-        threads = max(self.limits.simd, threads if self._asked() else used)
+        fixed = products.threads or self._asked()
+        threads = max(self.limits.simd, threads if fixed else used)
         plan = Plan(
             threads,
             self.limits.simd,
             {u.key[0]: u.extent for u in self.axes.values()},
             digits,
             capacities,
+            products.layouts,
+            products,
         )
         self._check(plan)
         return plan
+
+    def _products(self) -> Products:
+        """The phase's products, whose results decide how many threads there are."""
+        groups = (self._asked() or 4 * self.limits.simd) // self.limits.simd
+        return plan_products(self.phase.body, self._extent, groups, self.limits)
 
     def _vectors(self) -> None:
         """Vectors divide the axis's length, and a tile has them along one axis only."""
@@ -266,18 +277,22 @@ class _Planner:
         return {key: number for number, key in enumerate(keys)}
 
     def _check(self, plan: Plan) -> None:
-        if any(isinstance(op, ir.Dot) for op in walk(self.phase.body)):
-            return  # operands are not held whole
-        for shape, span in self.shapes.items():
-            held = plan.layout(shape).elements
-            if held > self.limits.registers:
-                sizes = " x ".join(str(self.axes[k].extent) for k in keys_of(shape))
-                raise error(
-                    "KT0605", f"a tile of {sizes} elements does not fit in registers", span,
-                    why=f"each of {plan.threads} threads would hold {held} elements, more than "
-                    f"{self.limits.registers}",
-                    remedy="use smaller `block_sizes` or `reduction_loops`",
-                )  # fmt: skip
+        for op in walk(self.phase.body):
+            for value in op.results:
+                if isinstance(value.type, ir.TileType):
+                    self._check_value(plan, value, op.span)
+
+    def _check_value(self, plan: Plan, value: ir.Value, span: ir.Span | None) -> None:
+        held = plan.of(value).elements
+        if held <= self.limits.registers:
+            return
+        sizes = " x ".join(str(self.axes[k].extent) for k in keys_of(value.shape) if k in self.axes)
+        raise error(
+            "KT0605", f"a tile of {sizes} elements does not fit in registers", span,
+            why=f"each of {plan.threads} threads would hold {held} elements, more than "
+            f"{self.limits.registers}",
+            remedy="use smaller `block_sizes` or `reduction_loops`",
+        )  # fmt: skip
 
 
 def blocked(axis: Axis, threads: int, stride: int, registers: int, vector: int) -> Digits:

@@ -1,0 +1,76 @@
+"""Products in thread IR: what is done per step, per matrix, and where operands go."""
+
+from __future__ import annotations
+
+from tests.thread.matrices import UNIT, prepared
+from tests.thread.test_dot_layout import ATTENTION, MATMUL
+from transpile.thread import ir
+from transpile.thread.limits import Limits
+from transpile.thread.lower import lower
+from transpile.thread.walk import all_nodes, walk
+
+
+def lowered(source: str, signature: str, blocks: list[int]) -> ir.Kernel:
+    kernel, schedule = prepared(source, signature, blocks)
+    limits = Limits("test", matrices=UNIT)
+    return lower(kernel, kernel.phases[0], schedule.blocks, limits, config={"num_warps": 4})
+
+
+def loads(body: ir.Body) -> list[ir.Load]:
+    return [node for node in all_nodes(body) if isinstance(node, ir.Load)]
+
+
+def statements(body: ir.Body, kind: type) -> list:
+    return [stmt for stmt in walk(body) if isinstance(stmt, kind)]
+
+
+def test_whole_tiles_are_copied_without_tests():
+    kernel = lowered(MATMUL, "x=f16[M,K] y=f16[K,N] bias=f32[N]", [64, 64, 16])
+    (main, tail) = statements(kernel.body, ir.For)
+    (choice,) = statements(main.body, ir.If)
+    assert {(n.guard, n.count) for n in loads(choice.then)} == {(None, None)}
+    assert all(n.guard is not None or n.count is not None for n in loads(choice.orelse))
+    assert len(loads(choice.then)) == len(loads(choice.orelse)) == 2
+    assert not statements(tail.body, ir.If)
+
+
+def test_the_tail_of_the_depth_uses_the_buffers_and_accumulator_of_the_loop():
+    kernel = lowered(MATMUL, "x=f16[M,K] y=f16[K,N] bias=f32[N]", [64, 64, 16])
+    assert [(b.name, b.shape, b.pad) for b in kernel.shared] == [
+        ("x_shared", (64, 16), 8),
+        ("y_shared", (16, 64), 8),
+    ]
+    assert sum(b.bytes for b in kernel.shared) == 5376
+    targets = {stmt.target.array for stmt in statements(kernel.body, ir.Mma)}
+    assert len(targets) == 1
+    (acc,) = targets
+    assert (acc.shape, acc.components, acc.fragment) == ((4, 4), 2, UNIT.acc.shape)
+
+
+def test_column_major_operands_are_transposed_by_the_matrix_loads():
+    kernel = lowered(MATMUL, "x=f16[M,64]{0,1} y=f16[64,N] bias=f32[N]", [64, 64, 16])
+    first, second = statements(kernel.body, ir.FragmentLoad)
+    assert (first.transpose, second.transpose) == (True, False)
+    assert {b.name: b.shape for b in kernel.shared} == {
+        "x_shared": (16, 64),
+        "y_shared": (16, 64),
+    }
+
+
+def test_probabilities_do_not_go_through_shared_memory():
+    kernel = lowered(ATTENTION, "q=f16[M,64] k=f16[N,64] v=f16[N,64]", [32, 32])
+    assert sorted(b.name for b in kernel.shared) == ["k_shared", "v_shared"]
+    first, second = statements(kernel.body, ir.Mma)
+    assert first.lhs.array.name == "q_tile"
+    assert second.lhs.array.dtype.name == "f16"
+    (loop,) = statements(kernel.body, ir.For)
+    stored = {stmt.buffer.name for stmt in statements(loop.body, ir.SharedStore)}
+    assert stored == {"k_shared", "v_shared"}
+
+
+def test_an_accumulator_is_scaled_where_it_is():
+    kernel = lowered(ATTENTION, "q=f16[M,64] k=f16[N,64] v=f16[N,64]", [32, 32])
+    arrays = {
+        s.var for s in statements(kernel.body, ir.Let) if s.var.shape == (8,) and s.var.fragment
+    }
+    assert sorted(v.name for v in arrays) == ["acc", "q_tile"]
