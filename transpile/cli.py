@@ -149,6 +149,10 @@ source_options = _options(
     click.option("--arch", metavar="ARCH", help="Architecture, such as sm_90a."),
 )  # fmt: skip
 
+counters_option = click.option(
+    "--counters", is_flag=True, help="What each launch did to memory (Metal, simulated)."
+)
+
 
 # -- build -------------------------------------------------------------------------------------
 
@@ -345,20 +349,25 @@ def _wrapped(key: str, values: Sequence[str]) -> str:
 @click.option("--reference", metavar="FILE:FUNCTION", help="The torch function to compare with.")
 @click.option("-j", "--jobs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("-v", "--verbose", is_flag=True, help="Say what is done as it is done.")
+@counters_option
 def verify(
-    files: tuple[str, ...], reference: str | None, jobs: int, verbose: bool, **options: Any
-) -> None:
+    files: tuple[str, ...], reference: str | None, jobs: int, verbose: bool, counters: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Prove kernels: generated, compiled, numerics against the references."""
     from transpile import build as pipeline
     from transpile import proofs
 
-    _require("torch", "triton", "numpy")
+    build_options = _build_options(options)
+    _require(build_options)
     paths = _expand(files)
     progress: Callable[[str], None] = _progress if verbose else lambda text: None
-    result = proofs.verify(paths, _build_options(options), _reference(reference), jobs, progress)
+    result = proofs.verify(paths, build_options, _reference(reference), jobs, progress)
     texts = pipeline.texts_of({d.file for d in result.diagnostics if d.span})
     _print_diagnostics(result.diagnostics, texts)
     click.echo(proofs.table(result), nl=False)
+    if counters:
+        click.echo(proofs.counters(result), nl=False)
     if any(d.severity == "error" for d in result.diagnostics):
         raise SystemExit(_exit_code(result.diagnostics))
     raise SystemExit(STALE if result.failed else 0)
@@ -377,17 +386,24 @@ def _reference(text: str | None) -> tuple[str, str] | None:
     return os.path.abspath(file), function
 
 
-def _require(*packages: str) -> None:
-    """Stop with KT0013 where a package of the target's extra is missing."""
+def _require(options: BuildOptions, *more: str) -> None:
+    """Stop with KT0013 where a package of a target's extra is missing."""
     from importlib.util import find_spec
 
+    from transpile.emitters import TARGETS
     from transpile.ir.diagnostics import Diagnostic
+    from transpile.verify.harnesses import HARNESSES
 
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        remedy = "pip install 'kt[triton]'"
-        found = Diagnostic("KT0013", f"this needs {', '.join(missing)}", remedy=remedy)
-        _print_diagnostics([found], {})
+    names = TARGETS if "all" in options.targets else options.targets
+    found = []
+    for name in names:
+        packages = (*HARNESSES[name].packages, *more) if name in HARNESSES else ()
+        missing = [package for package in packages if find_spec(package) is None]
+        if missing:
+            remedy = f"pip install 'kt[{name}]'"
+            found.append(Diagnostic("KT0013", f"this needs {', '.join(missing)}", remedy=remedy))
+    if found:
+        _print_diagnostics(found, {})
         raise SystemExit(USAGE)
 
 
@@ -397,20 +413,26 @@ def _require(*packages: str) -> None:
 @click.option("--in", "inputs", required=True, metavar="FILE", help="Tensors by parameter name.")
 @click.option("--out", "results", required=True, metavar="FILE", help="Gets out0, out1, ...")
 @click.option("--simulate", is_flag=True, help="On the CPU.")
+@counters_option
 @source_options
-def run(file: str, inputs: str, results: str, simulate: bool, **options: Any) -> None:
+def run(
+    file: str, inputs: str, results: str, simulate: bool, counters: bool, **options: Any
+) -> None:
     """Run one kernel on given tensors."""
     from transpile import build as pipeline
     from transpile import proofs
+    from transpile.verify.msl.counters import table
 
-    _require("torch", "triton", "numpy", "safetensors")
     path, _, kernel = file.partition("::")
     build_options = _build_options(options)
+    _require(build_options, "safetensors")
     if len(build_options.targets) != 1 or "all" in build_options.targets:
         raise click.UsageError("kt run takes one target")
     found: list[Diagnostic] = []
     with pipeline.collecting(found, path):
-        names = proofs.run(path, kernel or None, build_options, inputs, results, simulate)
-        click.echo(f"{results}: {', '.join(names)}")
+        done = proofs.run(path, kernel or None, build_options, inputs, results, simulate)
+        click.echo(f"{results}: {', '.join(done.names)}")
+        if counters and done.counters:
+            click.echo(table(done.counters), nl=False)
     _print_diagnostics(found, pipeline.texts_of([path]) if found else {})
     raise SystemExit(_exit_code(found) if found else 0)

@@ -16,7 +16,7 @@ from transpile.ir.diagnostics import Diagnostic, KtError, error
 from transpile.ir.dtypes import DType
 from transpile.ir.walk import walk_kernel
 from transpile.verify.harnesses import HARNESSES
-from transpile.verify.jobs import Argument, Cell, FileJob, KernelJob, RunJob, Status
+from transpile.verify.jobs import Argument, Cell, FileJob, KernelJob, RunJob, RunResult, Status
 
 if TYPE_CHECKING:
     from transpile.emitters import Target
@@ -245,6 +245,19 @@ def table(result: Verification) -> str:
     return f"{text}\n{len(cells)} cells, {failed} failed\n"
 
 
+def counters(result: Verification) -> str:
+    """What the launches of each shape did to memory, where that was counted."""
+    from transpile.verify.msl.counters import table as counter_table
+
+    parts = []
+    for row in result.rows:
+        for column, cell in row.cells.items():
+            if cell.counters:
+                place = f"{row.file}: {row.kernel}({row.signature}), {column} ({cell.sizes})"
+                parts.append(f"\n{place}\n{counter_table(cell.counters)}")
+    return "".join(parts)
+
+
 def _mark(row: Row, column: str) -> str:
     cell = row.cells.get(column)
     return "FAIL" if cell is None or cell.status == "fail" else cell.status
@@ -259,8 +272,8 @@ def _shortened(text: str, width: int) -> str:
 
 def run(
     file: str, kernel: str | None, options: BuildOptions, inputs: str, results: str, simulate: bool
-) -> list[str]:
-    """Run one kernel on the tensors of a file; the names of what was written. Raises KtError."""
+) -> RunResult:
+    """Run one kernel on the tensors of a file. Raises KtError."""
     from transpile.verify.pool import Worker
 
     (target,) = pipeline.resolve_targets(options)
@@ -279,9 +292,10 @@ def run(
         finally:
             worker.close()
     if isinstance(answer, str):
-        device = "no CUDA device" in answer or "no TPU" in answer
+        device = any(text in answer for text in ("no CUDA device", "no TPU", "no MPS device"))
         raise error("KT0014" if device else "KT0015", answer.removeprefix("RunError: "))
-    return list(answer)
+    assert isinstance(answer, RunResult)
+    return answer
 
 
 def _tensor_specs(path: str) -> Mapping[str, tuple[str, tuple[int, ...]]]:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from transpile.verify.jobs import Cell, FileJob, Mode, RunJob
+from transpile.verify.jobs import Cell, FileJob, Mode, RunJob, RunResult
 
 #: variables that only a harness sets: the user's own must not change what is proved
 OWN_VARIABLES = ("KT_INTERPRET", "TRITON_INTERPRET")
@@ -16,11 +16,13 @@ OWN_VARIABLES = ("KT_INTERPRET", "TRITON_INTERPRET")
 class Harness:
     """How a target is proved.
 
-    ``archs`` are the columns of the compile mode. ``checks`` are modules with
-    ``check_file(job) -> cells`` by mode, ``run`` one with ``run(job) -> names``. ``environments``
-    are by mode; "simulate" is that of ``kt run --simulate``, "device" that of ``kt run``.
+    ``packages`` are what must be installed, by import name. ``archs`` are the columns of the
+    compile mode. ``checks`` are modules with ``check_file(job) -> cells`` by mode, ``run`` one with
+    ``run(job) -> result``. ``environments`` are by mode; "simulate" is that of ``kt run
+    --simulate``, "device" that of ``kt run``.
     """
 
+    packages: tuple[str, ...]
     archs: tuple[str, ...]
     checks: Mapping[Mode, str]
     run: str
@@ -32,10 +34,10 @@ class Harness:
         check_file: Callable[[FileJob], Iterator[Cell]] = module.check_file
         return check_file(job)
 
-    def call(self, job: RunJob) -> list[str]:
-        """Run one function; the names of what was written."""
+    def call(self, job: RunJob) -> RunResult:
+        """Run one function."""
         module = importlib.import_module(f"transpile.verify.{self.run}")
-        run: Callable[[RunJob], list[str]] = module.run
+        run: Callable[[RunJob], RunResult] = module.run
         return run(job)
 
 
@@ -54,12 +56,14 @@ _TPU_COMPILER = {
 
 HARNESSES: dict[str, Harness] = {
     "triton": Harness(
+        packages=("torch", "triton", "numpy"),
         archs=("sm_80", "sm_90", "sm_100"),
         checks={"compile": "triton", "numerics": "numerics"},
         run="simulate",
         environments={"numerics": _SIMULATED, "simulate": _SIMULATED},
     ),
     "pallas": Harness(
+        packages=("torch", "jax", "numpy"),
         archs=("lower", "v5e", "v6e", "7x"),
         checks={"compile": "pallas_compile", "numerics": "pallas"},
         run="pallas_run",
@@ -68,5 +72,11 @@ HARNESSES: dict[str, Harness] = {
             "numerics": _JAX_ON_CPU | {"KT_INTERPRET": "1"},
             "simulate": _JAX_ON_CPU | {"KT_INTERPRET": "1"},
         },
+    ),
+    "metal": Harness(
+        packages=("torch", "numpy", "clang", "ziglang"),
+        archs=("strict", "host"),
+        checks={"compile": "metal_compile", "numerics": "metal"},
+        run="metal_run",
     ),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from transpile.ir.dtypes import DType
 from transpile.ir.ir import Kernel
 from transpile.ir.sizes import Sym
+from transpile.verify.msl.counters import Counters
 
 Mode = Literal["compile", "numerics"]
 Status = Literal["ok", "fail", "n/a"]
@@ -89,10 +90,24 @@ class RunJob:
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One cell of the table. ``row`` is the index of the kernel in its file, ``detail`` the reason
-    of a failure or what else there is to say, ``sizes`` those of a shape."""
+    of a failure or what else there is to say, ``sizes`` those of a shape. ``counters`` are those of
+    its launches, where the harness counts."""
 
     row: int
     column: str
     status: Status
     detail: str = ""
     sizes: str = ""
+    counters: tuple[Counters, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """The names of what a :class:`RunJob` wrote, and the counters of its launches."""
+
+    names: tuple[str, ...]
+    counters: tuple[Counters, ...] = ()
+
+    def counted(self, launches: Iterable[Counters]) -> RunResult:
+        """With the counters of these launches."""
+        return replace(self, counters=tuple(launches))

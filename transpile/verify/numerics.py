@@ -84,22 +84,32 @@ def describe(exc: BaseException) -> str:
 
 def check_shape(module: ModuleType, job: KernelJob, index: int) -> list[str]:
     """What is wrong with the kernel's results for one shape; nothing if all agree."""
-    from transpile.ir.interpreter import run_kernel
-
     arguments = inputs.make_arguments(job, index)
     got = results(getattr(module, job.kernel.name), arguments)
+    problems = []
+    for by, want in expected(job, arguments, index).items():
+        problems += compare_results(job, got, want, arguments, by)
+    return problems
+
+
+def expected(job: KernelJob, arguments: Mapping[str, Any], index: int) -> dict[str, dict[str, Any]]:
+    """The results of each reference, by its name: the interpreter, and the job's own if it has one.
+
+    Raises ValueError where that one says nothing about the first shape.
+    """
+    from transpile.ir.interpreter import run_kernel
 
     def interpret(**given: Any) -> Any:
         return run_kernel(job.kernel, given, job.blocks, fill_empty=True)
 
-    problems = compare_results(job, got, results(interpret, arguments), arguments, "interpreter")
+    found = {"interpreter": results(interpret, arguments)}
     if job.reference is not None:
-        reference = load_reference(*job.reference)
-        want = results(adapted(reference, arguments), arguments)
+        name = job.reference[1]
+        want = results(adapted(load_reference(*job.reference), arguments), arguments)
         if not want and index == 0:
-            problems.append(f"{job.reference[1]} returns nothing and changes nothing")
-        problems += compare_results(job, got, want, arguments, job.reference[1])
-    return problems
+            raise ValueError(f"{name} returns nothing and changes nothing")
+        found[name] = want
+    return found
 
 
 def results(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from transpile.verify import compare, inputs, pallas
-from transpile.verify.jobs import RunJob
+from transpile.verify.jobs import RunJob, RunResult
 from transpile.verify.numerics import load_module
 from transpile.verify.simulate import RunError, arguments_of, write
 
 
-def run(job: RunJob) -> list[str]:
-    """Call the function and write what it returns as out0, out1, ...; returns those names.
+def run(job: RunJob) -> RunResult:
+    """Call the function and write what it returns as out0, out1, ...
 
     A function that returns nothing in the source returns its changed parameters here.
     """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 from transpile.verify import compare, inputs
-from transpile.verify.jobs import RunJob
+from transpile.verify.jobs import RunJob, RunResult
 from transpile.verify.numerics import filled_allocations, load_module
 
 
@@ -14,26 +15,34 @@ class RunError(Exception):
     """The tensors do not fit the kernel, or there is no device."""
 
 
-def run(job: RunJob) -> list[str]:
-    """Call the function and write what it computed as out0, out1, ...; returns those names.
+def run(job: RunJob) -> RunResult:
+    """Call a function on a CUDA device or in Triton's interpreter."""
+    import torch
+
+    if not job.simulate and not torch.cuda.is_available():
+        raise RunError("torch finds no CUDA device; --simulate runs on the CPU")
+    if job.simulate:
+        return call(job, load_module(job.module), "cpu")
+    return call(job, load_module(job.module), "cuda", torch.cuda.synchronize)
+
+
+def call(
+    job: RunJob, module: ModuleType, device: str, synchronize: Callable[[], None] = lambda: None
+) -> RunResult:
+    """Call the function and write what it computed as out0, out1, ...
 
     A function that returns nothing gives its modified parameters, in parameter order.
     """
     import torch
 
-    if not job.simulate and not torch.cuda.is_available():
-        raise RunError("torch finds no CUDA device; --simulate runs on the CPU")
-    device = "cpu" if job.simulate else "cuda"
     arguments = arguments_of(job, device)
     for name, value in job.values.items():
         arguments[name] = inputs.runtime_value(value)
     tensors = {n: v.cpu() for n, v in arguments.items() if isinstance(v, torch.Tensor)}
     before = inputs.clone(tensors)
-    module = load_module(job.module)
     with filled_allocations():
         returned = getattr(module, job.kernel)(**arguments)
-    if not job.simulate:
-        torch.cuda.synchronize()
+    synchronize()
     found = [value for _, value in compare.flatten(returned)]
     if returned is None:
         found = [
@@ -59,13 +68,13 @@ def arguments_of(job: RunJob, device: str = "cpu") -> dict[str, Any]:
     return arguments
 
 
-def write(job: RunJob, found: Sequence[Any]) -> list[str]:
-    """Write results as out0, out1, ...; returns those names."""
+def write(job: RunJob, found: Sequence[Any]) -> RunResult:
+    """Write results as out0, out1, ..."""
     from safetensors.torch import save_file
 
     results = {f"out{i}": _plain(value) for i, value in enumerate(found)}
     save_file(results, job.outputs)
-    return list(results)
+    return RunResult(tuple(results))
 
 
 def _plain(value: Any) -> Any:
