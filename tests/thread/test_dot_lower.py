@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.thread.matrices import UNIT, prepared
 from tests.thread.test_dot_layout import ATTENTION, MATMUL
 from transpile.thread import ir
+from transpile.thread.dot_fit import fitted_blocks
 from transpile.thread.limits import Limits
 from transpile.thread.lower import lower
 from transpile.thread.walk import all_nodes, walk
@@ -74,3 +75,36 @@ def test_an_accumulator_is_scaled_where_it_is():
         s.var for s in statements(kernel.body, ir.Let) if s.var.shape == (8,) and s.var.fragment
     }
     assert sorted(v.name for v in arrays) == ["acc", "q_tile"]
+
+
+SCORES = """
+def scores(q, k):
+    m, d = q.size()
+    n = k.size(0)
+    d = hl.specialize(d)
+    out = torch.empty([m, n], dtype=torch.float32, device=q.device)
+    for tile_m in hl.tile(m):
+        a = q[tile_m, :]
+        for tile_n in hl.tile(n):
+            out[tile_m, tile_n] = hl.dot(a, k[tile_n, :].T)
+    return out
+"""
+
+
+def test_operands_that_a_loop_does_not_change_are_copied_before_it():
+    kernel = lowered(SCORES, "q=f32[M,128] k=f32[N,128]", [64, 32])
+    (loop,) = statements(kernel.body, ir.For)
+    inside = {stmt.buffer.name for stmt in statements(loop.body, ir.SharedStore)}
+    outside = {stmt.buffer.name for stmt in statements(kernel.body, ir.SharedStore)} - inside
+    assert (inside, outside) == ({"k_shared"}, {"a_shared"})
+
+
+def test_steps_are_halved_until_the_operands_fit():
+    kernel, schedule = prepared(MATMUL, "x=f16[M,K] y=f16[K,N] bias=f32[N]", [128, 128, 64])
+    limits = Limits("test", matrices=UNIT)
+    blocks = fitted_blocks(kernel, schedule.blocks, 8, limits)
+    assert [blocks[s] for s in schedule.tunable] == [128, 128, 32]
+    less = fitted_blocks(
+        kernel, schedule.blocks, 8, Limits("test", matrices=UNIT, shared_bytes=16384)
+    )
+    assert [less[s] for s in schedule.tunable] == [128, 128, 16]

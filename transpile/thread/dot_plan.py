@@ -35,7 +35,7 @@ from transpile.thread.ir import SharedBuffer
 from transpile.thread.layout import Axis, Digit, Layout
 from transpile.thread.limits import Limits
 
-_RESIDENT = 64  # bytes of a left operand's registers that a thread keeps around a loop
+_RESIDENT = 128  # bytes of a left operand's registers that a thread keeps around a loop
 _FRESH = (
     ir.Load, ir.Full, ir.TileIndex, ir.Iota, ir.Random, ir.Const, ir.SizeOf, ir.HostScalar,
     ir.TileAttr, ir.Elementwise, ir.Cast, ir.Mask, ir.Broadcast, ir.Permute,

@@ -50,6 +50,8 @@ def stage(low: Lowering, product: Product) -> dict[str, Staged]:
             if known is None:
                 fresh.append((operand, staged[operand.side]))
 
+    fresh = [pair for pair in fresh if not _copied_before(low, *pair)]
+
     def copy() -> None:
         for operand, place in fresh:
             _store(low, _source(low, operand), place.buffer, operand)
@@ -63,6 +65,20 @@ def stage(low: Lowering, product: Product) -> dict[str, Staged]:
     orelse = _apart(low, frozenset(), copy)
     low.scope.add(Control(lambda: [If(condition, then.build(), orelse.build())]))
     return staged
+
+
+def _copied_before(low: Lowering, operand: Operand, place: Staged) -> bool:
+    """Copies an operand that the loops around the product do not change, before them."""
+    if operand.value not in low.deferred:
+        return False
+    _, scope, order = low.deferred[operand.value]
+    if scope is low.scope:
+        return False
+    saved = low.scope, low.order
+    low.scope, low.order = scope, order
+    _store(low, _source(low, operand), place.buffer, operand)
+    low.scope, low.order = saved
+    return True
 
 
 def _known(low: Lowering, product: Product, operand: Operand) -> Staged | None:
