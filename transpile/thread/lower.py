@@ -9,13 +9,14 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.sizes import Size, Sym
 from transpile.ir.walk import operands
-from transpile.thread import control, dot, elementwise, memory, reduce, scan
+from transpile.thread import barriers, control, dot, elementwise, memory, reduce, scan
 from transpile.thread.context import Lowering, Tile
 from transpile.thread.exchange import exchange
 from transpile.thread.ir import Kernel
 from transpile.thread.layout import Layout
 from transpile.thread.limits import Limits
 from transpile.thread.plan import make_plan
+from transpile.thread.shared import plan_shared
 
 #: one element of the result from the same element of the operands: done where it is needed
 POINTWISE: dict[type[ir.Op], Callable[..., Tile]] = {
@@ -65,11 +66,14 @@ def lower(
     lower_block(low, phase.body, errors)
     if errors:
         raise KtError(*(d for e in errors for d in e.diagnostics))
-    body = low.scope.build()
-    return Kernel(
+    lowered = Kernel(
         kernel.name, kernel.tensors, kernel.scalars, groups, plan.threads, plan.simd,
-        tuple(low.buffers), body, plan.capacities, dict(kernel.multiple_of), phase.span,
+        tuple(low.buffers), low.scope.build(), plan.capacities, dict(kernel.multiple_of),
+        phase.span,
     )  # fmt: skip
+    plan_shared(lowered, limits)
+    barriers.place(lowered)
+    return lowered
 
 
 def lower_block(low: Lowering, block: ir.Block, errors: list[KtError]) -> None:

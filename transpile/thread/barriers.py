@@ -1,0 +1,177 @@
+"""Barriers: where threads must wait for each other, and the proof that they do.
+
+:func:`place` goes through the statements with the accesses since the last barrier, and puts one in
+front of the statement whose access may meet one of them in another thread's element. Loops are gone
+through again with what their own end leaves behind. :func:`unordered` does the same without adding
+anything: what it finds is a race. Lane loops count as one statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from transpile.thread import ir
+from transpile.thread.addresses import Access, Scope, accesses
+from transpile.thread.ir import Barrier, Body, Expr, Kernel, Stmt, Var
+from transpile.thread.walk import bodies, expressions, nodes, walk
+
+
+def place(kernel: Kernel) -> None:
+    """Insert the barriers that the kernel's body needs."""
+    _Walker(kernel, inserting=True).run()
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two statements that different threads may run on one element in any order."""
+
+    first: Stmt
+    second: Stmt
+    memory: str
+
+
+def unordered(kernel: Kernel) -> list[Race]:
+    """Races that no barrier prevents; empty if every cross-thread read is proved ordered."""
+    walker = _Walker(kernel, inserting=False)
+    walker.run()
+    return walker.races
+
+
+@dataclass(eq=False)
+class _Walker:
+    kernel: Kernel
+    inserting: bool
+    races: list[Race] = field(default_factory=list)
+
+    def run(self) -> None:
+        body = self.kernel.body
+        self.values = _single_values(body)
+        self.contended = _contended(body)
+        self.symbols: dict[Var, str] = {}
+        self.generation = 0
+        scope = Scope(self.kernel.threads, self.kernel.simd, (), self.values, self.symbols)
+        self.body(body, [], scope)
+
+    def body(self, body: Body, pending: list[Access], scope: Scope) -> list[Access]:
+        """The accesses pending after the body."""
+        at = 0
+        while at < len(body):
+            stmt = body[at]
+            if isinstance(stmt, Barrier):
+                pending = _after(stmt, pending)
+            elif isinstance(stmt, ir.For | ir.While | ir.If):
+                pending, inserted = self._control(stmt, pending, scope, body, at)
+                at += inserted
+            else:
+                found = _all_accesses(stmt, scope, self.contended)
+                clashes = _clashes(pending, found)
+                if clashes and self.inserting:
+                    barrier = self._barrier(clashes)
+                    body.insert(at, barrier)
+                    at += 1
+                    pending = _after(barrier, pending)
+                self._report(clashes)
+                pending = pending + found
+            at += 1
+        return pending
+
+    def _report(self, clashes: list[tuple[Access, Access]]) -> None:
+        if not self.inserting:
+            self.races += [Race(a.stmt, b.stmt, b.memory) for a, b in clashes]
+
+    def _barrier(self, clashes: list[tuple[Access, Access]]) -> Barrier:
+        device = any(b.device for _, b in clashes)
+        shared = any(not b.device for _, b in clashes)
+        one = self.kernel.threads == self.kernel.simd
+        return Barrier("simdgroup" if one else "group", shared, device)
+
+    def _control(
+        self, stmt: Stmt, pending: list[Access], scope: Scope, body: Body, at: int
+    ) -> tuple[list[Access], int]:
+        """A branch or loop; what its conditions read comes first."""
+        found = list(accesses(stmt, scope, self.contended))
+        clashes = _clashes(pending, found)
+        self._report(clashes)
+        inserted = 0
+        if clashes and self.inserting:
+            barrier = self._barrier(clashes)
+            body.insert(at, barrier)
+            pending, inserted = _after(barrier, pending), 1
+        pending = pending + found
+        if isinstance(stmt, ir.If):
+            after = [self.body(arm, list(pending), scope) for arm in bodies(stmt)]
+            return _union(after), inserted
+        return self._loop(stmt, pending, scope), inserted
+
+    def _loop(self, stmt: Stmt, pending: list[Access], scope: Scope) -> list[Access]:
+        first = self._iteration(stmt, pending, scope)
+        again = self._iteration(stmt, _union([pending, first]), scope)
+        return _union([pending, first, again])
+
+    def _iteration(self, stmt: Stmt, pending: list[Access], scope: Scope) -> list[Access]:
+        """One pass over a loop's bodies; its variable is another one than in the last pass."""
+        self.generation += 1
+        for inner in walk([stmt]):
+            if isinstance(inner, ir.For):
+                self.symbols[inner.var] = f"{inner.var.name}#{id(inner)}#{self.generation}"
+        for part in bodies(stmt):
+            pending = self.body(part, pending, scope)
+        return pending
+
+
+def _after(barrier: Barrier, pending: list[Access]) -> list[Access]:
+    """What a barrier leaves pending. One of a SIMD group orders its own threads only, and they are
+    all there are where kt places one."""
+    return [a for a in pending if not (barrier.device if a.device else barrier.shared)]
+
+
+def _union(parts: Iterable[list[Access]]) -> list[Access]:
+    return list(dict.fromkeys(a for part in parts for a in part))
+
+
+def _clashes(pending: list[Access], found: list[Access]) -> list[tuple[Access, Access]]:
+    return [(a, b) for b in found for a in pending if a.meets(b)]
+
+
+def _contended(body: Body) -> set[str]:
+    """Tensors that are written, and accessed by another statement too."""
+    writes: dict[str, int] = {}
+    total: dict[str, int] = {}
+    for stmt in walk(body):
+        if isinstance(stmt, ir.Store | ir.Atomic | ir.FragmentStore):
+            place = stmt.destination if isinstance(stmt, ir.FragmentStore) else stmt.tensor
+            writes[place.name] = writes.get(place.name, 0) + 1
+            total[place.name] = total.get(place.name, 0) + 1
+        if isinstance(stmt, ir.FragmentLoad):
+            total[stmt.source.name] = total.get(stmt.source.name, 0) + 1
+        for expr in expressions(stmt):
+            for node in nodes(expr):
+                if isinstance(node, ir.Load):
+                    total[node.tensor.name] = total.get(node.tensor.name, 0) + 1
+    return {name for name in writes if total[name] > 1}
+
+
+def _all_accesses(stmt: Stmt, scope: Scope, contended: set[str]) -> list[Access]:
+    """Those of the statement and, for lane loops and branches in them, of its bodies."""
+    found = list(accesses(stmt, scope, contended))
+    inner = scope.inside(stmt.var, stmt.count) if isinstance(stmt, ir.LaneLoop) else scope
+    for body in bodies(stmt):
+        for part in body:
+            found += _all_accesses(part, inner, contended)
+    return found
+
+
+def _single_values(body: Body) -> dict[Var, Expr]:
+    """Scalars that are given a value where they are declared and never another one."""
+    values: dict[Var, Expr] = {}
+    changed: set[Var] = set()
+    for stmt in walk(body):
+        match stmt:
+            case ir.Let(var=var, value=value) if value is not None and not var.shape:
+                values[var] = value
+            case ir.Assign(target=Var() as target):
+                changed.add(target)
+            case ir.Atomic(result=Var() as target):
+                changed.add(target)
+    return {var: value for var, value in values.items() if var not in changed}
