@@ -251,6 +251,12 @@ class Lowering:
             return Const(number, self.index_dtype)
         return Extent(known, self.index_dtype)
 
+    def block_size(self, block: Sym) -> int:
+        """The number that a block-size symbol stands for."""
+        number = Size.of(block).substitute(self.blocks).as_int()
+        assert number is not None, f"no size for {block}"
+        return number
+
     def known_size(self, value: ir.Value) -> Size | None:
         """The symbolic value of an integer scalar."""
         return self.ranges.size_of(value)

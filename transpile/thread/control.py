@@ -58,7 +58,7 @@ def _grid_axis(low: Lowering, axis: ir.GridAxis, number: Expr) -> None:
     known = low.ranges.tiles[axis.var]
     low.runs[axis.var] = Run(
         axis_name(axis.var, axis.block.name), Size.of(axis.block), first, low.size(axis.end),
-        axis.end, known.begin, low.plan.extents.get(Size.of(axis.block), 1),
+        axis.end, known.begin, low.block_size(axis.block),
         low.size(axis.count), low.top,
     )  # fmt: skip
 
@@ -217,7 +217,7 @@ def for_tile(low: Lowering, op: ir.ForTile, lower: LowerBlock) -> None:
         rounded = add(extent, step, Const(-1, low.index_dtype))
         low.runs[tile] = Run(
             axis_name(tile, op.block.name), Size.of(op.block), var, end, known.loop_end,
-            known.begin, low.plan.extents.get(Size.of(op.block), 1),
+            known.begin, low.block_size(op.block),
             Apply("floordiv", (rounded, step), low.index_dtype), low.scope,
         )  # fmt: skip
         lower(op.body)
