@@ -1,0 +1,1 @@
+"""Metal Shading Language: what one thread does, as a kernel function, and its host function."""

@@ -1,0 +1,127 @@
+"""The arguments of a kernel: a buffer per tensor, then one struct of scalars, sizes and strides.
+
+What an argument is at the launch is host Python. A size that the source has a name for, or that is
+one symbol, becomes a member of the struct; others are computed from members in the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transpile.emitters.common.hostsizes import HostSizes
+from transpile.emitters.msl.dtypes import NAMES, STRUCT, number
+from transpile.emitters.msl.names import Scope
+from transpile.emitters.msl.ops import ADD, ATOM, MUL, POSTFIX, UNARY
+from transpile.ir import ir as tile
+from transpile.ir.diagnostics import error
+from transpile.ir.dtypes import F32, I32, DType
+from transpile.ir.sizes import Opaque, Size, Sym
+from transpile.thread import ir
+
+Text = tuple[str, int]
+"""Source text and the precedence of its outermost operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of the struct: its name, its type here, what the launch passes."""
+
+    name: str
+    dtype: DType
+    host: str
+
+
+class Arguments:
+    """Names of a kernel's parameters, and sizes as expressions of them."""
+
+    def __init__(self, source: tile.Kernel, kernel: ir.Kernel, sizes: HostSizes) -> None:
+        self.source = source
+        self.kernel = kernel
+        self.host = sizes
+        self.index_dtype = source.index_dtype or I32
+        self.scope = Scope()
+        self.tensors = {t: self.scope.declare(t.name) for t in kernel.tensors}
+        self.members: dict[object, Member] = {}
+        self.member_names = Scope()
+        self.named = dict(reversed(source.size_names))
+
+    def scalar(self, name: str, dtype: DType) -> Text:
+        """A scalar argument of the source."""
+        if name not in self.members:
+            scalar = next(s for s in self.source.scalars if s.name == name)
+            self._member(name, scalar.name, scalar.dtype, scalar.host)
+        found = self.members[name]
+        text = f"params.{found.name}"
+        return (text, POSTFIX) if found.dtype == dtype else (f"{NAMES[dtype]}({text})", ATOM)
+
+    def size(self, size: Size, dtype: DType) -> Text:
+        """A size as an integer of the given type."""
+        constant = size.as_int()
+        if constant is not None:
+            return number(constant, dtype), ATOM if constant >= 0 else UNARY
+        sym, name = size.as_sym(), self.named.get(size)
+        if sym is None and name is None:
+            return self._polynomial(size, dtype)
+        if size not in self.members:
+            self._member(size, self._hint(size), self.index_dtype, name or self.host.text(size))
+        found = self.members[size]
+        text = f"params.{found.name}"
+        return (text, POSTFIX) if dtype.bits <= found.dtype.bits else (f"long({text})", ATOM)
+
+    def _member(self, key: object, hint: str, dtype: DType, host: str) -> None:
+        if dtype not in STRUCT and dtype.is_float:
+            dtype = F32
+        if dtype not in STRUCT:
+            raise error(
+                "KT0610", f"the scalar `{hint}` is {dtype.name}", self.source.span,
+                why="Metal has no such type for an argument",
+                remedy="pass it as i32, i64 or f32",
+            )  # fmt: skip
+        self.members[key] = Member(self.member_names.declare(hint), dtype, host)
+
+    def _hint(self, size: Size) -> str:
+        """The source's name for a size, else one made from its symbol."""
+        name = self.named.get(size)
+        if name is not None and name.isidentifier():
+            return name
+        sym = size.as_sym()
+        if sym is not None and sym.kind == "stride":
+            for tensor in self.source.tensors:
+                if size in tensor.strides:
+                    return f"{tensor.name}_stride_{tensor.strides.index(size)}"
+        return (
+            sym.name.lower()
+            if sym is not None
+            else "".join(c if c.isalnum() else "_" for c in str(size))
+        )
+
+    def _polynomial(self, size: Size, dtype: DType) -> Text:
+        """A sum of products of members."""
+        out, terms = "", 0
+        for mono, coeff in size.terms:
+            factors = [self._atom(atom, dtype) for atom in mono]
+            if abs(coeff) != 1 or not factors:
+                factors.append((number(abs(coeff), dtype), ATOM))
+            text = " * ".join(enclosed(f, MUL + (i > 0)) for i, f in enumerate(factors))
+            single = factors[0][1] if len(factors) == 1 else MUL
+            terms += 1
+            if not out:
+                out = f"-{text}" if coeff < 0 else text
+                prec = min(single, UNARY) if coeff < 0 else single
+            else:
+                out += f" - {text}" if coeff < 0 else f" + {text}"
+        return out, prec if terms == 1 else ADD
+
+    def _atom(self, atom: Sym | Opaque, dtype: DType) -> Text:
+        if isinstance(atom, Sym):
+            return self.size(Size.of(atom), dtype)
+        lhs, rhs = self.size(atom.lhs, dtype), self.size(atom.rhs, dtype)
+        if atom.op in ("min", "max"):
+            return f"{atom.op}({lhs[0]}, {rhs[0]})", ATOM
+        symbol = "/" if atom.op == "//" else "%"
+        return f"{enclosed(lhs, MUL)} {symbol} {enclosed(rhs, MUL + 1)}", MUL
+
+
+def enclosed(text: Text, need: int) -> str:
+    """The text, in parentheses if it binds looser than ``need``."""
+    return text[0] if text[1] >= need else f"({text[0]})"

@@ -1,0 +1,348 @@
+"""Expressions of the thread IR in Metal Shading Language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transpile.emitters.msl import ops
+from transpile.emitters.msl.arguments import Arguments, Text, enclosed
+from transpile.emitters.msl.dtypes import NAMES, is_byte_float, number
+from transpile.emitters.msl.helpers import butterfly
+from transpile.emitters.msl.ops import ATOM, LAND, LOR, POSTFIX, TERNARY, UNARY, Spelling
+from transpile.emitters.msl.signs import Signs
+from transpile.ir.diagnostics import KtError, error
+from transpile.ir.dtypes import (
+    BF16,
+    BOOL,
+    F4E2M1X2,
+    F8E4M3,
+    F16,
+    F32,
+    I8,
+    I16,
+    U8,
+    U16,
+    DType,
+)
+from transpile.ir.ir import Span, Tensor
+from transpile.thread import ir
+
+_IDS = {
+    "thread": ("tid", ATOM),
+    "lane": ("lane", ATOM),
+    "simdgroup": ("sg", ATOM),
+    "group_x": ("int(tgid.x)", ATOM),
+    "group_y": ("int(tgid.y)", ATOM),
+    "group_z": ("int(tgid.z)", ATOM),
+}
+_COMPONENTS = "xyzw"
+
+
+class Expressions:
+    """Prints expressions; remembers what parameters, helpers and includes they need."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments = arguments
+        self.signs = Signs(arguments.kernel.body)
+        self.names: dict[ir.Var, str] = {}
+        self.helpers: set[str] = set()
+        self.made: dict[str, str] = {}  # helpers made for one use, by name
+        self.ids: set[str] = set()
+        self.includes: set[str] = set()
+        self.read: set[Tensor] = set()
+        self.written: set[Tensor] = set()
+        self.buffers: dict[ir.SharedBuffer, str] = {}
+        self.span: Span | None = None  # of the statement that is being printed
+
+    def text(self, expr: ir.Expr, need: int = 0) -> str:
+        """The expression, in parentheses if it binds looser than ``need``."""
+        return enclosed(self.of(expr), need)
+
+    def of(self, expr: ir.Expr) -> Text:
+        """The expression and its precedence."""
+        return _PRINT[type(expr)](self, expr)
+
+    # -- leaves --------------------------------------------------------------------------------
+
+    def _const(self, expr: ir.Const) -> Text:
+        text = number(expr.value, self.dtype(expr.dtype))
+        return text, UNARY if text.startswith("-") else ATOM
+
+    def _extent(self, expr: ir.Extent) -> Text:
+        return self.arguments.size(expr.size, expr.dtype)
+
+    def _host_scalar(self, expr: ir.HostScalar) -> Text:
+        return self.arguments.scalar(expr.name, expr.dtype)
+
+    def _id(self, expr: ir.Id) -> Text:
+        self.ids.add("tgid" if expr.kind.startswith("group") else _IDS[expr.kind][0])
+        return _IDS[expr.kind]
+
+    def _var(self, expr: ir.Var) -> Text:
+        return self.names[expr], ATOM
+
+    # -- types ---------------------------------------------------------------------------------
+
+    def dtype(self, dtype: DType) -> DType:
+        """The dtype, if this target has it."""
+        if dtype not in NAMES:
+            raise error(
+                "KT0610", f"{dtype.name} does not exist on Metal", self.span,
+                why="Apple GPUs have no 64-bit floats",
+                remedy="convert to float32 in the kernel, or build for a target that has them",
+            )  # fmt: skip
+        return dtype
+
+    def type(self, dtype: DType, width: int = 1) -> str:
+        """The name of a scalar or vector type."""
+        return NAMES[self.dtype(dtype)] + (str(width) if width > 1 else "")
+
+    def unsupported(self, what: str, why: str, remedy: str = "") -> KtError:
+        return error("KT0602", f"{what} is not available on Metal", self.span, why=why,
+                     remedy=remedy)  # fmt: skip
+
+    # -- registers -----------------------------------------------------------------------------
+
+    def _element(self, expr: ir.Element) -> Text:
+        text = self.names[expr.array] + "".join(f"[{self.text(i)}]" for i in expr.index)
+        if expr.component is None:
+            return text, POSTFIX
+        at = expr.component
+        if expr.array.fragment is not None:
+            return f"{text}.thread_elements()[{self.text(at)}]", POSTFIX
+        if expr.array.components == 1:
+            return text, POSTFIX
+        if isinstance(at, ir.Const) and expr.array.dtype != BOOL:
+            return f"{text}.{_COMPONENTS[int(at.value)]}", POSTFIX
+        return f"{text}[{self.text(at)}]", POSTFIX
+
+    # -- operations ----------------------------------------------------------------------------
+
+    def _apply(self, expr: ir.Apply) -> Text:
+        dtype = self.dtype(expr.args[-1].dtype)
+        spelling = self._spelling(expr, dtype)
+        if spelling.helper:
+            self._use(spelling.helper, dtype)
+        if dtype == BF16 or (dtype == F16 and not spelling.native):
+            return self._widened(expr, spelling, dtype)
+        needs = self._needs(expr, spelling)
+        args = [self.text(a, need) for a, need in zip(expr.args, needs, strict=False)]
+        text = spelling.template.format(*args), spelling.prec
+        narrow = expr.dtype in (I8, U8, I16, U16)  # C++ computes those in int
+        return (f"{NAMES[expr.dtype]}({text[0]})", ATOM) if narrow else text
+
+    def _spelling(self, expr: ir.Apply, dtype: DType) -> Spelling:
+        divides = expr.name in ops.PLAIN_DIVISION and dtype.is_int
+        if divides and all(self.signs.non_negative(a) for a in expr.args):
+            return ops.PLAIN_DIVISION[expr.name]
+        table = ops.BOOLS if dtype.is_bool else ops.INTEGERS if dtype.is_int else ops.FLOATS
+        spelling = table.get(expr.name)
+        if spelling is None:
+            raise self.unsupported(f"`{expr.name}` of {dtype.name}", "Metal has no such operation")
+        return spelling
+
+    @staticmethod
+    def _needs(expr: ir.Apply, spelling: Spelling) -> list[int]:
+        """Precedences of the operands; && inside of || is put in parentheses."""
+        needs = list(spelling.needs)
+        if spelling.prec == LOR:
+            needs = [n if _is_operator(a, "lor", "or") else LAND + 1
+                     for n, a in zip(needs, expr.args, strict=False)]  # fmt: skip
+        return needs
+
+    def _widened(self, expr: ir.Apply, spelling: Spelling, dtype: DType) -> Text:
+        """A 16-bit operation in f32, rounded after it."""
+        args = []
+        for arg, need in zip(expr.args, self._needs(expr, spelling), strict=False):
+            if arg.dtype == dtype:
+                args.append(self._as_float(arg))
+            else:
+                args.append(self.text(arg, need))
+        text = spelling.template.format(*args)
+        if expr.dtype != dtype:  # a condition
+            return text, spelling.prec
+        return f"{NAMES[dtype]}({text})", ATOM
+
+    def _as_float(self, arg: ir.Expr) -> str:
+        if isinstance(arg, ir.Const):
+            return self.text(ir.Const(arg.value, F32), UNARY)
+        return f"float({self.text(arg)})"
+
+    def _use(self, helper: str, dtype: DType) -> None:
+        if helper == "floor_mod" and dtype.is_float:
+            helper = "floor_mod_float"
+        self.helpers.add(helper)
+
+    def _convert(self, expr: ir.Convert) -> Text:
+        source, target = self.dtype(expr.value.dtype), self.dtype(expr.dtype)
+        if expr.bitcast:
+            if NAMES[source] == NAMES[target]:
+                return self.of(expr.value)
+            return f"as_type<{NAMES[target]}>({self.text(expr.value)})", ATOM
+        if source == target:
+            return self.of(expr.value)
+        if isinstance(expr.value, ir.Const) and not is_byte_float(target):
+            return self._constant(expr.value.value, target)
+        if is_byte_float(source) or is_byte_float(target):
+            return self._bytes(expr.value, source, target)
+        if target == BOOL:
+            zero = number(0, F32 if source == BF16 else source)
+            value = self._as_float(expr.value) if source == BF16 else self.text(expr.value, ops.ADD)
+            return f"{value} != {zero}", ops.EQUAL
+        if BF16 in (source, target) and F32 not in (source, target):
+            return f"{NAMES[target]}(float({self.text(expr.value)}))", ATOM
+        return f"{NAMES[target]}({self.text(expr.value)})", ATOM
+
+    def _constant(self, value: bool | int | float, dtype: DType) -> Text:
+        if dtype.is_bool:
+            value = bool(value)
+        elif dtype.is_int:
+            value = int(value)
+            value = (value + (1 << dtype.bits - 1)) % (1 << dtype.bits) - (1 << dtype.bits - 1) \
+                if dtype.signed else value % (1 << dtype.bits)  # fmt: skip
+        return self.of(ir.Const(value, dtype))
+
+    def _bytes(self, value: ir.Expr, source: DType, target: DType) -> Text:
+        """To or from an 8-bit float, which is a byte here."""
+        if F4E2M1X2 in (source, target):
+            raise self.unsupported(
+                "conversion of f4e2m1x2", "a byte of it holds two numbers",
+                "view the tensor as uint8 and decode its halves in the kernel",
+            )  # fmt: skip
+        text = self.text(value)
+        if is_byte_float(source):
+            helper = "e4m3_to_float" if source == F8E4M3 else "e5m2_to_float"
+            self.helpers.add(helper)
+            text = f"{helper}({text})"
+        elif source != F32:
+            text = f"float({text})"
+        if is_byte_float(target):
+            helper = "float_to_e4m3" if target == F8E4M3 else "float_to_e5m2"
+            self.helpers.add(helper)
+            return f"{helper}({text})", ATOM
+        return (text, ATOM) if target == F32 else (f"{NAMES[target]}({text})", ATOM)
+
+    def _random(self, expr: ir.Random) -> Text:
+        self.helpers.add("philox")
+        text = f"philox({self.text(expr.seed)}, {self.text(expr.offset)})"
+        if expr.kind == "uniform":
+            self.helpers.add("uniform")
+            return f"uniform({text})", ATOM
+        return f"int({text})", ATOM
+
+    # -- memory --------------------------------------------------------------------------------
+
+    def pointer(self, tensor: Tensor, offset: ir.Expr) -> Text:
+        """The address of an element."""
+        name = self.arguments.tensors[tensor]
+        if isinstance(offset, ir.Const) and offset.value == 0:
+            return name, ATOM
+        return f"{name} + {self.text(offset, ops.ADD)}", ops.ADD
+
+    def vector_at(self, tensor: Tensor, offset: ir.Expr, width: int, aligned: bool,
+                  const: str) -> str:  # fmt: skip
+        """A vector in device memory, as something to read or assign."""
+        packed = "" if aligned else "packed_"
+        pointer = enclosed(self.pointer(tensor, offset), UNARY)
+        return f"*({const}device {packed}{self.type(tensor.dtype, width)}*){pointer}"
+
+    def _load(self, expr: ir.Load) -> Text:
+        self.read.add(expr.tensor)
+        dtype = self.dtype(expr.dtype)
+        name = self.arguments.tensors[expr.tensor]
+        if expr.vector == 1:
+            text, prec = f"{name}[{self.text(expr.offset)}]", POSTFIX
+            other = number(expr.other, dtype)
+        elif expr.count is not None:
+            self.helpers.add("load_partial")
+            value = number(expr.other, dtype)
+            pointer = self.pointer(expr.tensor, expr.offset)[0]
+            function = f"load_partial<{NAMES[dtype]}, {expr.vector}>"
+            text, prec = f"{function}({pointer}, {self.text(expr.count)}, {value})", ATOM
+            other = f"{self.type(dtype, expr.vector)}({value})"
+        else:
+            text = self.vector_at(expr.tensor, expr.offset, expr.vector, expr.aligned, "const ")
+            prec = UNARY
+            if not expr.aligned:
+                text, prec = f"{self.type(dtype, expr.vector)}({text})", ATOM
+            other = f"{self.type(dtype, expr.vector)}({number(expr.other, dtype)})"
+        if expr.guard is None:
+            return text, prec
+        return f"{self.text(expr.guard, LOR)} ? {text} : {other}", TERNARY
+
+    def place(self, buffer: ir.SharedBuffer, index: tuple[ir.Expr, ...]) -> str:
+        """An element of threadgroup memory."""
+        return self.buffers[buffer] + "".join(f"[{self.text(i)}]" for i in index)
+
+    def shared_vector(self, buffer: ir.SharedBuffer, index: tuple[ir.Expr, ...], width: int) -> str:
+        """A vector in threadgroup memory, as something to read or assign."""
+        cast = f"(threadgroup {self.type(buffer.dtype, width)}*)"
+        return f"*{cast}&{self.place(buffer, index)}"
+
+    def _shared_load(self, expr: ir.SharedLoad) -> Text:
+        if expr.vector == 1:
+            return self.place(expr.buffer, expr.index), POSTFIX
+        return self.shared_vector(expr.buffer, expr.index, expr.vector), UNARY
+
+    # -- other lanes ---------------------------------------------------------------------------
+
+    def _shuffle(self, expr: ir.Shuffle) -> Text:
+        dtype = self.dtype(expr.dtype)
+        kind = "" if expr.kind == "index" else f"_{expr.kind}"
+        by = self.text(expr.by)
+        if dtype.is_int and dtype.bits == 64:
+            helper = f"shuffle{kind}_{NAMES[dtype]}"
+            self.helpers.add(helper)
+            return f"shuffle{kind}({self.text(expr.value)}, {by})", ATOM
+        if dtype == BOOL:
+            return f"bool(simd_shuffle{kind}(ushort({self.text(expr.value)}), {by}))", ATOM
+        if dtype == BF16:
+            value = f"as_type<ushort>({self.text(expr.value)})"
+            return f"as_type<bfloat>(simd_shuffle{kind}({value}, {by}))", ATOM
+        return f"simd_shuffle{kind}({self.text(expr.value)}, {by})", ATOM
+
+    def _lane_reduce(self, expr: ir.LaneReduce) -> Text:
+        dtype = self.dtype(expr.dtype)
+        whole = expr.xors == tuple(1 << i for i in range(5))
+        wide = dtype.is_int and dtype.bits == 64
+        if dtype == BF16:
+            value = ir.Convert(expr.value, F32)
+            return f"bfloat({self.text(ir.LaneReduce(expr.name, value, expr.xors))})", ATOM
+        function = ops.SIMD_REDUCTIONS.get(expr.name)
+        if function is None:
+            raise self.unsupported(f"`{expr.name}` over lanes", "Metal has no such function")
+        if whole and not wide:
+            if dtype.is_float and expr.name in ("max", "min"):
+                function = f"simd_nan_{expr.name}"
+                self.helpers.add(function)
+            return f"{function}({self.text(expr.value)})", ATOM
+        if wide:
+            self.helpers.add(f"shuffle_xor_{NAMES[dtype]}")
+        if dtype.is_float and expr.name in ("max", "min"):
+            self.helpers.add(f"nan_{expr.name}")
+        name, text = butterfly(expr.name, expr.xors, NAMES[dtype], floats=dtype.is_float, wide=wide)
+        if self.made.setdefault(f"{name} {NAMES[dtype]}", text) != text:
+            raise AssertionError(f"two helpers {name}")
+        return f"{name}({self.text(expr.value)})", ATOM
+
+
+def _is_operator(expr: ir.Expr, *names: str) -> bool:
+    return isinstance(expr, ir.Apply) and expr.name in names
+
+
+_PRINT: dict[type[ir.Expr], Callable[[Expressions, Any], Text]] = {
+    ir.Const: Expressions._const,
+    ir.Extent: Expressions._extent,
+    ir.HostScalar: Expressions._host_scalar,
+    ir.Id: Expressions._id,
+    ir.Var: Expressions._var,
+    ir.Element: Expressions._element,
+    ir.Apply: Expressions._apply,
+    ir.Convert: Expressions._convert,
+    ir.Random: Expressions._random,
+    ir.Load: Expressions._load,
+    ir.SharedLoad: Expressions._shared_load,
+    ir.Shuffle: Expressions._shuffle,
+    ir.LaneReduce: Expressions._lane_reduce,
+}

@@ -1,0 +1,405 @@
+"""Functions that Metal's library lacks, as text that kernels which need them carry along.
+
+Each is written once, for the types that call it; ``NEEDS`` lists what it calls in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_NAN_MAX = """\
+// The larger one; NaN if either is.
+template <typename T>
+inline T nan_max(T a, T b) {
+  return a > b || isnan(a) ? a : b;
+}"""
+
+_NAN_MIN = """\
+// The smaller one; NaN if either is.
+template <typename T>
+inline T nan_min(T a, T b) {
+  return a < b || isnan(a) ? a : b;
+}"""
+
+_FLOOR_DIV = """\
+// The quotient rounded down, where C++ rounds towards zero.
+template <typename T>
+inline T floor_div(T a, T b) {
+  T quotient = a / b;
+  return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
+}"""
+
+_FLOOR_MOD = """\
+// The remainder with the sign of b, where C++'s has that of a.
+template <typename T>
+inline T floor_mod(T a, T b) {
+  T remainder = a % b;
+  return remainder != 0 && (a < 0) != (b < 0) ? remainder + b : remainder;
+}"""
+
+_FLOOR_MOD_FLOAT = """\
+// The remainder with the sign of b.
+inline float floor_mod(float a, float b) {
+  float remainder = fmod(a, b);
+  return remainder != 0.0f && (remainder < 0.0f) != (b < 0.0f) ? remainder + b : remainder;
+}"""
+
+_INT_POW = """\
+// a to the power b by squaring; 0 for a negative b, but for a of 1 and -1.
+template <typename T>
+inline T int_pow(T a, T b) {
+  if (b < 0) {
+    return a == 1 ? 1 : a == -1 ? (b % 2 == 0 ? 1 : -1) : 0;
+  }
+  T power = 1;
+  for (; b > 0; b /= 2) {
+    power = b % 2 == 0 ? power : power * a;
+    a *= a;
+  }
+  return power;
+}"""
+
+# Kahan's corrections of the rounding error in exp(x) - 1 and 1 + x, see Higham, "Accuracy and
+# Stability of Numerical Algorithms" (2nd ed., section 1.14.1).
+_EXPM1 = """\
+// exp(x) - 1, accurate near 0 (Higham, Accuracy and Stability, 1.14.1).
+inline float expm1(float x) {
+  float y = precise::exp(x);
+  float minus_1 = y - 1.0f;
+  return y == 1.0f ? x : minus_1 == -1.0f || isinf(y) ? minus_1 : minus_1 * x / precise::log(y);
+}"""
+
+_LOG1P = """\
+// log(1 + x), accurate near 0 (Higham, Accuracy and Stability, 1.14.1).
+inline float log1p(float x) {
+  float y = 1.0f + x;
+  return y == 1.0f ? x : isinf(y) ? y : precise::log(y) * x / (y - 1.0f);
+}"""
+
+# Both fits are Chebyshev interpolations of the exact function, computed in 40 digits: of
+# erf(x) / x over x^2 in [0, 1], and of erfc(x) exp(x^2) / t over t = 1 / (1 + x / 2) in [0.15, 1].
+_ERFC = """\
+// 1 - erf(x); for x > 0 t * P(t) * exp(-x^2) with t = 1 / (1 + x / 2), error below 3e-7.
+inline float erfc(float x) {
+  float a = abs(x);
+  float t = 1.0f / (1.0f + 0.5f * a);
+  float p = -0.060370319f;
+  p = fma(p, t, 0.29081214f);
+  p = fma(p, t, -0.49981371f);
+  p = fma(p, t, 0.29206085f);
+  p = fma(p, t, -0.035891414f);
+  p = fma(p, t, 0.20641503f);
+  p = fma(p, t, 0.24221882f);
+  p = fma(p, t, 0.28248802f);
+  p = fma(p, t, 0.28208053f);
+  float square = a * a;
+  float lost = fma(a, a, -square);
+  float tail = t * p * precise::exp(-square) * (1.0f - lost);
+  tail = a > 11.0f ? 0.0f : tail;
+  return x < 0.0f ? 2.0f - tail : tail;
+}"""
+
+_ERF = """\
+// The error function: x * P(x^2) up to 1, 1 - erfc(x) beyond; error below 2e-7.
+inline float erf(float x) {
+  float square = x * x;
+  if (square > 1.0f) {
+    return sign(x) * (1.0f - erfc(abs(x)));
+  }
+  float p = -0.00056480599f;
+  p = fma(p, square, 0.0049217618f);
+  p = fma(p, square, -0.02671503f);
+  p = fma(p, square, 0.1128032f);
+  p = fma(p, square, -0.37612343f);
+  p = fma(p, square, 1.1283791f);
+  return x * p;
+}"""
+
+_LOAD_PARTIAL = """\
+// The first `count` of N elements, and `other` after them.
+template <typename T, int N>
+inline vec<T, N> load_partial(const device T* x, int count, T other) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
+}"""
+
+_STORE_PARTIAL = """\
+// Writes the first `count` of N elements.
+template <typename T, int N>
+inline void store_partial(device T* x, vec<T, N> v, int count) {
+  for (short i = 0; i < N; ++i) {
+    if (i < count) {
+      x[i] = v[i];
+    }
+  }
+}"""
+
+_E4M3_TO_FLOAT = """\
+// 8 bits (sign, 4 of exponent, 3 of fraction, no infinities) to f32.
+inline float e4m3_to_float(uchar x) {
+  uint e = (x >> 3) & 15u;
+  uint m = x & 7u;
+  float a = e == 0u ? float(m) * 0x1p-9f : as_type<float>(((e + 120u) << 23) | (m << 20));
+  a = (x & 0x7f) == 0x7f ? NAN : a;
+  return x & 0x80 ? -a : a;
+}"""
+
+_E5M2_TO_FLOAT = """\
+// 8 bits (sign, 5 of exponent, 2 of fraction) to f32: the upper half of a half.
+inline float e5m2_to_float(uchar x) {
+  return float(as_type<half>(ushort(x << 8)));
+}"""
+
+_FLOAT_TO_E4M3 = """\
+// f32 to 8 bits (sign, 4 of exponent, 3 of fraction), to the nearest, even on a tie; NaN from 480.
+inline uchar float_to_e4m3(float x) {
+  uint a = as_type<uint>(x) & 0x7fffffffu;
+  uint s = (as_type<uint>(x) >> 24) & 0x80u;
+  if (a >= 0x43f00000u) {
+    return uchar(s | 0x7fu);
+  }
+  if (a < 0x3c800000u) {  // below 2^-6 multiples of 2^-9, which the sum rounds to
+    return uchar(s | (as_type<uint>(as_type<float>(a) + 0x1p14f) - as_type<uint>(0x1p14f)));
+  }
+  a += 0x7ffffu + ((a >> 20) & 1u);
+  return uchar(s | ((a >> 20) - (120u << 3)));
+}"""
+
+_FLOAT_TO_E5M2 = """\
+// f32 to 8 bits (sign, 5 of exponent, 2 of fraction), to the nearest, even on a tie.
+inline uchar float_to_e5m2(float x) {
+  uint a = as_type<uint>(x) & 0x7fffffffu;
+  uint s = (as_type<uint>(x) >> 24) & 0x80u;
+  if (a >= 0x47800000u) {
+    return uchar(s | (a > 0x7f800000u ? 0x7fu : 0x7cu));
+  }
+  if (a < 0x38800000u) {  // below 2^-14 multiples of 2^-16, which the sum rounds to
+    return uchar(s | (as_type<uint>(as_type<float>(a) + 0x1p7f) - as_type<uint>(0x1p7f)));
+  }
+  a += 0xfffffu + ((a >> 21) & 1u);
+  return uchar(s | ((a >> 21) - (112u << 2)));
+}"""
+
+_PHILOX = """\
+// First word of Philox4x32-10 (Salmon et al., SC 2011) for a seed and a counter.
+inline uint philox(ulong seed, ulong offset) {
+  uint4 c = uint4(uint(offset), uint(offset >> 32), 0u, 0u);
+  uint2 key = uint2(uint(seed), uint(seed >> 32));
+  for (short i = 0; i < 10; ++i) {
+    uint high_0 = mulhi(c.x, 0xd2511f53u);
+    uint high_1 = mulhi(c.z, 0xcd9e8d57u);
+    c = uint4(high_1 ^ c.y ^ key.x, c.z * 0xcd9e8d57u, high_0 ^ c.w ^ key.y, c.x * 0xd2511f53u);
+    key += uint2(0x9e3779b9u, 0xbb67ae85u);
+  }
+  return c.x;
+}"""
+
+_UNIFORM = """\
+// 32 random bits as a number in [0, 1).
+inline float uniform(uint bits) {
+  int word = int(bits);
+  return float(word < 0 ? -word - 1 : word) * 4.6566127342e-10f;
+}"""
+
+_SIMD_NAN_MAX = """\
+// The largest of the SIMD group's values; NaN if one is.
+template <typename T>
+inline T simd_nan_max(T x) {
+  return simd_any(isnan(x)) ? T(NAN) : simd_max(x);
+}"""
+
+_SIMD_NAN_MIN = """\
+// The smallest of the SIMD group's values; NaN if one is.
+template <typename T>
+inline T simd_nan_min(T x) {
+  return simd_any(isnan(x)) ? T(NAN) : simd_min(x);
+}"""
+
+
+def _exchange_loop(name: str, comment: str, t: str, combined: str) -> str:
+    """An atomic operation on 16 bits by compare and exchange of the word around them."""
+    return f"""\
+// {comment}; the value before. Metal's atomics are 32 bits wide.
+inline {t} {name}(device {t}* x, int offset, {t} value) {{
+  device atomic_uint* word = (device atomic_uint*)x + offset / 2;
+  uint shift = offset % 2 * 16;
+  uint old = atomic_load_explicit(word, memory_order_relaxed);
+  while (true) {{
+    {t} before = as_type<{t}>(ushort(old >> shift));
+    {t} after = {combined};
+    uint now = (old & ~(0xffffu << shift)) | (uint(as_type<ushort>(after)) << shift);
+    if (atomic_compare_exchange_weak_explicit(
+            word, &old, now, memory_order_relaxed, memory_order_relaxed)) {{
+      return before;
+    }}
+  }}
+}}"""
+
+
+def _float_loop(name: str, comment: str, combined: str) -> str:
+    """An atomic operation on f32 by compare and exchange."""
+    return f"""\
+// {comment}; the value before.
+inline float {name}(device float* x, float value) {{
+  device atomic_uint* word = (device atomic_uint*)x;
+  uint old = atomic_load_explicit(word, memory_order_relaxed);
+  while (true) {{
+    float before = as_type<float>(old);
+    uint now = as_type<uint>({combined});
+    if (atomic_compare_exchange_weak_explicit(
+            word, &old, now, memory_order_relaxed, memory_order_relaxed)) {{
+      return before;
+    }}
+  }}
+}}"""
+
+
+_ATOMIC_CAS = """\
+// Stores `value` where `expected` is; the value before.
+inline {t} atomic_cas(device {t}* x, {t} expected, {t} value) {{
+  device atomic_{t}* word = (device atomic_{t}*)x;
+  {t} before = expected;
+  while (!atomic_compare_exchange_weak_explicit(
+             word, &before, value, memory_order_relaxed, memory_order_relaxed)) {{
+    if (before != expected) {{
+      return before;
+    }}
+  }}
+  return before;
+}}"""
+
+_SHUFFLE_LONG = """\
+// simd_shuffle{kind} of 64 bits.
+inline {t} shuffle{kind}({t} x, ushort by) {{
+  return as_type<{t}>(simd_shuffle{kind}(as_type<uint2>(x), by));
+}}"""
+
+_NARROW = {"half": "before + value", "bfloat": "bfloat(float(before) + float(value))"}
+_EXTREMES = {
+    "max": ("nan_max", "the larger one"),
+    "min": ("nan_min", "the smaller one"),
+}
+
+
+def _atomics() -> dict[str, str]:
+    found = {}
+    for t, total in _NARROW.items():
+        found[f"atomic_add_{t}"] = _exchange_loop(f"atomic_add_{t}", "Adds", t, total)
+        for kind, (function, words) in _EXTREMES.items():
+            wide = f"{function}(float(before), float(value))"
+            name = f"atomic_{kind}_{t}"
+            found[name] = _exchange_loop(name, f"Stores {words}", t, f"{t}({wide})")
+        name = f"atomic_xchg_{t}"
+        found[name] = _exchange_loop(name, "Stores the value", t, "value")
+    for kind, (function, words) in _EXTREMES.items():
+        name = f"atomic_{kind}_float"
+        found[name] = _float_loop(name, f"Stores {words}", f"{function}(before, value)")
+    for t in ("int", "uint"):
+        found[f"atomic_cas_{t}"] = _ATOMIC_CAS.format(t=t)
+    return found
+
+
+def _shuffles() -> dict[str, str]:
+    return {
+        f"shuffle{kind}_{t}": _SHUFFLE_LONG.format(kind=kind, t=t)
+        for kind in ("", "_up", "_down", "_xor")
+        for t in ("long", "ulong")
+    }
+
+
+TEXTS: dict[str, str] = {
+    "nan_max": _NAN_MAX,
+    "nan_min": _NAN_MIN,
+    "simd_nan_max": _SIMD_NAN_MAX,
+    "simd_nan_min": _SIMD_NAN_MIN,
+    "floor_div": _FLOOR_DIV,
+    "floor_mod": _FLOOR_MOD,
+    "floor_mod_float": _FLOOR_MOD_FLOAT,
+    "int_pow": _INT_POW,
+    "expm1": _EXPM1,
+    "log1p": _LOG1P,
+    "erfc": _ERFC,
+    "erf": _ERF,
+    "load_partial": _LOAD_PARTIAL,
+    "store_partial": _STORE_PARTIAL,
+    "e4m3_to_float": _E4M3_TO_FLOAT,
+    "e5m2_to_float": _E5M2_TO_FLOAT,
+    "float_to_e4m3": _FLOAT_TO_E4M3,
+    "float_to_e5m2": _FLOAT_TO_E5M2,
+    "philox": _PHILOX,
+    "uniform": _UNIFORM,
+    **_atomics(),
+    **_shuffles(),
+}
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "erf": ("erfc",),
+    **{
+        f"atomic_{kind}_{t}": (function,)
+        for kind, (function, _) in _EXTREMES.items()
+        for t in ("half", "bfloat", "float")
+    },
+}
+
+_OPERATORS = {
+    "sum": "x += {0};",
+    "prod": "x *= {0};",
+    "max": "x = nan_max(x, {0});",
+    "min": "x = nan_min(x, {0});",
+    "any": "x = x || {0};",
+    "all": "x = x && {0};",
+    "xor_sum": "x ^= {0};",
+}
+_WORDS = {
+    "sum": "Sum", "prod": "Product", "max": "Maximum", "min": "Minimum", "any": "Disjunction",
+    "all": "Conjunction", "xor_sum": "Exclusive or",
+}  # fmt: skip
+_GROUPS = {(1, 8): "row", (2, 4, 16): "column"}
+
+
+def butterfly(
+    name: str, xors: tuple[int, ...], t: str, *, floats: bool, wide: bool
+) -> tuple[str, str]:
+    """A reduction over the lanes that differ in the bits ``xors``: its name and text.
+
+    (1, 8) are the lanes with a row of an 8x8 matrix, (2, 4, 16) those with a column. ``wide``:
+    of 64 bits, which lanes exchange in halves.
+    """
+    where = _GROUPS.get(xors)
+    function = f"{where}_{name}" if where else f"{name}_over_{'_'.join(map(str, xors))}"
+    lanes = (
+        f"the lanes that hold a {where} of an 8x8 matrix"
+        if where
+        else f"the lanes that differ in the bits {', '.join(map(str, xors))} of their numbers"
+    )
+    operator = _OPERATORS[name]
+    if not floats:
+        operator = operator.replace("nan_", "")
+    shuffle = "shuffle_xor" if wide else "simd_shuffle_xor"
+    if t == "bool":
+        steps = [operator.format(f"bool({shuffle}(ushort(x), {bit}))") for bit in xors]
+    else:
+        steps = [operator.format(f"{shuffle}(x, {bit})") for bit in xors]
+    body = "\n".join(f"  {step}" for step in [*steps, "return x;"])
+    comment = f"// {_WORDS[name]} over {lanes}."
+    return function, f"{comment}\ninline {t} {function}({t} x) {{\n{body}\n}}"
+
+
+def in_order(wanted: Iterable[str]) -> list[str]:
+    """The helpers and what they need, each after what it calls."""
+    found: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        for need in NEEDS.get(name, ()):
+            visit(need)
+        found[name] = None
+
+    known = list(TEXTS)
+    for name in sorted(set(wanted), key=lambda n: known.index(n) if n in known else len(known)):
+        visit(name)
+    return list(found)

@@ -1,0 +1,323 @@
+"""Statements of the thread IR in Metal Shading Language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from transpile.emitters.msl import ops
+from transpile.emitters.msl.dtypes import NAMES
+from transpile.emitters.msl.expr import Expressions
+from transpile.emitters.msl.names import Scope
+from transpile.emitters.msl.ops import ADD, ATOM, LESS, TERNARY
+from transpile.emitters.msl.wrap import wrap
+from transpile.ir.dtypes import BF16, F16, F32, I32, U32
+from transpile.thread import ir
+
+INDENT = 2
+
+
+class Statements:
+    """Prints bodies; names are declared in the scope of the braces they stand in."""
+
+    def __init__(self, exprs: Expressions, source: Mapping[int, str]) -> None:
+        self.exprs = exprs
+        self.source = source  # lines of the source file that are worth a comment
+        self.line = 0  # the last one that was printed
+        self.assigned = set(_assigned(exprs.arguments.kernel.body))
+
+    def body(self, body: ir.Body, scope: Scope, indent: int) -> list[str]:
+        lines: list[str] = []
+        for stmt in body:
+            lines += self._comment(stmt, indent)
+            self.exprs.span = stmt.span or self.exprs.span
+            lines += self._statement(stmt, scope, indent)
+        return lines
+
+    def _comment(self, stmt: ir.Stmt, indent: int) -> list[str]:
+        """The source statement that the code from here on does."""
+        line = stmt.span.line if stmt.span else 0
+        if not line or line == self.line:
+            return []
+        self.line = line
+        text = self.source.get(line)
+        return [f"{' ' * indent}// {text}"] if text else []
+
+    def _statement(self, stmt: ir.Stmt, scope: Scope, indent: int) -> list[str]:
+        return _PRINT[type(stmt)](self, stmt, scope, indent)
+
+    def _set(self, stmt: ir.Assign, scope: Scope, indent: int) -> list[str]:
+        return self._assign(self.exprs.text(stmt.target), stmt.value, indent)
+
+    def _shared_store(self, stmt: ir.SharedStore, scope: Scope, indent: int) -> list[str]:
+        if stmt.value.width == 1:
+            place = self.exprs.place(stmt.buffer, stmt.index)
+        else:
+            place = self.exprs.shared_vector(stmt.buffer, stmt.index, stmt.value.width)
+        return self._guarded(stmt.guard, f"{place} = {self.exprs.text(stmt.value)};", indent)
+
+    def _barrier(self, stmt: ir.Barrier, scope: Scope, indent: int) -> list[str]:
+        flags = ["mem_flags::mem_threadgroup"] if stmt.shared else []
+        flags += ["mem_flags::mem_device"] if stmt.device else []
+        function = "threadgroup_barrier" if stmt.scope == "group" else "simdgroup_barrier"
+        return [f"{' ' * indent}{function}({' | '.join(flags) or 'mem_flags::mem_none'});"]
+
+    def _lane_loop(self, stmt: ir.LaneLoop, scope: Scope, indent: int) -> list[str]:
+        inner = scope.inner()
+        name = self.exprs.names[stmt.var] = inner.declare(stmt.var.name)
+        self.exprs.helpers.add("UNROLL")
+        head = f"UNROLL for (short {name} = 0; {name} < {stmt.count}; ++{name})"
+        return self._block(head, stmt.body, inner, indent)
+
+    def _mma(self, stmt: ir.Mma, scope: Scope, indent: int) -> list[str]:
+        names = [self.exprs.text(e) for e in (stmt.target, stmt.lhs, stmt.rhs, stmt.acc)]
+        return wrap(f"simdgroup_multiply_accumulate({', '.join(names)});", indent)
+
+    def _inline(self, stmt: ir.Inline, scope: Scope, indent: int) -> list[str]:
+        texts = [self.exprs.text(e) for e in (*stmt.args, *stmt.results)]
+        return wrap(stmt.code.format(*texts), indent)
+
+    def _block(self, head: str, body: ir.Body, scope: Scope, indent: int) -> list[str]:
+        lines = wrap(f"{head} {{", indent)
+        return [*lines, *self.body(body, scope, indent + INDENT), f"{' ' * indent}}}"]
+
+    # -- variables -----------------------------------------------------------------------------
+
+    def _let(self, stmt: ir.Let, scope: Scope, indent: int) -> list[str]:
+        var, value = stmt.var, stmt.value
+        # What the value says comes first: it may read a variable of an outer scope of this name.
+        text = self.exprs.text(value) if value is not None else ""
+        name = self.exprs.names[var] = scope.declare(var.name)
+        declared = f"{self._type(var)} {name}" + "".join(f"[{n}]" for n in var.shape)
+        if value is None:
+            return wrap(f"{declared};", indent)
+        if not var.shape and var.fragment is None:
+            if value.width < var.components:
+                text = f"{self._type(var)}({text})"
+            return wrap(f"{declared} = {text};", indent)
+        if var.fragment is not None:
+            text = f"make_filled_simdgroup_matrix<{NAMES[var.dtype]}, 8, 8>({text})"
+        elif isinstance(value, ir.Const) and value.value == 0 and str(value.value)[0] != "-":
+            return wrap(f"{declared} = {{}};", indent)
+        elif var.components > 1:
+            text = f"{self._type(var)}({text})"
+        return [*wrap(f"{declared};", indent), *self._fill(name, var.shape, text, indent)]
+
+    def _fill(self, name: str, shape: tuple[int, ...], value: str, indent: int) -> list[str]:
+        """Every entry of an array set to a value."""
+        if not shape:
+            return wrap(f"{name} = {value};", indent)
+        self.exprs.helpers.add("UNROLL")
+        lines, ends = [], []
+        for i, count in zip("ijkl", shape, strict=False):
+            lines.append(f"{' ' * indent}UNROLL for (short {i} = 0; {i} < {count}; ++{i}) {{")
+            ends.append(f"{' ' * indent}}}")
+            name += f"[{i}]"
+            indent += INDENT
+        return [*lines, *wrap(f"{name} = {value};", indent), *reversed(ends)]
+
+    def _type(self, var: ir.Var) -> str:
+        if var.fragment is not None:
+            self.exprs.includes.add("metal_simdgroup_matrix")
+            return f"simdgroup_{NAMES[var.dtype]}{var.fragment.rows}x{var.fragment.cols}"
+        return self.exprs.type(var.dtype, var.components)
+
+    def _assign(self, target: str, value: ir.Expr, indent: int) -> list[str]:
+        """``x = x + y`` is printed ``x += y``."""
+        # Narrow integers are computed in int and bfloats in float, so they convert on the way.
+        plain = value.dtype in (F16, F32) or (value.dtype.is_int and value.dtype.bits >= 32)
+        if isinstance(value, ir.Apply) and plain:
+            symbol = {"add": "+", "sub": "-", "mul": "*"}.get(value.name)
+            if symbol and self.exprs.text(value.args[0]) == target:
+                return wrap(f"{target} {symbol}= {self.exprs.text(value.args[1])};", indent)
+        return wrap(f"{target} = {self.exprs.text(value)};", indent)
+
+    # -- memory --------------------------------------------------------------------------------
+
+    def _guarded(self, guard: ir.Expr | None, text: str, indent: int) -> list[str]:
+        if guard is None:
+            return wrap(text, indent)
+        pad = " " * indent
+        head = wrap(f"if ({self.exprs.text(guard)}) {{", indent)
+        return [*head, *wrap(text, indent + INDENT), f"{pad}}}"]
+
+    def _store(self, stmt: ir.Store, scope: Scope, indent: int) -> list[str]:
+        exprs = self.exprs
+        exprs.written.add(stmt.tensor)
+        value = exprs.text(stmt.value)
+        width = stmt.value.width
+        if stmt.count is not None:
+            exprs.helpers.add("store_partial")
+            pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
+            text = f"store_partial({pointer}, {value}, {exprs.text(stmt.count)});"
+            return self._guarded(stmt.guard, text, indent)
+        if width == 1:
+            name = exprs.arguments.tensors[stmt.tensor]
+            place = f"{name}[{exprs.text(stmt.offset)}]"
+        else:
+            place = exprs.vector_at(stmt.tensor, stmt.offset, width, stmt.aligned, "")
+            if not stmt.aligned:
+                value = f"packed_{exprs.type(stmt.tensor.dtype, width)}({value})"
+        return self._guarded(stmt.guard, f"{place} = {value};", indent)
+
+    def _atomic(self, stmt: ir.Atomic, scope: Scope, indent: int) -> list[str]:
+        exprs = self.exprs
+        dtype = exprs.dtype(stmt.tensor.dtype)
+        exprs.includes.add("metal_atomic")
+        exprs.read.add(stmt.tensor)
+        exprs.written.add(stmt.tensor)
+        if stmt.sem != "relaxed" and stmt.result is not None:
+            raise exprs.unsupported(
+                f"an atomic operation with {stmt.sem} ordering", "Metal's atomics are relaxed",
+                "use sem='relaxed', and a barrier (hl.barrier) between producer and consumer",
+            )  # fmt: skip
+        value = exprs.text(stmt.value)
+        pointer = exprs.pointer(stmt.tensor, stmt.offset)
+        at = pointer[0] if pointer[1] == ATOM else f"({pointer[0]})"
+        if dtype in (F16, BF16) and stmt.kind in ("add", "max", "min", "xchg"):
+            helper = f"atomic_{stmt.kind}_{NAMES[dtype]}"
+            name = exprs.arguments.tensors[stmt.tensor]
+            text = f"{helper}({name}, {exprs.text(stmt.offset)}, {value})"
+        elif dtype == F32 and stmt.kind in ("max", "min"):
+            helper = f"atomic_{stmt.kind}_float"
+            text = f"{helper}({pointer[0]}, {value})"
+        elif dtype in (I32, U32) and stmt.kind == "cas" and stmt.expected is not None:
+            helper = f"atomic_cas_{NAMES[dtype]}"
+            text = f"atomic_cas({pointer[0]}, {exprs.text(stmt.expected)}, {value})"
+        elif dtype in (I32, U32) or (dtype == F32 and stmt.kind in ("add", "xchg")):
+            helper = ""
+            function = ops.ATOMICS[stmt.kind]
+            cast = f"(device atomic_{NAMES[dtype]}*){at}"
+            text = f"{function}({cast}, {value}, memory_order_relaxed)"
+        else:
+            raise exprs.unsupported(
+                f"atomic {stmt.kind} on {dtype.name}",
+                "Metal has atomics of 32 bits; of those on floats, there are add, max, min, xchg",
+                "accumulate in an f32 or i32 tensor",
+            )  # fmt: skip
+        if helper:
+            exprs.helpers.add(helper)
+        if stmt.result is not None:
+            text = f"{exprs.text(stmt.result)} = {text}"
+        return self._guarded(stmt.guard, f"{text};", indent)
+
+    def _fragment(
+        self, stmt: ir.FragmentLoad | ir.FragmentStore, scope: Scope, indent: int
+    ) -> list[str]:
+        exprs = self.exprs
+        load = isinstance(stmt, ir.FragmentLoad)
+        place = stmt.source if isinstance(stmt, ir.FragmentLoad) else stmt.destination
+        matrix = stmt.target if isinstance(stmt, ir.FragmentLoad) else stmt.value
+        if isinstance(place, ir.SharedBuffer):
+            address = f"&{exprs.place(place, stmt.index)}"
+        else:
+            address = exprs.pointer(place, stmt.index[0])[0]
+            (exprs.read if load else exprs.written).add(place)
+        function = "simdgroup_load" if load else "simdgroup_store"
+        turned = ", ulong2(0, 0), true" if stmt.transpose else ""
+        stride = exprs.text(stmt.stride)
+        return wrap(f"{function}({exprs.text(matrix)}, {address}, {stride}{turned});", indent)
+
+    # -- control flow --------------------------------------------------------------------------
+
+    def _for(self, stmt: ir.For, scope: Scope, indent: int) -> list[str]:
+        exprs = self.exprs
+        kind = exprs.type(stmt.var.dtype)
+        lines: list[str] = []
+        begin = exprs.text(stmt.begin)
+        inner = scope.inner()
+        ends = []
+        for what, bound in (("end", stmt.end), ("step", stmt.step)):
+            if self._changes(bound):
+                name = scope.declare(f"{stmt.var.name}_{what}")
+                lines += wrap(f"{kind} {name} = {exprs.text(bound)};", indent)
+                ends.append((name, ATOM))
+            else:
+                ends.append(exprs.of(bound))
+        name = exprs.names[stmt.var] = inner.declare(stmt.var.name)
+        end = ends[0][0] if ends[0][1] > LESS else f"({ends[0][0]})"
+        step = ends[1][0]
+        advance = f"++{name}" if step == "1" else f"{name} += {step}"
+        head = f"for ({kind} {name} = {begin}; {name} < {end}; {advance})"
+        return lines + self._block(head, stmt.body, inner, indent)
+
+    def _changes(self, expr: ir.Expr) -> bool:
+        """True if evaluating it again may give another value, or costs something."""
+        if isinstance(expr, ir.Load | ir.SharedLoad | ir.Shuffle | ir.LaneReduce | ir.Random):
+            return True
+        if isinstance(expr, ir.Var) and expr in self.assigned:
+            return True
+        if isinstance(expr, ir.Element):
+            return True
+        return any(self._changes(e) for e in _operands(expr))
+
+    def _if(self, stmt: ir.If, scope: Scope, indent: int) -> list[str]:
+        pad = " " * indent
+        head = f"if ({self.exprs.text(stmt.cond, TERNARY)})"
+        lines = self._block(head, stmt.then, scope.inner(), indent)
+        if not stmt.orelse:
+            return lines
+        if len(stmt.orelse) == 1 and isinstance(stmt.orelse[0], ir.If):
+            first, *rest = self._statement(stmt.orelse[0], scope, indent)
+            return [*lines[:-1], f"{pad}}} else {first.lstrip()}", *rest]
+        orelse = self.body(stmt.orelse, scope.inner(), indent + INDENT)
+        return [*lines[:-1], f"{pad}}} else {{", *orelse, f"{pad}}}"]
+
+    def _while(self, stmt: ir.While, scope: Scope, indent: int) -> list[str]:
+        inner = scope.inner()
+        if not stmt.before:
+            return self._block(f"while ({self.exprs.text(stmt.cond)})", stmt.body, inner, indent)
+        pad = " " * indent
+        deeper = indent + INDENT
+        before = self.body(stmt.before, inner, deeper)
+        cond = wrap(f"if (!({self.exprs.text(stmt.cond, ADD)})) {{", deeper)
+        leave = [*cond, f"{pad}    break;", f"{pad}  }}"]
+        return [f"{pad}while (true) {{", *before, *leave, *self.body(stmt.body, inner, deeper),
+                f"{pad}}}"]  # fmt: skip
+
+
+def _assigned(body: ir.Body) -> Iterator[ir.Var]:
+    """Variables that get a value after their declaration."""
+    for stmt in body:
+        match stmt:
+            case ir.Assign(target=target):
+                yield target if isinstance(target, ir.Var) else target.array
+            case ir.Atomic(result=result) if result is not None:
+                yield result if isinstance(result, ir.Var) else result.array
+            case ir.Inline(results=results):
+                yield from (r if isinstance(r, ir.Var) else r.array for r in results)
+            case ir.LaneLoop(body=inner) | ir.For(body=inner):
+                yield from _assigned(inner)
+            case ir.If(then=then, orelse=orelse):
+                yield from _assigned(then)
+                yield from _assigned(orelse)
+            case ir.While(before=before, body=inner):
+                yield from _assigned(before)
+                yield from _assigned(inner)
+
+
+def _operands(expr: ir.Expr) -> tuple[ir.Expr, ...]:
+    match expr:
+        case ir.Apply(args=args):
+            return args
+        case ir.Convert(value=value):
+            return (value,)
+    return ()
+
+
+_PRINT: dict[type[ir.Stmt], Callable[[Statements, Any, Scope, int], list[str]]] = {
+    ir.Let: Statements._let,
+    ir.Assign: Statements._set,
+    ir.Store: Statements._store,
+    ir.SharedStore: Statements._shared_store,
+    ir.Atomic: Statements._atomic,
+    ir.Barrier: Statements._barrier,
+    ir.LaneLoop: Statements._lane_loop,
+    ir.For: Statements._for,
+    ir.If: Statements._if,
+    ir.While: Statements._while,
+    ir.FragmentLoad: Statements._fragment,
+    ir.FragmentStore: Statements._fragment,
+    ir.Mma: Statements._mma,
+    ir.Inline: Statements._inline,
+}
