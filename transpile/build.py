@@ -240,7 +240,7 @@ def emit_groups(
     from transpile.emitters import EmitOptions, SourceInfo
 
     emitter = importlib.import_module(target.module)
-    info = SourceInfo(source.stem, source.filename, source.digest)
+    info = SourceInfo(source.stem, source.filename, source.digest, source.text)
     emit: Callable[..., EmitResult] = emitter.emit
     return emit(info, groups, EmitOptions(arch=options.arch, inline_shim=options.inline_shim))
 

@@ -31,16 +31,25 @@ TARGETS: dict[str, Target] = {
         ("_kt_triton.py", "_kt_triton_interpret.py"),
         ("sm_80", "sm_90", "sm_90a", "sm_100", "sm_100a"),
     ),
+    "metal": Target(
+        "metal",
+        "transpile.emitters.msl.emitter",
+        ("{stem}.metal", "{stem}_metal.py"),
+        ("_kt_metal.py",),
+        ("apple7", "apple8", "apple9", "apple10"),
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """The source file: the stem of its name, the name without folders, its bytes' digest."""
+    """The source file: the stem of its name, the name without folders, its bytes' digest, and its
+    text, from which comments quote."""
 
     stem: str
     filename: str
     digest: str
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

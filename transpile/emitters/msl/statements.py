@@ -40,8 +40,8 @@ class Statements:
         if not line or line == self.line:
             return []
         self.line = line
-        text = self.source.get(line)
-        return [f"{' ' * indent}// {text}"] if text else []
+        text = self.source.get(line, "")
+        return [f"{' ' * indent}// {part}" for part in text.split("\n") if part]
 
     def _statement(self, stmt: ir.Stmt, scope: Scope, indent: int) -> list[str]:
         return _PRINT[type(stmt)](self, stmt, scope, indent)

@@ -1,0 +1,209 @@
+"""The Metal emitter: kernels of one source file -> a .metal file and its host module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from transpile import __version__, resources
+from transpile.emitters import EmitOptions, EmitResult, SourceInfo
+from transpile.emitters.common.hostfunctions import HostVariant, host_functions, tags
+from transpile.emitters.common.module import host_imports, joined, kernel_header, preludes
+from transpile.emitters.common.templates import render_template
+from transpile.emitters.msl import ops
+from transpile.emitters.msl.comments import ascii_text, worth_saying
+from transpile.emitters.msl.dtypes import NAMES
+from transpile.emitters.msl.helpers import TEXTS, in_order
+from transpile.emitters.msl.host import PhaseLaunch, Version, host_sizes, launcher_text
+from transpile.emitters.msl.kernel import MAX_THREADS, SHARED_BYTES, MetalKernel, print_kernel
+from transpile.emitters.msl.names import Scope, legal
+from transpile.ir import ir
+from transpile.ir.diagnostics import Diagnostic, KtError
+from transpile.ir.sizes import Size
+from transpile.passes.pipeline import prepare
+from transpile.passes.schedule import Schedule, resolve
+from transpile.thread.limits import Limits
+from transpile.thread.lower import lower
+
+#: rows of a run-time length are kept in registers in kernels for these lengths
+CAPACITIES = (1024, 4096, 16384)
+LIMITS = Limits(
+    "metal", MAX_THREADS, simd=32, shared_bytes=SHARED_BYTES, vector_bytes=16, vector_elements=4,
+    row=CAPACITIES[-1],
+)  # fmt: skip
+
+
+@dataclass(eq=False, slots=True)
+class Variant:
+    """One kernel for one signature, as Metal code: per phase its versions, smallest first."""
+
+    kernel: ir.Kernel
+    schedule: Schedule
+    phases: list[list[MetalKernel]]
+    launches: list[PhaseLaunch] = field(default_factory=list)
+
+
+def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions) -> EmitResult:
+    """Both files for all kernels of the source; KtError with all that Metal cannot do."""
+    problems: list[Diagnostic] = []
+    variants: list[list[Variant]] = []
+    for group in groups:
+        lowered = []
+        for kernel in group:
+            try:
+                lowered.append(_lower(kernel, options.arch or "", source.text))
+            except KtError as failed:
+                problems += failed.diagnostics
+        variants.append(lowered)
+    if problems:
+        raise KtError(*problems)
+    metal, launchers = _metal_file(source, variants)
+    python = _python_file(source, variants, launchers, metal, options)
+    return EmitResult({f"{source.stem}.metal": metal, f"{source.stem}_metal.py": python})
+
+
+def _lower(kernel: ir.Kernel, arch: str, text: str) -> Variant:
+    schedule = resolve(kernel, "metal", arch)
+    kernel = prepare(kernel, schedule)
+    comments = worth_saying(text, kernel)
+    phases = [_versions(kernel, phase, schedule, comments) for phase in kernel.phases]
+    return Variant(kernel, schedule, phases)
+
+
+def _versions(
+    kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, comments: Mapping[int, str]
+) -> list[MetalKernel]:
+    """The phase's kernels: one, or one for each length that a run-time row may have."""
+    sizes = host_sizes(kernel, schedule)
+    found: list[MetalKernel] = []
+    capacities: dict[Size, int] = {}
+    for capacity in CAPACITIES:
+        lowered = lower(
+            kernel, phase, schedule.blocks, schedule.config, replace(LIMITS, row=capacity), capacities
+        )
+        found.append(print_kernel(kernel, lowered, sizes, comments))
+        if not lowered.capacities:
+            break
+    return found
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+class _Names:
+    """Names of the functions and structs in one .metal file."""
+
+    def __init__(self) -> None:
+        self.scope = Scope(TEXTS)
+        self.functions: dict[str, str] = {}  # by text
+        self.structs: dict[str, str] = {}  # by members
+        self.texts: list[str] = []
+
+    def function(self, name: str, code: MetalKernel) -> str:
+        """The name of the function with this code: one known, or a new one."""
+        if code.text not in self.functions:
+            free = name if legal(name) == name else f"{name}_kernel"
+            self.functions[code.text] = function = self.scope.declare(free)
+            struct = self._struct(code)
+            self.texts.append(code.function(function, struct))
+        return self.functions[code.text]
+
+    def _struct(self, code: MetalKernel) -> str:
+        members = code.struct("Params")
+        if members and members not in self.structs:
+            words = code.source.name.strip("_").split("_")
+            name = self.scope.declare("".join(w[:1].upper() + w[1:] for w in words) + "Params")
+            self.structs[members] = name
+            self.texts.append(code.struct(name))
+        return self.structs.get(members, "")
+
+
+def _metal_file(source: SourceInfo, groups: list[list[Variant]]) -> tuple[str, list[str]]:
+    """The text of the .metal file, and for each source kernel its launchers."""
+    names = _Names()
+    launchers = []
+    for group in groups:
+        texts = []
+        for variant, tag in zip(group, tags([v.kernel for v in group]), strict=True):
+            texts += _name_phases(variant, tag, names)
+        launchers.append("\n".join(texts))
+    codes = [c for group in groups for v in group for versions in v.phases for c in versions]
+    wanted = {h for c in codes for h in c.helpers}
+    helpers = [TEXTS[h] for h in in_order(wanted - {"UNROLL"})]
+    helpers += dict.fromkeys(text for c in codes for _, text in sorted(c.made.items()))
+    headers = [h for g in groups for v in g for h in kernel_header(v.kernel, v.schedule)]
+    text = render_template(
+        "msl", "module.metal.jinja",
+        version=__version__,
+        filename=ascii_text(source.filename),
+        digest=source.digest,
+        headers=[ascii_text(line) for line in headers],
+        includes=sorted({i for c in codes for i in c.includes}),
+        unroll="UNROLL" in wanted,
+        helpers=helpers,
+        kernels=names.texts,
+    )  # fmt: skip
+    return text, launchers
+
+
+def _name_phases(variant: Variant, tag: str, names: _Names) -> list[str]:
+    """Names for the kernels of a variant, and the text of their launchers."""
+    texts = []
+    sizes = host_sizes(variant.kernel, variant.schedule)
+    for i, codes in enumerate(variant.phases):
+        step = f"_{i + 1}" if len(variant.phases) > 1 else ""
+        versions = []
+        for code in codes:
+            capacities = code.kernel.capacities
+            row = f"_{capacities[0][1]}" if capacities else ""
+            name = f"{variant.kernel.name}{tag}{step}{row}"
+            function = names.function(name, code)
+            versions.append(Version(code, f"_{name}_launch", capacities))
+            texts.append(launcher_text(versions[-1], function, "_METAL"))
+        variant.launches.append(PhaseLaunch(versions, sizes))
+    return texts
+
+
+# -- the host module -------------------------------------------------------------------------------
+
+
+def _python_file(
+    source: SourceInfo, groups: list[list[Variant]], launchers: list[str], metal: str,
+    options: EmitOptions,
+) -> str:  # fmt: skip
+    functions = []
+    for group in groups:
+        names = tags([v.kernel for v in group])
+        hosted = [
+            HostVariant(v.kernel, v.schedule, v.launches, tag)
+            for v, tag in zip(group, names, strict=True)
+        ]
+        functions.append(host_functions(hosted))
+    variants = [v for group in groups for v in group]
+    imported, definitions = preludes([v.kernel for v in variants])
+    library = f'_METAL = kt.Library(__file__, "{source.stem}.metal")'
+    if options.inline_shim:
+        library = f'_METAL = kt.Library(__file__, "{source.stem}.metal", r"""\n{metal}""")'
+    return render_template(
+        "msl", "module.py.jinja",
+        version=__version__,
+        source=source,
+        headers=[h for v in variants for h in kernel_header(v.kernel, v.schedule)],
+        host_imports=host_imports(imported, [*functions, *definitions], ("import torch",)),
+        future=any(line.startswith("from __future__") for line in imported),
+        prelude=joined(definitions),
+        inline_shim=resources.shim("metal").rstrip("\n") if options.inline_shim else "",
+        library=library,
+        launchers=launchers,
+        functions=functions,
+    )  # fmt: skip
+
+
+def capabilities() -> dict[str, object]:
+    """What `kt targets` prints, from the tables the emitter uses."""
+    return {
+        "ops": sorted(ops.ELEMENTWISE),
+        "reductions": sorted(ops.REDUCTIONS),
+        "dtypes": [d.name for d in NAMES],
+        "features": list(ops.FEATURES),
+    }
