@@ -20,6 +20,7 @@ import importlib
 import os
 import re
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -54,17 +55,18 @@ _CODES = {"bool": "?", "i32": "i", "u32": "I", "i64": "q", "u64": "Q", "f16": "e
 
 @dataclass(frozen=True)
 class _Spec:
-    """One tensor of a signature, `[out |inout ]dtype[dims]{minor-to-major}`."""
+    """One tensor of a signature, `[out |inout ]dtype[dims]{minor-to-major}[ @16]`."""
 
     text: str
     dtype: torch.dtype
     dims: tuple[int | str, ...]  # static size, name shared across the signature, or "_"
     minor: int | None  # the dim whose stride must be 1; None: any strides ({*}, or rank 0)
     access: str  # what the kernel does with it: "in", "out" or "inout"
+    aligned: bool  # the kernel reads or writes vectors: it begins at a multiple of 16 bytes
 
 
 def _parse(text: str) -> _Spec:
-    match = re.fullmatch(r"(?:(out|inout) )?(\w+)\[([^\]]*)\](?:\{([^}]*)\})?", text)
+    match = re.fullmatch(r"(?:(out|inout) )?(\w+)\[([^\]]*)\](?:\{([^}]*)\})?( @16)?", text)
     if not match or match[2] not in _DTYPES:
         raise KtError(f"{text!r} is not a kt signature such as 'f16[M,K]' or 'bf16[K,N]{{0,1}}'")
     names = [name.strip() for name in match[3].split(",") if name.strip()]
@@ -72,8 +74,9 @@ def _parse(text: str) -> _Spec:
     minor: int | None = len(dims) - 1 if dims else None
     if match[4] is not None:
         minor = None if match[4].strip() == "*" else int(match[4].split(",")[0])
-    shown = text.removeprefix("out ").removeprefix("inout ")
-    return _Spec(shown, getattr(torch, _DTYPES[match[2]]), dims, minor, match[1] or "in")
+    shown = text.removeprefix("out ").removeprefix("inout ").removesuffix(" @16")
+    dtype = getattr(torch, _DTYPES[match[2]])
+    return _Spec(shown, dtype, dims, minor, match[1] or "in", match[5] is not None)
 
 
 def _describe(value: Any) -> str:
@@ -91,6 +94,14 @@ def no_signature(kernel: str, **arguments: Any) -> KtError:
     return KtError(
         f"{kernel}: no kernel was built for these arguments: {got}. Add their signature to the "
         "project file (or --arg) and rebuild; the file's header lists what it was built for."
+    )
+
+
+def too_long(kernel: str, size: int, limits: str) -> KtError:
+    """The error of a row that no kernel of a generated function has registers for."""
+    return KtError(
+        f"{kernel}: a row of {size} elements is too long: kernels were built for {limits}; rebuild "
+        "with `reduction_loops` in the config, which walks rows in chunks"
     )
 
 
@@ -193,8 +204,9 @@ class Launcher:
         library: where the kernel is.
         kernel: its name there.
         tensors: the signature of each tensor parameter, in parameter order, as
-            `[out |inout ]dtype[dims][{order}]`. Dims of the same name must agree. The innermost
-            stride must be 1, and `{..}` says which dim is innermost; `{*}` takes any strides.
+            `[out |inout ]dtype[dims][{order}][ @16]`. Dims of the same name must agree. The
+            innermost stride must be 1, and `{..}` says which dim is innermost; `{*}` takes any
+            strides. `@16`: a tensor that does not begin at a multiple of 16 bytes is copied.
         scalars: the members of the kernel's struct, which is its last buffer, and their dtypes.
         threads: the threadgroup the kernel was written for.
         index64: the kernel computes offsets in 64 bits, so that tensors may be of any size.
@@ -251,7 +263,7 @@ class Launcher:
             return self.layout.pack(*plain)
         except struct.error as problem:
             got = ", ".join(f"{n}={v!r}" for n, v in zip(self.scalars, plain, strict=False))
-            advice = "rebuild with --config '{\"index_dtype\": \"int64\"}' for larger sizes"
+            advice = 'rebuild with --config \'{"index_dtype": "int64"}\' for larger sizes'
             raise KtError(f"{self.kernel}: cannot pass {got}: {problem}; {advice}") from None
 
     def run(self, _: Launcher, buffers: list[Any], groups: Extent) -> None:
@@ -267,7 +279,24 @@ class Launcher:
                     f"--config '{{\"num_threads\": {limit // 32 * 32}}}' or smaller blocks"
                 )
             self.ready = library
+        copies = self.align(buffers)
         library.launch(self.kernel, buffers, groups, self.threads)
+        for tensor, copy in copies:
+            tensor.copy_(copy)
+
+    def align(self, buffers: list[Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Puts copies in place of tensors that begin where vectors cannot; returns those that
+        are to be copied back."""
+        back = []
+        for i, spec in enumerate(self.specs.values()):
+            tensor = buffers[i]
+            if spec.aligned and tensor.storage_offset() * tensor.element_size() % 16:
+                buffers[i] = torch.empty_strided(
+                    tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device
+                ).copy_(tensor)
+                if spec.access != "in":
+                    back.append((tensor, buffers[i]))
+        return back
 
 
 #: what takes launches instead of the backend, innermost last (see _kt_metal_mlx.py)
@@ -276,8 +305,10 @@ _recorders: list[Callable[[Launcher, list[Any], Extent], None]] = []
 
 def mlx(function: Callable[..., Any]) -> Callable[..., Any]:
     """The generated function for MLX arrays: `kt.mlx(softmax)(x)`."""
-    module = importlib.import_module(f"{__name__}_mlx")
-    wrapped: Callable[..., Any] = module.wrap(function)
+    package = __name__.rpartition(".")[0]
+    name = "_kt_metal_mlx"
+    module = importlib.import_module(f"{package}.{name}" if package else name)
+    wrapped: Callable[..., Any] = module.wrap(function, sys.modules[__name__])
     return wrapped
 
 

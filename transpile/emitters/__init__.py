@@ -35,7 +35,7 @@ TARGETS: dict[str, Target] = {
         "metal",
         "transpile.emitters.msl.emitter",
         ("{stem}.metal", "{stem}_metal.py"),
-        ("_kt_metal.py",),
+        ("_kt_metal.py", "_kt_metal_mlx.py"),
         ("apple7", "apple8", "apple9", "apple10"),
     ),
 }

@@ -52,6 +52,7 @@ class Expressions:
         self.includes: set[str] = set()
         self.read: set[Tensor] = set()
         self.written: set[Tensor] = set()
+        self.aligned: set[Tensor] = set()  # accessed in vectors: they must begin at 16 bytes
         self.buffers: dict[ir.SharedBuffer, str] = {}
         self.span: Span | None = None  # of the statement that is being printed
 
@@ -249,16 +250,19 @@ class Expressions:
 
     def _load(self, expr: ir.Load) -> Text:
         self.read.add(expr.tensor)
+        if expr.vector > 1 and expr.aligned:
+            self.aligned.add(expr.tensor)
         dtype = self.dtype(expr.dtype)
         name = self.arguments.tensors[expr.tensor]
         if expr.vector == 1:
             text, prec = f"{name}[{self.text(expr.offset)}]", POSTFIX
             other = number(expr.other, dtype)
         elif expr.count is not None:
-            self.helpers.add("load_partial")
+            helper = "load_partial" if expr.aligned else "load_partial_packed"
+            self.helpers.add(helper)
             value = number(expr.other, dtype)
             pointer = self.pointer(expr.tensor, expr.offset)[0]
-            function = f"load_partial<{NAMES[dtype]}, {expr.vector}>"
+            function = f"{helper}<{NAMES[dtype]}, {expr.vector}>"
             text, prec = f"{function}({pointer}, {self.text(expr.count)}, {value})", ATOM
             other = f"{self.type(dtype, expr.vector)}({value})"
         else:

@@ -63,7 +63,7 @@ inline T int_pow(T a, T b) {
 # Stability of Numerical Algorithms" (2nd ed., section 1.14.1).
 _EXPM1 = """\
 // exp(x) - 1, accurate near 0 (Higham, Accuracy and Stability, 1.14.1).
-inline float expm1(float x) {
+inline float kt_expm1(float x) {
   float y = precise::exp(x);
   float minus_1 = y - 1.0f;
   return y == 1.0f ? x : minus_1 == -1.0f || isinf(y) ? minus_1 : minus_1 * x / precise::log(y);
@@ -71,7 +71,7 @@ inline float expm1(float x) {
 
 _LOG1P = """\
 // log(1 + x), accurate near 0 (Higham, Accuracy and Stability, 1.14.1).
-inline float log1p(float x) {
+inline float kt_log1p(float x) {
   float y = 1.0f + x;
   return y == 1.0f ? x : isinf(y) ? y : precise::log(y) * x / (y - 1.0f);
 }"""
@@ -80,7 +80,7 @@ inline float log1p(float x) {
 # erf(x) / x over x^2 in [0, 1], and of erfc(x) exp(x^2) / t over t = 1 / (1 + x / 2) in [0.15, 1].
 _ERFC = """\
 // 1 - erf(x); for x > 0 t * P(t) * exp(-x^2) with t = 1 / (1 + x / 2), error below 3e-7.
-inline float erfc(float x) {
+inline float kt_erfc(float x) {
   float a = abs(x);
   float t = 1.0f / (1.0f + 0.5f * a);
   float p = -0.060370319f;
@@ -101,10 +101,10 @@ inline float erfc(float x) {
 
 _ERF = """\
 // The error function: x * P(x^2) up to 1, 1 - erfc(x) beyond; error below 2e-7.
-inline float erf(float x) {
+inline float kt_erf(float x) {
   float square = x * x;
   if (square > 1.0f) {
-    return sign(x) * (1.0f - erfc(abs(x)));
+    return sign(x) * (1.0f - kt_erfc(abs(x)));
   }
   float p = -0.00056480599f;
   p = fma(p, square, 0.0049217618f);
@@ -118,26 +118,49 @@ inline float erf(float x) {
 _LOAD_PARTIAL = """\
 // The first `count` of N elements, and `other` after them.
 template <typename T, int N>
-inline vec<T, N> load_partial(const device T* x, int count, T other) {
+inline vec<T, N> load_partial{suffix}(const device T* x, int count, T other) {{
+  if (count >= N) {{
+    return {whole};
+  }}
   vec<T, N> v = vec<T, N>(other);
-  for (short i = 0; i < N; ++i) {
-    if (i < count) {
+  for (short i = 0; i < N - 1; ++i) {{
+    if (i < count) {{
       v[i] = x[i];
-    }
-  }
+    }}
+  }}
   return v;
-}"""
+}}"""
 
 _STORE_PARTIAL = """\
 // Writes the first `count` of N elements.
 template <typename T, int N>
-inline void store_partial(device T* x, vec<T, N> v, int count) {
-  for (short i = 0; i < N; ++i) {
-    if (i < count) {
+inline void store_partial{suffix}(device T* x, vec<T, N> v, int count) {{
+  if (count >= N) {{
+    {whole} = {value};
+    return;
+  }}
+  for (short i = 0; i < N - 1; ++i) {{
+    if (i < count) {{
       x[i] = v[i];
+    }}
+  }}
+}}"""
+
+
+def _partial() -> dict[str, str]:
+    """Loads and stores of vectors of which only the first elements may exist; whole vectors at
+    multiples of their size, or with ``_packed`` at any element."""
+    plain, packed = "*({0}device vec<T, N>*)x", "*({0}device packed_vec<T, N>*)x"
+    cast = f"vec<T, N>({packed.format('const ')})"
+    return {
+        "load_partial": _LOAD_PARTIAL.format(suffix="", whole=plain.format("const ")),
+        "load_partial_packed": _LOAD_PARTIAL.format(suffix="_packed", whole=cast),
+        "store_partial": _STORE_PARTIAL.format(suffix="", whole=plain.format(""), value="v"),
+        "store_partial_packed": _STORE_PARTIAL.format(
+            suffix="_packed", whole=packed.format(""), value="packed_vec<T, N>(v)"
+        ),
     }
-  }
-}"""
+
 
 _E4M3_TO_FLOAT = """\
 // 8 bits (sign, 4 of exponent, 3 of fraction, no infinities) to f32.
@@ -321,12 +344,11 @@ TEXTS: dict[str, str] = {
     "floor_mod": _FLOOR_MOD,
     "floor_mod_float": _FLOOR_MOD_FLOAT,
     "int_pow": _INT_POW,
-    "expm1": _EXPM1,
-    "log1p": _LOG1P,
-    "erfc": _ERFC,
-    "erf": _ERF,
-    "load_partial": _LOAD_PARTIAL,
-    "store_partial": _STORE_PARTIAL,
+    "kt_expm1": _EXPM1,
+    "kt_log1p": _LOG1P,
+    "kt_erfc": _ERFC,
+    "kt_erf": _ERF,
+    **_partial(),
     "e4m3_to_float": _E4M3_TO_FLOAT,
     "e5m2_to_float": _E5M2_TO_FLOAT,
     "float_to_e4m3": _FLOAT_TO_E4M3,
@@ -338,7 +360,7 @@ TEXTS: dict[str, str] = {
 }
 
 NEEDS: dict[str, tuple[str, ...]] = {
-    "erf": ("erfc",),
+    "kt_erf": ("kt_erfc",),
     **{
         f"atomic_{kind}_{t}": (function,)
         for kind, (function, _) in _EXTREMES.items()

@@ -58,7 +58,7 @@ def launch_call(version: Version, sizes: HostSizes) -> str:
     code = version.code
     counts = [sizes.text(s) for s in code.kernel.grid]
     groups = f"({', '.join(counts)}{',' if len(counts) == 1 else ''})"
-    passed = [t.host for _, t, _ in code.tensors] + [m.host for m in code.members]
+    passed = [t.tensor.host for t in code.tensors] + [m.host for m in code.members]
     return f"{version.launcher}({', '.join([groups, *passed])})"
 
 
@@ -66,9 +66,10 @@ def launcher_text(version: Version, function: str, library: str) -> str:
     """``_softmax_launch = kt.Launcher(...)``."""
     code = version.code
     specs = []
-    for name, tensor, access in code.tensors:
-        kind = f"{access} " if access else ""
-        specs.append(f'"{name}": "{kind}{tensor_spec(code.source, tensor)}"')
+    for t in code.tensors:
+        kind = f"{t.access} " if t.access else ""
+        aligned = " @16" if t.aligned else ""
+        specs.append(f'"{t.name}": "{kind}{tensor_spec(code.source, t.tensor)}{aligned}"')
     members = [f'"{m.name}": "{STRUCT[m.dtype]}"' for m in code.members]
     arguments = [library, f'"{function}"', "{" + ", ".join(specs) + "}"]
     if members:

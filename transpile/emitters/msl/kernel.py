@@ -28,13 +28,24 @@ _IDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A tensor argument. ``access`` is "" (read), "out" or "inout"; an ``aligned`` one must begin
+    at a multiple of 16 bytes."""
+
+    name: str
+    tensor: tile.Tensor
+    access: str
+    aligned: bool
+
+
 @dataclass(eq=False, slots=True)
 class MetalKernel:
     """A kernel function without its name and that of its struct, and what its launch needs."""
 
     source: tile.Kernel
     kernel: ir.Kernel
-    tensors: list[tuple[str, tile.Tensor, str]]  # name, tensor, "", "out" or "inout"
+    tensors: list[Parameter]
     members: list[Member]
     ids: list[str]
     body: list[str]
@@ -57,9 +68,9 @@ class MetalKernel:
     def function(self, name: str, struct: str) -> str:
         """The kernel function under a name."""
         params = []
-        for i, (tensor_name, tensor, access) in enumerate(self.tensors):
-            const = "" if access else "const "
-            params.append(f"{const}device {NAMES[tensor.dtype]}* {tensor_name} [[buffer({i})]]")
+        for i, t in enumerate(self.tensors):
+            const = "" if t.access else "const "
+            params.append(f"{const}device {NAMES[t.tensor.dtype]}* {t.name} [[buffer({i})]]")
         if self.members:
             params.append(f"constant {struct}& params [[buffer({len(params)})]]")
         params += [_IDS[name] for name in self.ids]
@@ -86,8 +97,9 @@ def print_kernel(
     shared = _shared(kernel, exprs, scope)
     body = shared + Statements(exprs, lines).body(kernel.body, scope, INDENT)
     tensors = [
-        (name, t, _access(t, exprs)) for t, name in arguments.tensors.items()
-    ]  # fmt: skip
+        Parameter(name, t, _access(t, exprs), t in exprs.aligned)
+        for t, name in arguments.tensors.items()
+    ]
     if len(tensors) + bool(arguments.members) > MAX_BUFFERS:
         raise error(
             "KT0613", f"`{source.name}` has {len(tensors)} tensors", source.span,

@@ -144,12 +144,15 @@ class Statements:
     def _store(self, stmt: ir.Store, scope: Scope, indent: int) -> list[str]:
         exprs = self.exprs
         exprs.written.add(stmt.tensor)
+        if stmt.value.width > 1 and stmt.aligned:
+            exprs.aligned.add(stmt.tensor)
         value = exprs.text(stmt.value)
         width = stmt.value.width
         if stmt.count is not None:
-            exprs.helpers.add("store_partial")
+            helper = "store_partial" if stmt.aligned else "store_partial_packed"
+            exprs.helpers.add(helper)
             pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
-            text = f"store_partial({pointer}, {value}, {exprs.text(stmt.count)});"
+            text = f"{helper}({pointer}, {value}, {exprs.text(stmt.count)});"
             return self._guarded(stmt.guard, text, indent)
         if width == 1:
             name = exprs.arguments.tensors[stmt.tensor]
