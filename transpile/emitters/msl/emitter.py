@@ -19,7 +19,6 @@ from transpile.emitters.msl.kernel import MAX_THREADS, SHARED_BYTES, MetalKernel
 from transpile.emitters.msl.names import Scope, legal
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
-from transpile.ir.sizes import Size
 from transpile.passes.pipeline import prepare
 from transpile.passes.schedule import Schedule, resolve
 from transpile.thread.limits import Limits
@@ -64,6 +63,8 @@ def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions
 
 def _lower(kernel: ir.Kernel, arch: str, text: str) -> Variant:
     schedule = resolve(kernel, "metal", arch)
+    if "num_warps" not in schedule.config:
+        schedule.num_warps = None  # the lowering chooses the number of threads
     kernel = prepare(kernel, schedule)
     comments = worth_saying(text, kernel)
     phases = [_versions(kernel, phase, schedule, comments) for phase in kernel.phases]
@@ -76,11 +77,11 @@ def _versions(
     """The phase's kernels: one, or one for each length that a run-time row may have."""
     sizes = host_sizes(kernel, schedule)
     found: list[MetalKernel] = []
-    capacities: dict[Size, int] = {}
     for capacity in CAPACITIES:
         lowered = lower(
-            kernel, phase, schedule.blocks, schedule.config, replace(LIMITS, row=capacity), capacities
-        )
+            kernel, phase, schedule.blocks, replace(LIMITS, row=capacity),
+            config=schedule.config, order=schedule.phase(phase).order,
+        )  # fmt: skip
         found.append(print_kernel(kernel, lowered, sizes, comments))
         if not lowered.capacities:
             break
@@ -99,23 +100,28 @@ class _Names:
         self.structs: dict[str, str] = {}  # by members
         self.texts: list[str] = []
 
-    def function(self, name: str, code: MetalKernel) -> str:
+    def function(self, name: str, code: MetalKernel, tag: str) -> str:
         """The name of the function with this code: one known, or a new one."""
         if code.text not in self.functions:
             free = name if legal(name) == name else f"{name}_kernel"
             self.functions[code.text] = function = self.scope.declare(free)
-            struct = self._struct(code)
+            struct = self._struct(code, tag)
             self.texts.append(code.function(function, struct))
         return self.functions[code.text]
 
-    def _struct(self, code: MetalKernel) -> str:
+    def _struct(self, code: MetalKernel, tag: str) -> str:
         members = code.struct("Params")
         if members and members not in self.structs:
-            words = code.source.name.strip("_").split("_")
-            name = self.scope.declare("".join(w[:1].upper() + w[1:] for w in words) + "Params")
-            self.structs[members] = name
+            name = _camel(code.source.name) + "Params"
+            if self.scope.taken(name):
+                name = _camel(code.source.name + tag) + "Params"
+            self.structs[members] = name = self.scope.declare(name)
             self.texts.append(code.struct(name))
         return self.structs.get(members, "")
+
+
+def _camel(name: str) -> str:
+    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
 
 
 def _metal_file(source: SourceInfo, groups: list[list[Variant]]) -> tuple[str, list[str]]:
@@ -157,7 +163,7 @@ def _name_phases(variant: Variant, tag: str, names: _Names) -> list[str]:
             capacities = code.kernel.capacities
             row = f"_{capacities[0][1]}" if capacities else ""
             name = f"{variant.kernel.name}{tag}{step}{row}"
-            function = names.function(name, code)
+            function = names.function(name, code, tag)
             versions.append(Version(code, f"_{name}_launch", capacities))
             texts.append(launcher_text(versions[-1], function, "_METAL"))
         variant.launches.append(PhaseLaunch(versions, sizes))

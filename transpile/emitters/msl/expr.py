@@ -147,6 +147,8 @@ class Expressions:
     def _needs(expr: ir.Apply, spelling: Spelling) -> list[int]:
         """Precedences of the operands; && inside of || is put in parentheses."""
         needs = list(spelling.needs)
+        if expr.dtype.is_int and expr.name in ("add", "mul") and len(needs) > 1:
+            needs[1] = spelling.prec  # a + (b + c) is a + b + c
         if spelling.prec == LOR:
             needs = [n if _is_operator(a, "lor", "or") else LAND + 1
                      for n, a in zip(needs, expr.args, strict=False)]  # fmt: skip
@@ -225,11 +227,11 @@ class Expressions:
         return (text, ATOM) if target == F32 else (f"{NAMES[target]}({text})", ATOM)
 
     def _random(self, expr: ir.Random) -> Text:
-        self.helpers.add("philox")
-        text = f"philox({self.text(expr.seed)}, {self.text(expr.offset)})"
+        self.helpers.add("kt_philox")
+        text = f"kt_philox({self.text(expr.seed)}, {self.text(expr.offset)})"
         if expr.kind == "uniform":
-            self.helpers.add("uniform")
-            return f"uniform({text})", ATOM
+            self.helpers.add("kt_uniform")
+            return f"kt_uniform({text})", ATOM
         return f"int({text})", ATOM
 
     # -- memory --------------------------------------------------------------------------------
@@ -258,12 +260,12 @@ class Expressions:
             text, prec = f"{name}[{self.text(expr.offset)}]", POSTFIX
             other = number(expr.other, dtype)
         elif expr.count is not None:
-            helper = "load_partial" if expr.aligned else "load_partial_packed"
-            self.helpers.add(helper)
+            function = f"load{expr.vector}" + ("" if expr.aligned else "_any")
+            self.helpers.add(function)
             value = number(expr.other, dtype)
-            pointer = self.pointer(expr.tensor, expr.offset)[0]
-            function = f"{helper}<{NAMES[dtype]}, {expr.vector}>"
-            text, prec = f"{function}({pointer}, {self.text(expr.count)}, {value})", ATOM
+            arguments = [self.pointer(expr.tensor, expr.offset)[0], self.text(expr.count)]
+            arguments += [value] if expr.other != 0 else []
+            text, prec = f"{function}({', '.join(arguments)})", ATOM
             other = f"{self.type(dtype, expr.vector)}({value})"
         else:
             text = self.vector_at(expr.tensor, expr.offset, expr.vector, expr.aligned, "const ")

@@ -115,15 +115,12 @@ inline float kt_erf(float x) {
   return x * p;
 }"""
 
-_LOAD_PARTIAL = """\
-// The first `count` of N elements, and `other` after them.
-template <typename T, int N>
-inline vec<T, N> load_partial{suffix}(const device T* x, int count, T other) {{
-  if (count >= N) {{
-    return {whole};
-  }}
-  vec<T, N> v = vec<T, N>(other);
-  for (short i = 0; i < N - 1; ++i) {{
+_LOAD = """\
+// The first `count` of {n} elements, and `other` after them{comment}.
+template <typename T>
+inline vec<T, {n}> load{n}{suffix}(const device T* x, int count, T other = T(0.0f)) {{
+{whole}
+  for (short i = 0; i < {n} - 1; ++i) {{
     if (i < count) {{
       v[i] = x[i];
     }}
@@ -131,35 +128,57 @@ inline vec<T, N> load_partial{suffix}(const device T* x, int count, T other) {{
   return v;
 }}"""
 
-_STORE_PARTIAL = """\
-// Writes the first `count` of N elements.
-template <typename T, int N>
-inline void store_partial{suffix}(device T* x, vec<T, N> v, int count) {{
-  if (count >= N) {{
-    {whole} = {value};
+_LOAD_WHOLE = """\
+  if (count >= {n}) {{
+    return *(const device vec<T, {n}>*)x;
+  }}
+  vec<T, {n}> v = vec<T, {n}>(other);"""
+
+_LOAD_EACH = """\
+  vec<T, {n}> v = vec<T, {n}>(other);
+  if (count >= {n}) {{
+    for (short i = 0; i < {n}; ++i) {{
+      v[i] = x[i];
+    }}
+    return v;
+  }}"""
+
+_STORE = """\
+// Writes the first `count` of {n} elements{comment}.
+template <typename T>
+inline void store{n}{suffix}(device T* x, vec<T, {n}> v, int count) {{
+  if (count >= {n}) {{
+{whole}
     return;
   }}
-  for (short i = 0; i < N - 1; ++i) {{
+  for (short i = 0; i < {n} - 1; ++i) {{
     if (i < count) {{
       x[i] = v[i];
     }}
   }}
 }}"""
 
+_STORE_WHOLE = "    *(device vec<T, {n}>*)x = v;"
+
+_STORE_EACH = """\
+    for (short i = 0; i < {n}; ++i) {{
+      x[i] = v[i];
+    }}"""
+
 
 def _partial() -> dict[str, str]:
-    """Loads and stores of vectors of which only the first elements may exist; whole vectors at
-    multiples of their size, or with ``_packed`` at any element."""
-    plain, packed = "*({0}device vec<T, N>*)x", "*({0}device packed_vec<T, N>*)x"
-    cast = f"vec<T, N>({packed.format('const ')})"
-    return {
-        "load_partial": _LOAD_PARTIAL.format(suffix="", whole=plain.format("const ")),
-        "load_partial_packed": _LOAD_PARTIAL.format(suffix="_packed", whole=cast),
-        "store_partial": _STORE_PARTIAL.format(suffix="", whole=plain.format(""), value="v"),
-        "store_partial_packed": _STORE_PARTIAL.format(
-            suffix="_packed", whole=packed.format(""), value="packed_vec<T, N>(v)"
-        ),
-    }
+    """Loads and stores of vectors of which only the first elements may exist: of vectors at
+    multiples of their size, or with ``_any`` at any element."""
+    found = {}
+    for n in (2, 3, 4):
+        for suffix, comment, load, store in (
+            ("", "; x is a multiple of a vector", _LOAD_WHOLE, _STORE_WHOLE),
+            ("_any", "", _LOAD_EACH, _STORE_EACH),
+        ):
+            words = {"n": n, "suffix": suffix, "comment": comment}
+            found[f"load{n}{suffix}"] = _LOAD.format(whole=load.format(n=n), **words)
+            found[f"store{n}{suffix}"] = _STORE.format(whole=store.format(n=n), **words)
+    return found
 
 
 _E4M3_TO_FLOAT = """\
@@ -210,7 +229,7 @@ inline uchar float_to_e5m2(float x) {
 
 _PHILOX = """\
 // First word of Philox4x32-10 (Salmon et al., SC 2011) for a seed and a counter.
-inline uint philox(ulong seed, ulong offset) {
+inline uint kt_philox(ulong seed, ulong offset) {
   uint4 c = uint4(uint(offset), uint(offset >> 32), 0u, 0u);
   uint2 key = uint2(uint(seed), uint(seed >> 32));
   for (short i = 0; i < 10; ++i) {
@@ -224,7 +243,7 @@ inline uint philox(ulong seed, ulong offset) {
 
 _UNIFORM = """\
 // 32 random bits as a number in [0, 1).
-inline float uniform(uint bits) {
+inline float kt_uniform(uint bits) {
   int word = int(bits);
   return float(word < 0 ? -word - 1 : word) * 4.6566127342e-10f;
 }"""
@@ -353,8 +372,8 @@ TEXTS: dict[str, str] = {
     "e5m2_to_float": _E5M2_TO_FLOAT,
     "float_to_e4m3": _FLOAT_TO_E4M3,
     "float_to_e5m2": _FLOAT_TO_E5M2,
-    "philox": _PHILOX,
-    "uniform": _UNIFORM,
+    "kt_philox": _PHILOX,
+    "kt_uniform": _UNIFORM,
     **_atomics(),
     **_shuffles(),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from transpile.emitters.msl.helpers import TEXTS
+
 #: words of C++ and of Metal's own grammar, and types
 _WORDS = """
 alignas alignof and and_eq asm atomic_bool atomic_float atomic_int atomic_uint auto bfloat bitand
@@ -39,7 +41,11 @@ def legal(name: str) -> str:
         name = f"v{name}"
     if name[0] == "_" and name[1:2].isupper():
         name = name[1:]
-    known = name in RESERVED or name.startswith(("kt_", "metal_", "simd_", "simdgroup_"))
+    known = (
+        name in RESERVED
+        or name in TEXTS
+        or name.startswith(("kt_", "metal_", "simd_", "simdgroup_"))
+    )
     vector = name.rstrip("234x8") in RESERVED and name[-1].isdigit()
     return f"{name}_" if known or vector else name
 
@@ -63,6 +69,6 @@ class Scope:
         candidate, n = name, 1
         while self.taken(candidate):
             n += 1
-            candidate = f"{name}_{n}"
+            candidate = f"{name.rstrip('_')}_{n}"
         self.names.add(candidate)
         return candidate

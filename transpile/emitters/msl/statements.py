@@ -87,7 +87,7 @@ class Statements:
         var, value = stmt.var, stmt.value
         # What the value says comes first: it may read a variable of an outer scope of this name.
         text = self.exprs.text(value) if value is not None else ""
-        name = self.exprs.names[var] = scope.declare(var.name)
+        name = self.exprs.names[var] = scope.declare(self._hint(var))
         declared = f"{self._type(var)} {name}" + "".join(f"[{n}]" for n in var.shape)
         if value is None:
             return wrap(f"{declared};", indent)
@@ -102,6 +102,11 @@ class Statements:
         elif var.components > 1:
             text = f"{self._type(var)}({text})"
         return [*wrap(f"{declared};", indent), *self._fill(name, var.shape, text, indent)]
+
+    def _hint(self, var: ir.Var) -> str:
+        """The variable's name; what is loaded from a tensor of that name is a tile of it."""
+        tensors = self.exprs.arguments.tensors.values()
+        return f"{var.name}_tile" if var.name in tensors else var.name
 
     def _fill(self, name: str, shape: tuple[int, ...], value: str, indent: int) -> list[str]:
         """Every entry of an array set to a value."""
@@ -149,7 +154,7 @@ class Statements:
         value = exprs.text(stmt.value)
         width = stmt.value.width
         if stmt.count is not None:
-            helper = "store_partial" if stmt.aligned else "store_partial_packed"
+            helper = f"store{width}" + ("" if stmt.aligned else "_any")
             exprs.helpers.add(helper)
             pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
             text = f"{helper}({pointer}, {value}, {exprs.text(stmt.count)});"

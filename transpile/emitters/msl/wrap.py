@@ -8,12 +8,12 @@ _BREAKS = (" && ", " || ", " ? ", " : ", " + ", " - ", " * ", " / ", " % ", " ==
 
 
 def wrap(text: str, indent: int) -> list[str]:
-    """The statement, broken at the outermost operators and commas where it is too long."""
+    """The statement, broken at the outermost commas and operators where it is too long."""
     lines: list[str] = []
     pad = indent
     rest = text
     while pad + len(rest) > WIDTH:
-        at = _break(rest, WIDTH - pad)
+        at = _break(rest, WIDTH - pad, WIDTH - indent - 4)
         if at is None:
             break
         lines.append(" " * pad + rest[:at].rstrip())
@@ -22,17 +22,20 @@ def wrap(text: str, indent: int) -> list[str]:
     return [*lines, " " * pad + rest]
 
 
-def _break(text: str, room: int) -> int | None:
-    """Where to break: at the least depth of brackets, as far right as there is room."""
-    best: tuple[int, int] | None = None
+def _break(text: str, room: int, next_room: int) -> int | None:
+    """Where to break: after the ``=`` if the value then fits in a line, else at the least depth of
+    brackets, rather at a comma than at an operator, as far right as there is room."""
+    best: tuple[int, int, int] | None = None
     depth = 0
-    for i, c in enumerate(text[:room]):
+    for i, c in enumerate(text[: room + 1]):
         depth += (c in "([{") - (c in ")]}")
-        place = None
-        if c == "," or text.startswith(" = ", i - 2):
-            place = i + 1
+        if depth == 0 and text.startswith(" = ", i) and len(text) - i - 3 <= next_room:
+            return i + 2
+        kind = None
+        if c == "," and i < room:
+            place, kind = i + 1, 0
         elif c == " " and any(text.startswith(b, i) for b in _BREAKS):
-            place = i
-        if place is not None and 12 < place <= room and (best is None or depth <= best[0]):
-            best = depth, place
-    return best[1] if best is not None else None
+            place, kind = i, 1
+        if kind is not None and place > 12 and (best is None or (depth, kind) <= best[:2]):
+            best = depth, kind, place
+    return best[2] if best is not None else None
