@@ -56,14 +56,14 @@ class _Roles:
         return self.m | self.n | self.k
 
 
-def choose(kernel: ir.Kernel, config: dict[str, Any]) -> Defaults:
+def choose(kernel: ir.Kernel, config: dict[str, Any], target: str = "triton") -> Defaults:
     """Defaults for what ``config`` leaves open, phase by phase: an earlier one's choice stands."""
     defaults: Defaults | None = None
     for phase in sorted(kernel.phases, key=lambda p: not _has_dot(p)):
         alone = dataclasses.replace(kernel, phases=(phase,))
         roles = _roles(alone)
         if roles.dots:
-            found = _product(alone, roles)
+            found = _product(alone, roles, target)
         elif _row_sizes(alone):
             found = _rows(alone)
         else:
@@ -120,9 +120,12 @@ def _roles(kernel: ir.Kernel) -> _Roles:
     return roles
 
 
-def _product(kernel: ir.Kernel, roles: _Roles) -> Defaults:
-    """Matrix products, as measured on an H200 for 16-bit operands (docs/performance.md)."""
-    defaults = _chained(roles) if roles.dots > 1 else _lone(kernel, roles)
+def _product(kernel: ir.Kernel, roles: _Roles, target: str) -> Defaults:
+    """Matrix products."""
+    if target == "metal":
+        defaults = _simdgroup_products(roles)
+    else:
+        defaults = _chained(roles) if roles.dots > 1 else _lone(kernel, roles)
     dense = _contiguous_axes(kernel)
     for sym in _blocks_of(kernel) - roles.all():
         defaults.blocks[sym] = 16 if sym in dense and sym not in roles.batch else 1
@@ -130,8 +133,23 @@ def _product(kernel: ir.Kernel, roles: _Roles) -> Defaults:
     return defaults
 
 
+def _simdgroup_products(roles: _Roles) -> Defaults:
+    """Products on 8x8 matrices of a SIMD group, as MLX has found best on most Apple GPUs: 64x64x16
+    for one product, 32 rows and 32 keys (16 for long heads) for attention, four SIMD groups."""
+    defaults = Defaults(num_warps=4)
+    if roles.dots == 1:
+        for group, size in ((roles.k, 16), (roles.n, 64), (roles.m, 64)):
+            defaults.blocks |= dict.fromkeys(group, size)
+        return defaults
+    for sym in roles.all():
+        rows = sym in roles.m and sym not in roles.k
+        defaults.blocks[sym] = 32 if rows or roles.depth < 128 else 16
+    return defaults
+
+
 def _lone(kernel: ir.Kernel, roles: _Roles) -> Defaults:
-    """One product: large tiles, whose operands are used often."""
+    """One product: large tiles, whose operands are used often. As measured on an H200 for 16-bit
+    operands (docs/performance.md)."""
     extents = {b.sym: [e.as_int() for e in b.extents] for b in kernel.blocks}
     sides = [e for sym in roles.m | roles.n for e in extents.get(sym, [None])]
     small = bool(sides) and all(e is not None and e <= 1024 for e in sides)

@@ -38,6 +38,8 @@ ALIASES = {
     "store_cache_modifier": "store_cache_modifiers",
 }
 
+#: keys that mean something on some targets only
+_OF_TARGET = {"metal": ("num_threads",), "cute": ("num_threads",)}
 #: keys that mean something on some target other than Triton on NVIDIA; accepted and ignored there
 ELSEWHERE = frozenset(
     [
@@ -190,9 +192,9 @@ def resolve(kernel: ir.Kernel, target: str = "triton", arch: str = "") -> Schedu
     Raises KtError with one diagnostic per bad key.
     """
     problems: list[KtError] = []
-    config = _normalise(kernel, problems)
+    config = _normalise(kernel, target, problems)
     _check_values(kernel, config, problems)
-    defaults = choose(kernel, config)
+    defaults = choose(kernel, config, target)
     blocks, dynamic = _blocks(kernel, config, defaults, problems)
     schedule = Schedule(blocks, config, dynamic_blocks=dynamic, arch=arch)
     schedule.tunable = tuple(b.sym for b in kernel.blocks if b.fixed is None)
@@ -221,15 +223,18 @@ _KNOWN = {
 } | _LISTS  # fmt: skip
 
 
-def _normalise(kernel: ir.Kernel, problems: list[KtError]) -> dict[str, Any]:
+def _normalise(kernel: ir.Kernel, target: str, problems: list[KtError]) -> dict[str, Any]:
     """The keys that concern this target under their plural names, None entries left out."""
     config: dict[str, Any] = {}
     tunables: tuple[str, ...] = getattr(kernel, "tunables", ())
     for key, value in kernel.config.items():
         name = ALIASES.get(key, key)
-        if name in ELSEWHERE or name.startswith(ELSEWHERE_PREFIXES) or value is None:
+        here = name in _OF_TARGET.get(target, ())
+        elsewhere = name in ELSEWHERE or name.startswith(ELSEWHERE_PREFIXES)
+        if (elsewhere and not here) or value is None:
             continue
-        if name not in _KNOWN and not name.startswith("_triton_") and name not in tunables:
+        known = here or name in _KNOWN or name.startswith("_triton_") or name in tunables
+        if not known:
             remedy = "the keys are those of helion.Config; see `kt targets`"
             unknown = error("KT0210", f"unknown config key `{key}`", kernel.span, remedy=remedy)
             problems.append(unknown)
