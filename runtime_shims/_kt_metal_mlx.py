@@ -181,8 +181,6 @@ def _padded(array: Any, *, always: bool = False) -> Any:
 _KERNEL = re.compile(
     r"^\[\[kernel, [^\n]*\]\] void (\w+)\(\n(.*?)\) \{\n(.*?)^\}\n", re.DOTALL | re.MULTILINE
 )
-    r"^\[\[kernel, [^\n]*\]\] void (\w+)\(\n(.*?)\) \{\n(.*?)^\}\n", re.DOTALL | re.MULTILINE
-)
 _IDS = {
     "tgid": "uint3 tgid = threadgroup_position_in_grid;",
     "tid": "ushort tid = thread_index_in_threadgroup;",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transpile.frontend.project import ProjectConfig
 
 #: targets of the design whose emitters this version does not have
-PLANNED = ("cute", "pallas", "metal")
+PLANNED = ("cute", "pallas")
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,16 +320,15 @@ def _closest(name: str, known: set[str]) -> str:
 
 
 def print_ir(kernel: ir.Kernel, stage: str) -> str:
-    """The kernel's IR as text: as the frontend made it (``tile``), or for the default schedule
-    without needless masks (``masked``)."""
+    """The kernel's IR as text: as the frontend made it (``tile``), for the default schedule
+    without needless masks (``masked``), or what one thread does on Metal (``thread``)."""
     from transpile.ir.printer import format_kernel
 
     if stage == "thread":
-        raise error(
-            "KT0601", "the thread stage is not available yet",
-            why="it belongs to the targets cute and metal, which this version does not have",
-            remedy="use --stage tile or --stage masked",
-        )  # fmt: skip
+        from transpile.emitters.msl.lower import thread_kernels
+        from transpile.thread.printer import format_kernel as format_thread
+
+        return "\n".join(format_thread(k) for k in thread_kernels(kernel))
     if stage == "masked":
         from transpile.passes.masks import remove_masks
         from transpile.passes.schedule import resolve

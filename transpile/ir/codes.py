@@ -317,6 +317,21 @@ CODES: dict[str, CodeInfo] = {
     "KT0602": _I(
         "not on this target", "The operation has no counterpart in the target's language."
     ),
+    "KT0610": _I(
+        "type not on Metal",
+        "Apple GPUs have no 64-bit floats. The other dtypes of kt exist there; 8-bit floats are "
+        "bytes that the generated code decodes.",
+    ),
+    "KT0611": _I(
+        "too much threadgroup memory",
+        "A threadgroup has 32 KB on Apple GPUs. Smaller block sizes or fewer stages need less.",
+    ),
+    "KT0612": _I("too many threads", "A threadgroup has at most 1024 threads."),
+    "KT0613": _I(
+        "too many buffers",
+        "A Metal kernel takes 31 buffers: one per tensor, and one for all scalars together.",
+    ),
+    "KT0614": _I("grid of too many dimensions", "A Metal grid has three dimensions."),
     "KT0630": _I(
         "host call without a JAX counterpart",
         "Pallas modules take and return jax.Array, so the host program is rewritten in jax.numpy; "

@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
 from transpile.emitters.common.hostfunctions import HostVariant, host_functions, tags
 from transpile.emitters.common.module import host_imports, joined, kernel_header, preludes
 from transpile.emitters.common.templates import render_template
 from transpile.emitters.msl import ops
-from transpile.emitters.msl.comments import ascii_text, worth_saying
+from transpile.emitters.msl.comments import ascii_text
 from transpile.emitters.msl.dtypes import NAMES
 from transpile.emitters.msl.helpers import TEXTS, in_order
 from transpile.emitters.msl.host import PhaseLaunch, Version, host_sizes, launcher_text
-from transpile.emitters.msl.kernel import MAX_THREADS, SHARED_BYTES, MetalKernel, print_kernel
+from transpile.emitters.msl.kernel import MetalKernel
+from transpile.emitters.msl.lower import Variant, lower_kernel
 from transpile.emitters.msl.names import Scope, legal
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
-from transpile.passes.pipeline import prepare
-from transpile.passes.schedule import Schedule, resolve
-from transpile.thread.limits import Limits
-from transpile.thread.lower import lower
-
-#: rows of a run-time length are kept in registers in kernels for these lengths
-CAPACITIES = (1024, 4096, 16384)
-LIMITS = Limits(
-    "metal", MAX_THREADS, simd=32, shared_bytes=SHARED_BYTES, vector_bytes=16, vector_elements=4,
-    row=CAPACITIES[-1],
-)  # fmt: skip
-
-
-@dataclass(eq=False, slots=True)
-class Variant:
-    """One kernel for one signature, as Metal code: per phase its versions, smallest first."""
-
-    kernel: ir.Kernel
-    schedule: Schedule
-    phases: list[list[MetalKernel]]
-    launches: list[PhaseLaunch] = field(default_factory=list)
 
 
 def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions) -> EmitResult:
@@ -50,7 +27,7 @@ def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions
         lowered = []
         for kernel in group:
             try:
-                lowered.append(_lower(kernel, options.arch or "", source.text))
+                lowered.append(lower_kernel(kernel, options.arch or "", source.text))
             except KtError as failed:
                 problems += failed.diagnostics
         variants.append(lowered)
@@ -59,33 +36,6 @@ def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions
     metal, launchers = _metal_file(source, variants)
     python = _python_file(source, variants, launchers, metal, options)
     return EmitResult({f"{source.stem}.metal": metal, f"{source.stem}_metal.py": python})
-
-
-def _lower(kernel: ir.Kernel, arch: str, text: str) -> Variant:
-    schedule = resolve(kernel, "metal", arch)
-    if "num_warps" not in schedule.config:
-        schedule.num_warps = None  # the lowering chooses the number of threads
-    kernel = prepare(kernel, schedule)
-    comments = worth_saying(text, kernel)
-    phases = [_versions(kernel, phase, schedule, comments) for phase in kernel.phases]
-    return Variant(kernel, schedule, phases)
-
-
-def _versions(
-    kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, comments: Mapping[int, str]
-) -> list[MetalKernel]:
-    """The phase's kernels: one, or one for each length that a run-time row may have."""
-    sizes = host_sizes(kernel, schedule)
-    found: list[MetalKernel] = []
-    for capacity in CAPACITIES:
-        lowered = lower(
-            kernel, phase, schedule.blocks, replace(LIMITS, row=capacity),
-            config=schedule.config, order=schedule.phase(phase).order,
-        )  # fmt: skip
-        found.append(print_kernel(kernel, lowered, sizes, comments))
-        if not lowered.capacities:
-            break
-    return found
 
 
 # -- names -----------------------------------------------------------------------------------------

@@ -288,8 +288,14 @@ class Expressions:
 
     def _shared_load(self, expr: ir.SharedLoad) -> Text:
         if expr.vector == 1:
-            return self.place(expr.buffer, expr.index), POSTFIX
-        return self.shared_vector(expr.buffer, expr.index, expr.vector), UNARY
+            text, prec = self.place(expr.buffer, expr.index), POSTFIX
+        else:
+            text, prec = self.shared_vector(expr.buffer, expr.index, expr.vector), UNARY
+        if expr.guard is None:
+            return text, prec
+        zero = number(0, expr.dtype)
+        other = f"{self.type(expr.dtype, expr.vector)}({zero})" if expr.vector > 1 else zero
+        return f"{self.text(expr.guard, LOR)} ? {text} : {other}", TERNARY
 
     # -- other lanes ---------------------------------------------------------------------------
 
