@@ -166,16 +166,20 @@ def test_ir(folder: Path) -> None:
     masked = kt("ir", "add.py", "--arg", "x=f32[1024]", "--arg", "y=f32[1024]", "--stage", "masked")
     assert masked.code == 0
     assert "guard" not in masked.out
-    assert kt("ir", "add.py", "--stage", "thread").code == 3
+    thread = kt("ir", "add.py", "--stage", "thread", *SIGNATURE)
+    assert thread.code == 0
+    assert thread.out.startswith("thread kernel add grid (")
     assert kt("ir", "add.py", "--kernel", "nope").code == 2
     assert kt("ir", "missing.py").code == 2
 
 
 def test_targets(folder: Path) -> None:
     table = json.loads(kt("targets", "--json").out)
-    assert set(table) == {"triton"}
-    assert {"ops", "dtypes", "features"} <= set(table["triton"])
+    assert {"triton", "metal"} <= set(table)
+    for target in table.values():
+        assert {"ops", "dtypes", "features"} <= set(target)
     assert "f16" in table["triton"]["dtypes"]
+    assert "f64" not in table["metal"]["dtypes"]
     text = kt("targets").out
     assert text.startswith("triton\n")
     assert max(map(len, text.splitlines())) <= 100
