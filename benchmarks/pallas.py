@@ -23,7 +23,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from transpile.verify.harnesses import HARNESSES  # noqa: E402
-
-Arrays = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,49 +66,100 @@ class Estimate:
         return max(self.cycles / chip.clock, self.bytes / chip.bandwidth)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A kernel to simulate: one of an example file, or one of OTHERS. All picklable."""
+
+    path: str  # of the example, or a name in OTHERS
+    kernel: str = ""
+    sizes: tuple[tuple[str, int], ...] = ()
+    args: tuple[tuple[str, str], ...] = ()
+    config: str = "null"  # JSON
+    index: int = 0  # which of the kernel's signatures
+
+
 class Profiler:
-    """Compiles with the static profile on. One per process: libtpu reads its flags once."""
+    """Simulates cases in a process of its own: libtpu reads its flags once, and some kernels make
+    it abort."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="kt-profile-")
-        os.environ.update(HARNESSES["pallas"].environments["compile"])
-        os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={self.folder}"
+        self.pool: ProcessPoolExecutor | None = None
 
-    def estimate(self, arch: str, function: Callable[..., Any], arrays: Arrays) -> Estimate:
-        """Simulate a function of named arrays, given by shape and dtype."""
-        from transpile.verify.pallas_compile import compile_for
-
-        started = time.perf_counter()
-        made = compile_for(arch, function, dict(arrays))
-        taken = time.perf_counter() - started
-        cycles = 0
-        for path in Path(self.folder).iterdir():
-            cycles += int(re.findall(r"estimated_cycles: (\d+)", path.read_text())[0])
-            path.unlink()
-        memory = made.memory_analysis()
-        moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
-        return Estimate(cycles, moved, taken)
+    def estimate(self, arch: str, case: Case) -> Estimate | str:
+        """What the simulator says, or the compiler's complaint."""
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _start)
+        try:
+            return self.pool.submit(_simulate, arch, case).result()
+        except BrokenProcessPool:
+            self.pool = None
+            return "libtpu aborts"
 
 
-# -- kernels to measure ------------------------------------------------------------------------
+# -- in the other process ----------------------------------------------------------------------
+
+
+def _start() -> None:
+    folder = tempfile.mkdtemp(prefix="kt-profile-")
+    os.environ.update(HARNESSES["pallas"].environments["compile"])
+    os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={folder}"
+    os.environ["KT_PROFILES"] = folder
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtpu's stack traces
+
+
+def _simulate(arch: str, case: Case) -> Estimate | str:
+    from transpile.verify.pallas_compile import compile_for
+
+    started = time.perf_counter()
+    try:
+        made = compile_for(arch, *_call(case))
+    except Exception as exc:  # noqa: BLE001 - the compiler's complaint is the result
+        return f"{type(exc).__name__}: {' '.join(str(exc).split())[:120]}"
+    taken = time.perf_counter() - started
+    cycles = 0
+    for path in Path(os.environ["KT_PROFILES"]).iterdir():
+        cycles += int(re.findall(r"estimated_cycles: (\d+)", path.read_text())[0])
+        path.unlink()
+    memory = made.memory_analysis()
+    moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return Estimate(cycles, moved, taken)
+
+
+def _call(case: Case) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function with its scalars bound, and its arrays by name."""
+    from transpile.verify.pallas_compile import call_of
+
+    sizes = dict(case.sizes)
+    if case.path in OTHERS:
+        return OTHERS[case.path](sizes)
+    module, loaded = build(case)
+    job = job_of(loaded, case.kernel, case.index)
+    return call_of(module, replace(job, shapes=(sizes or scaled(job),)), 0)
 
 
 @functools.cache
-def _folder() -> str:
-    return tempfile.mkdtemp(prefix="kt-built-")
-
-
-def build(path: str, config: Mapping[str, Any] | None = None, **args: str) -> tuple[Any, Any]:
-    """The generated module of an example, and what the build loaded of it."""
+def _built(path: str, args: tuple[tuple[str, str], ...], config: str) -> tuple[Any, Any]:
     from transpile import build as pipeline
     from transpile import proofs
     from transpile.emitters import TARGETS
     from transpile.verify.numerics import load_module
 
-    options = pipeline.BuildOptions(targets=("pallas",), args=args, config=config)
+    options = pipeline.BuildOptions(("pallas",), args=dict(args), config=json.loads(config))
     loaded = pipeline.load(path, options)
-    folder = tempfile.mkdtemp(dir=_folder())
+    folder = tempfile.mkdtemp(prefix="kt-built-")
     return load_module(proofs._generate(loaded, TARGETS["pallas"], options, folder)), loaded
+
+
+def build(case: Case) -> tuple[Any, Any]:
+    """The generated module of a case's file, and what the build loaded of it."""
+    return _built(case.path, case.args, case.config)
+
+
+def load(path: str) -> Any:
+    """The kernels of a file, not built."""
+    from transpile import build as pipeline
+
+    return pipeline.load(path, pipeline.BuildOptions(("pallas",)))
 
 
 def job_of(loaded: Any, name: str, index: int = 0) -> Any:
@@ -119,11 +171,49 @@ def job_of(loaded: Any, name: str, index: int = 0) -> Any:
     return proofs.kernel_job(kernels[index], loaded.project, TARGETS["pallas"])
 
 
-def call(module: Any, job: Any, sizes: Mapping[str, int]) -> tuple[Callable[..., Any], Arrays]:
-    """The function with its scalars bound, and its arrays for the given sizes."""
-    from transpile.verify.pallas_compile import call_of
+def _copy(sizes: Mapping[str, int]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A copy in blocks of at most 4 MiB: what moving the bytes costs."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import pallas as pl
 
-    return call_of(module, replace(job, shapes=(dict(sizes),)), 0)
+    m, n = sizes["M"], sizes["N"]
+    rows = max(8, min(m, 2**21 // n))
+    block = pl.BlockSpec((rows, n), lambda i: (i, 0))
+
+    def kernel(x_ref: Any, out_ref: Any) -> None:
+        out_ref[...] = x_ref[...]
+
+    shape = jax.ShapeDtypeStruct((m, n), jnp.bfloat16)
+    copy = pl.pallas_call(
+        kernel, grid=(pl.cdiv(m, rows),), in_specs=[block], out_specs=block, out_shape=shape,
+        name="copy",
+    )  # fmt: skip
+    return (lambda x: copy(x)), {"x": shape}  # noqa: PLW0108 - called by name
+
+
+def _flash_attention(sizes: Mapping[str, int]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """jax's own kernel."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.pallas.ops.tpu import flash_attention as theirs
+
+    blocks = theirs.BlockSizes(
+        block_q=sizes["block_q"], block_k_major=sizes["block_k"], block_k=sizes["block_k"],
+        block_b=1,
+    )  # fmt: skip
+    array = jax.ShapeDtypeStruct((sizes["B"], sizes["H"], sizes["M"], 128), jnp.bfloat16)
+    attend = functools.partial(theirs.flash_attention, sm_scale=128**-0.5, block_sizes=blocks)
+    return attend, {"q": array, "k": array, "v": array}
+
+
+OTHERS: dict[str, Callable[[Mapping[str, int]], tuple[Callable[..., Any], dict[str, Any]]]] = {
+    "copy": _copy,
+    "flash_attention": _flash_attention,
+}
+
+
+# -- tables ------------------------------------------------------------------------------------
 
 
 def scaled(job: Any, elements: int = 2**21) -> dict[str, int]:
@@ -156,152 +246,116 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 # -- sections ----------------------------------------------------------------------------------
 
 
+def _cycles(found: Estimate | str) -> str:
+    return found if isinstance(found, str) else str(found.cycles)
+
+
+def _pairs(sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple(sizes.items())
+
+
 def examples(profiler: Profiler, archs: Sequence[str], names: Sequence[str]) -> None:
     """The default config of every example, at its first shape scaled up."""
     rows = []
     for path in sorted((ROOT / "examples").glob("*.py")):
         if names and path.stem not in names:
             continue
-        try:
-            module, loaded = build(str(path))
-        except Exception as exc:  # noqa: BLE001 - one file's failure is a row of the table
-            rows.append([path.stem, str(exc)[:60], "", *([""] * len(archs))])
-            continue
-        names_of = dict.fromkeys(k.name for k in loaded.kernels)
-        rows += [_example(profiler, archs, module, job_of(loaded, name)) for name in names_of]
+        loaded = load(str(path))
+        for name in dict.fromkeys(k.name for k in loaded.kernels):
+            job = job_of(loaded, name)
+            sizes = scaled(job)
+            case = Case(str(path), name, _pairs(sizes))
+            cells = [_against_bytes(profiler, arch, case) for arch in archs]
+            shown = ", ".join(f"{k}={v}" for k, v in sizes.items())
+            rows.append([name, job.kernel.signature[:40], shown[:40], *cells])
     head = ["kernel", "signature", "sizes", *(f"{arch} cycles" for arch in archs)]
     table("default configs; (x.xx): time over the time of moving every byte once", head, rows)
 
 
-def _example(profiler: Profiler, archs: Sequence[str], module: Any, job: Any) -> list[str]:
-    sizes = scaled(job)
-    cells = []
-    for arch in archs:
-        try:
-            estimate = profiler.estimate(arch, *call(module, job, sizes))
-        except Exception as exc:  # noqa: BLE001 - the compiler's complaint is the cell
-            cells.append(f"{type(exc).__name__}: {' '.join(str(exc).split())[:50]}")
-            continue
-        bound = estimate.bytes / CHIPS[arch].bandwidth
-        cells.append(f"{estimate.cycles} ({estimate.time(CHIPS[arch]) / bound:.2f})")
-    shown = ", ".join(f"{k}={v}" for k, v in sizes.items())
-    return [job.kernel.name, job.kernel.signature[:48], shown[:40], *cells]
+def _against_bytes(profiler: Profiler, arch: str, case: Case) -> str:
+    found = profiler.estimate(arch, case)
+    if isinstance(found, str):
+        return found[:60]
+    bound = found.bytes / CHIPS[arch].bandwidth
+    return f"{found.cycles} ({found.time(CHIPS[arch]) / bound:.2f})"
 
 
 def gemm(profiler: Profiler, archs: Sequence[str]) -> None:
     """bf16 square products: cycles and share of the peak."""
-    import jax
-    import jax.numpy as jnp
-
-    module, _ = build(str(ROOT / "examples/matmul.py"), x="bf16[M,K]", y="bf16[K,N]")
+    path, args = str(ROOT / "examples/matmul.py"), (("x", "bf16[M,K]"), ("y", "bf16[K,N]"))
     rows = []
     for size in (2048, 4096):
-        array = jax.ShapeDtypeStruct((size, size), jnp.bfloat16)
+        case = Case(path, "matmul", (("M", size), ("K", size), ("N", size)), args)
         cells = []
         for arch in archs:
-            estimate = profiler.estimate(arch, module.matmul, {"x": array, "y": array})
-            share = 2 * size**3 / estimate.time(CHIPS[arch]) / CHIPS[arch].peak
-            cells.append(f"{estimate.cycles} ({share:.1%} of peak)")
+            found = profiler.estimate(arch, case)
+            if not isinstance(found, str):
+                share = 2 * size**3 / found.time(CHIPS[arch]) / CHIPS[arch].peak
+                found = f"{found.cycles} ({share:.1%} of peak)"
+            cells.append(found)
         rows.append([f"{size}^3", *cells])
     table("bf16 matmul, default config", ["size", *archs], rows)
 
 
-def attention(profiler: Profiler, archs: Sequence[str]) -> None:
-    """Forward attention of head dim 128 against jax's own kernel with the same blocks."""
-    import jax
-    import jax.numpy as jnp
-    from jax.experimental.pallas.ops.tpu import flash_attention as theirs
-
-    rows = []
-    spec = "bf16[B,H,{},128]"
-    for batch, heads, length in ((1, 8, 2048), (1, 8, 4096)):
-        array = jax.ShapeDtypeStruct((batch, heads, length, 128), jnp.bfloat16)
-        arrays = {"q": array, "k": array, "v": array}
-        for blocks in (None, (512, 512), (256, 512), (1024, 1024)):
-            config = {"block_sizes": [1, *blocks]} if blocks else None
-            module, _ = build(
-                str(ROOT / "examples/attention.py"), config,
-                q=spec.format("M"), k=spec.format("N"), v=spec.format("N"),
-            )  # fmt: skip
-            block_q, block_k = blocks or (512, 512)
-            sizes = theirs.BlockSizes(
-                block_q=block_q, block_k_major=block_k, block_k=block_k, block_b=1
-            )
-            other = functools.partial(theirs.flash_attention, sm_scale=128**-0.5, block_sizes=sizes)
-            cells = []
-            for arch in archs:
-                mine = _cycles(profiler, arch, module.attention, arrays)
-                jaxs = _cycles(profiler, arch, other, arrays)
-                cells.append(f"{mine} / {jaxs}")
-            shown = f"{blocks[0]} x {blocks[1]}" if blocks else "default / 512 x 512"
-            rows.append([f"{batch}x{heads}x{length}x128", shown, *cells])
-    table("bf16 attention, cycles: kt / jax's flash_attention", ["shape", "blocks", *archs], rows)
-
-
-def _cycles(profiler: Profiler, arch: str, function: Callable[..., Any], arrays: Arrays) -> str:
-    try:
-        return str(profiler.estimate(arch, function, arrays).cycles)
-    except Exception as exc:  # noqa: BLE001 - the compiler's complaint is the cell
-        return f"{type(exc).__name__}: {' '.join(str(exc).split())[:40]}"
-
-
 def rows_kernels(profiler: Profiler, archs: Sequence[str]) -> None:
     """Softmax and RMS norm against a copy of the same bytes."""
-    import jax
-    import jax.numpy as jnp
-
-    softmax, _ = build(str(ROOT / "examples/softmax.py"), x="bf16[M,N]")
-    rms, _ = build(str(ROOT / "examples/rms_norm.py"), x="bf16[M,N]", weight="bf16[N]")
+    kernels = {
+        "softmax": ("softmax.py", "softmax", (("x", "bf16[M,N]"),)),
+        "rms_norm": ("rms_norm.py", "rms_norm_fwd", (("x", "bf16[M,N]"), ("weight", "bf16[N]"))),
+    }
     rows = []
     for m, n in ((32768, 1024), (16384, 4096), (8192, 16384)):
-        x = jax.ShapeDtypeStruct((m, n), jnp.bfloat16)
-        weight = jax.ShapeDtypeStruct((n,), jnp.bfloat16)
+        sizes = (("M", m), ("N", n))
         for arch in archs:
             chip = CHIPS[arch]
-            copied = profiler.estimate(arch, _copy, {"x": x}).time(chip)
+            copied = profiler.estimate(arch, Case("copy", sizes=sizes))
+            assert isinstance(copied, Estimate)
             cells = []
-            for function, arrays in (
-                (softmax.softmax, {"x": x}),
-                (functools.partial(rms.rms_norm_fwd, eps=1e-5), {"x": x, "weight": weight}),
-            ):
-                estimate = profiler.estimate(arch, function, arrays)
-                cells.append(f"{estimate.cycles} ({estimate.time(chip) / copied:.2f})")
-            rows.append([f"{m}x{n}", arch, f"{copied * 1e6:.0f} us", *cells])
-    head = ["shape", "chip", "copy", "softmax cycles", "rms_norm cycles"]
+            for file, name, args in kernels.values():
+                found = profiler.estimate(
+                    arch, Case(str(ROOT / "examples" / file), name, sizes, args)
+                )
+                if not isinstance(found, str):
+                    found = f"{found.cycles} ({found.time(chip) / copied.time(chip):.2f})"
+                cells.append(found[:60])
+            rows.append([f"{m}x{n}", arch, f"{copied.time(chip) * 1e6:.0f} us", *cells])
+    head = ["shape", "chip", "copy", *(f"{name} cycles" for name in kernels)]
     table("bf16 rows; (x.xx): time over a copy's", head, rows)
 
 
-def _copy(x: Any) -> Any:
-    """A copy in blocks of at most 4 MiB: what moving the bytes costs."""
-    import jax
-    from jax.experimental import pallas as pl
-
-    rows = max(8, min(x.shape[0], 2**21 // x.shape[1]))
-
-    def kernel(x_ref: Any, out_ref: Any) -> None:
-        out_ref[...] = x_ref[...]
-
-    return pl.pallas_call(
-        kernel,
-        grid=(pl.cdiv(x.shape[0], rows),),
-        in_specs=[pl.BlockSpec((rows, x.shape[1]), lambda i: (i, 0))],
-        out_specs=pl.BlockSpec((rows, x.shape[1]), lambda i: (i, 0)),
-        out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
-        name="copy",
-    )(x)
+def attention(profiler: Profiler, archs: Sequence[str]) -> None:
+    """Forward attention of head dim 128 against jax's own kernel with the same blocks."""
+    path = str(ROOT / "examples/attention.py")
+    args = (("q", "bf16[B,H,M,128]"), ("k", "bf16[B,H,N,128]"), ("v", "bf16[B,H,N,128]"))
+    rows = []
+    for length in (2048, 4096):
+        sizes = {"B": 1, "H": 8, "M": length, "N": length}
+        for blocks in (None, (256, 512), (512, 512), (1024, 1024)):
+            config = json.dumps({"block_sizes": [*blocks]} if blocks else None)
+            mine = Case(path, "attention", _pairs(sizes), args, config)
+            block_q, block_k = blocks or (512, 512)
+            other = sizes | {"block_q": block_q, "block_k": block_k}
+            cells = [
+                f"{_cycles(profiler.estimate(arch, mine))} / "
+                f"{_cycles(profiler.estimate(arch, Case('flash_attention', sizes=_pairs(other))))}"
+                for arch in archs
+            ]
+            shown = f"{blocks[0]} x {blocks[1]}" if blocks else "default / 512 x 512"
+            rows.append([f"1x8x{length}x128", shown, *cells])
+    table("bf16 attention, cycles: kt / jax's flash_attention", ["shape", "blocks", *archs], rows)
 
 
 def tune(profiler: Profiler, archs: Sequence[str], options: argparse.Namespace) -> None:
     """Cycles of one kernel under several configs, the fastest first."""
     path, _, name = options.kernel.partition("::")
-    args = dict(a.split("=", 1) for a in options.arg)
-    sizes = {k: int(v) for k, v in (s.split("=") for s in options.sizes.split(","))}
+    args = tuple((a.split("=", 1)[0], a.split("=", 1)[1]) for a in options.arg)
+    sizes = tuple((k, int(v)) for k, v in (s.split("=") for s in options.sizes.split(",")))
     found = []
     for config in json.loads(options.configs):
-        module, loaded = build(path, config or None, **args)
-        job = job_of(loaded, name or loaded.kernels[0].name)
-        cells = [_cycles(profiler, arch, *call(module, job, sizes)) for arch in archs]
-        found.append([json.dumps(config), *cells])
+        case = Case(path, name, sizes, args, json.dumps(config or None))
+        found.append(
+            [json.dumps(config), *(_cycles(profiler.estimate(arch, case)) for arch in archs)]
+        )
     found.sort(key=lambda row: int(row[1]) if row[1].isdigit() else sys.maxsize)
     table(f"{name} at {options.sizes}", ["config", *archs], found)
 
