@@ -123,6 +123,7 @@ CORRECT = [
     ("mixed product", "simdgroup_half8x8 a(1.0h); simdgroup_bfloat8x8 b(bfloat(1.0f)); simdgroup_float8x8 c(0.0f); simdgroup_multiply_accumulate(c, a, b, c); simdgroup_store(c, y, 8);"),
     ("alignas", "alignas(16) threadgroup half s[16]; s[t] = 0.0h; y[i] = float(s[t]);"),
     ("two variables in one declaration", "threadgroup float a[4], b; a[0] = 1.0f; b = 2.0f; y[i] = a[0] + b;"),
+    ("vector filled by component", "float4 v; for (short e = 0; e < 4; ++e) { v[e] = x[i] + float(e); } y[i] = v.x + v.w;"),
     ("select and as_type", "y[i] = select(0.0f, as_type<float>(n), x[i] > 0.0f);"),
 ]  # fmt: skip
 

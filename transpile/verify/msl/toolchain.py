@@ -28,7 +28,7 @@ _MSL = (
 STRICT = (
     *_MSL, "-DKT_STRICT=1", "-fno-lax-vector-conversions", "-Wimplicit-float-conversion",
     "-Werror=return-type", "-Werror=uninitialized", "-Werror=sometimes-uninitialized",
-    "-Werror=conditional-uninitialized", "-Werror=vla", "-Werror=vla-extension",
+    "-Werror=vla", "-Werror=vla-extension",
     "-Werror=array-bounds",
 )  # fmt: skip
 # Vectorised accesses of more than 16 bytes would escape the checks; half and bfloat round after
