@@ -153,6 +153,16 @@ def test_struct_of_scalars_is_bounded() -> None:
         run(source, [out, struct.pack("I", 1)], (1, 1, 1), (4, 1, 1))
 
 
+def test_atomic_word_of_the_last_16_bit_element() -> None:
+    parameters = "device half* y [[buffer(0)]], uint t [[thread_index_in_threadgroup]]"
+    text = "atomic_fetch_or_explicit((device atomic_uint*)(y + {}), 1u, memory_order_relaxed);"
+    base = torch.zeros(8).half()
+    run(program(text.format(2), parameters=parameters), [base[:3]], (1, 1, 1), (1, 1, 1))
+    assert base.view(torch.int16).tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+    with pytest.raises(ExecutionError, match="out-of-bounds atomic"):
+        run(program(text.format(4), parameters=parameters), [base[:3]], (1, 1, 1), (1, 1, 1))
+
+
 def test_coherent_buffers_may_pass_between_threadgroups() -> None:
     text = "if (t == 0) {{ y[group] = 1.0f; if (group > 0) {{ y[group] = y[group - 1] + 1.0f; }} }}"
     parameters = "device {} float* y [[buffer(0)]], uint t [[thread_index_in_threadgroup]], uint group [[threadgroup_position_in_grid]]"
