@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import re
 
-from transpile.emitters.common.tree import Assign, Comment, Copy, Eval, For, If, Stmt, While
+from transpile.emitters.common.tree import (
+    Assign,
+    Comment,
+    Copy,
+    Eval,
+    For,
+    Function,
+    If,
+    Return,
+    Stmt,
+    While,
+)
 
 WIDTH = 100
 SHORT = 28  # arguments up to this long share a line
@@ -17,7 +28,12 @@ def render(body: list[Stmt], indent: int = 4) -> list[str]:
         body = body[:-1]  # its statement has no code here
     lines: list[str] = []
     for stmt in body:
-        lines += _statement(stmt, indent)
+        new = _statement(stmt, indent)
+        if new and not new[0] and (not lines or not lines[-1]):
+            new = new[1:]  # one empty line between functions, none at the start of a block
+        lines += new
+    while lines and not lines[-1]:
+        lines.pop()
     return lines or [" " * indent + "pass"]
 
 
@@ -41,10 +57,21 @@ def _statement(stmt: Stmt, indent: int) -> list[str]:
             if orelse:
                 lines += [" " * indent + "else:", *render(orelse, indent + 4)]
             return lines
+        case Function():
+            return _function(stmt, indent)
+        case Return(values=values):
+            return wrap(f"return {', '.join(v.text() for v in values)}", indent)
         case Comment(text=text):
             return [f"{' ' * indent}# {text}"]
         case Copy():
             raise AssertionError("copies are resolved before printing")
+
+
+def _function(stmt: Function, indent: int) -> list[str]:
+    """A nested function, with an empty line before and after it as formatters want."""
+    head = f"def {stmt.name.name}({', '.join(p.name for p in stmt.params)}):"
+    above = wrap(f"@{stmt.decorator.text()}", indent) if stmt.decorator is not None else []
+    return ["", *above, *wrap(head, indent), *render(stmt.body, indent + 4), ""]
 
 
 def assignment(names: str, value: str, indent: int) -> list[str]:

@@ -18,11 +18,13 @@ from transpile.emitters.common.tree import (
     Copy,
     Expr,
     For,
+    Function,
     If,
     Stmt,
     Var,
     While,
     blocks,
+    free_variables,
     uses,
 )
 
@@ -87,13 +89,15 @@ class _Web:
 class _Liveness:
     """Numbers the statements and collects definitions, uses and carried edges."""
 
-    def __init__(self, body: list[Stmt]) -> None:
+    def __init__(self, body: list[Stmt], params: Iterable[Var] = ()) -> None:
         self.position = 0
         self.defs: dict[Var, list[tuple[int, _Region]]] = {}
         self.uses: dict[Var, list[tuple[int, _Region]]] = {}
         self.carriers: dict[Var, tuple[Stmt, _Region]] = {}
         self.spans: dict[Stmt, tuple[int, int]] = {}
         self.root = _Region(None, None)
+        for param in params:
+            self.defs[param] = [(0, self.root)]
         self._walk(body, self.root)
 
     def _walk(self, body: list[Stmt], region: _Region) -> None:
@@ -110,6 +114,11 @@ class _Liveness:
                 case Copy(pairs=pairs):
                     for var, _ in pairs:
                         self.defs.setdefault(var, []).append((here, region))
+                case Function(name=name):  # a scope of its own: here it only reads
+                    self.defs.setdefault(name, []).append((here, region))
+                    for var in free_variables(stmt):
+                        self.uses.setdefault(var, []).append((here, region))
+                    continue
                 case _:
                     pass
             if nested := blocks(stmt):
@@ -201,13 +210,19 @@ class Namer:
     """Gives every variable of a kernel body its name and resolves the copies."""
 
     def __init__(
-        self, body: list[Stmt], arguments: Iterable[Var], reserved: frozenset[str] = RESERVED
+        self,
+        body: list[Stmt],
+        arguments: Iterable[Var],
+        reserved: frozenset[str] = RESERVED,
+        params: Iterable[Var] = (),
     ) -> None:
+        """``arguments`` have their names, which nothing else gets; ``params`` are bound on entry
+        and get names as the rest does."""
         self.body = body
         self.reserved = reserved
         self.taken = {v.name for v in arguments}
         self.arguments = set(arguments)
-        self.liveness = _Liveness(body)
+        self.liveness = _Liveness(body, params)
         self.webs: dict[Var, _Web] = {}
         for var in self.liveness.defs:
             self.webs[var] = self.liveness.web(var)
@@ -216,6 +231,18 @@ class Namer:
         self._coalesce(self.body)
         self._assign_names()
         _resolve_copies(self.body)
+        self._functions(self.body)
+
+    def _functions(self, body: list[Stmt]) -> None:
+        """Names inside nested functions: they may be those of variables outside that the function
+        does not read."""
+        for stmt in body:
+            if isinstance(stmt, Function):
+                read = [v for v in free_variables(stmt) if v.name]
+                Namer(stmt.body, read, self.reserved, stmt.params).run()
+                continue
+            for block in blocks(stmt):
+                self._functions(block)
 
     # -- coalescing ----------------------------------------------------------------------------
 
@@ -225,7 +252,7 @@ class Namer:
                 for target, value in stmt.pairs:
                     if value.var is not None and value.var in self.webs:
                         self._unite(self.webs[target], self.webs[value.var])
-            for block in blocks(stmt):
+            for block in () if isinstance(stmt, Function) else blocks(stmt):
                 self._coalesce(block)
 
     def _unite(self, a: _Web, b: _Web) -> None:
@@ -286,7 +313,7 @@ def _resolve_copies(body: list[Stmt]) -> None:
     """Replace parallel copies by assignments, leaving out what became ``x = x``."""
     out: list[Stmt] = []
     for stmt in body:
-        for block in blocks(stmt):
+        for block in () if isinstance(stmt, Function) else blocks(stmt):
             _resolve_copies(block)
         if isinstance(stmt, Copy):
             out.extend(_sequence(stmt))

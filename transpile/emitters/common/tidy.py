@@ -12,7 +12,9 @@ from transpile.emitters.common.tree import (
     Eval,
     Expr,
     For,
+    Function,
     If,
+    Return,
     Stmt,
     Var,
     While,
@@ -66,7 +68,7 @@ def _depths(
         for var in uses(stmt):
             found.setdefault(var, set()).add(depth)
         for block in blocks(stmt):
-            _depths(block, depth + isinstance(stmt, For | While), found)
+            _depths(block, depth + isinstance(stmt, For | While | Function), found)
     return found
 
 
@@ -81,7 +83,7 @@ def _single_uses(
             if stmt.value.var is not None or (counts[var] == 1 and depths[var] == {depth}):
                 single[var] = stmt.value
         for block in blocks(stmt):
-            inner = depth + isinstance(stmt, For | While)
+            inner = depth + isinstance(stmt, For | While | Function)
             single |= _single_uses(block, counts, depths, inner)
     return single
 
@@ -103,6 +105,10 @@ def _inline(body: list[Stmt], single: dict[Var, Expr]) -> None:
                 stmt.iterator = replace(stmt.iterator)
             case While() | If():
                 stmt.cond = replace(stmt.cond)
+            case Return():
+                stmt.values = tuple(replace(v) for v in stmt.values)
+            case Function() if stmt.decorator is not None:
+                stmt.decorator = replace(stmt.decorator)
             case _:
                 pass
         for block in blocks(stmt):

@@ -221,13 +221,33 @@ class If:
 
 
 @dataclass(eq=False, slots=True)
+class Function:
+    """A nested function ``def name(params): body``, a scope of its own, called right behind it.
+
+    ``decorator`` is what stands above it, e.g. ``pl.when(cond)``.
+    """
+
+    name: Var
+    params: tuple[Var, ...]
+    body: list[Stmt]
+    decorator: Expr | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Return:
+    """``return values``."""
+
+    values: tuple[Expr, ...]
+
+
+@dataclass(eq=False, slots=True)
 class Comment:
     """A line of comment, without the ``#``."""
 
     text: str
 
 
-Stmt = Assign | Eval | Copy | For | While | If | Comment
+Stmt = Assign | Eval | Copy | For | While | If | Function | Return | Comment
 
 
 def uses(stmt: Stmt) -> Iterator[Var]:
@@ -242,6 +262,12 @@ def uses(stmt: Stmt) -> Iterator[Var]:
             yield from iterator.vars()
         case While(cond=cond) | If(cond=cond):
             yield from cond.vars()
+        case Function(decorator=decorator):
+            if decorator is not None:
+                yield from decorator.vars()
+        case Return(values=values):
+            for value in values:
+                yield from value.vars()
         case Comment():
             return
 
@@ -249,9 +275,35 @@ def uses(stmt: Stmt) -> Iterator[Var]:
 def blocks(stmt: Stmt) -> tuple[list[Stmt], ...]:
     """Nested blocks of a statement."""
     match stmt:
-        case For(body=body) | While(body=body):
+        case For(body=body) | While(body=body) | Function(body=body):
             return (body,)
         case If(then=then, orelse=orelse):
             return (then, orelse)
         case _:
             return ()
+
+
+def free_variables(function: Function) -> list[Var]:
+    """Variables that a nested function reads and does not bind, in order of first use."""
+    bound: set[Var] = set(function.params)
+    used: dict[Var, None] = {}
+
+    def visit(body: list[Stmt]) -> None:
+        for stmt in body:
+            used.update(dict.fromkeys(uses(stmt)))
+            match stmt:
+                case Assign(targets=targets):
+                    bound.update(targets)
+                case Copy(pairs=pairs):
+                    bound.update(t for t, _ in pairs)
+                case For(target=target):
+                    bound.add(target)
+                case Function(name=name, params=params):
+                    bound.update((name, *params))
+                case _:
+                    pass
+            for block in blocks(stmt):
+                visit(block)
+
+    visit(function.body)
+    return [v for v in used if v not in bound]

@@ -1,0 +1,152 @@
+"""The kernel's body: grid positions, what outputs held before, and the loop that joined the grid."""
+
+from __future__ import annotations
+
+from transpile.emitters.common.tree import (
+    BIT_AND,
+    Eval,
+    Expr,
+    Function,
+    Stmt,
+    Var,
+    binary,
+    call,
+    lit,
+    ref,
+)
+from transpile.emitters.pallas.context import Context, Tile
+from transpile.emitters.pallas.control import at_step, lower_block
+from transpile.emitters.pallas.dtypes import NAMES
+from transpile.emitters.pallas.memory import emit_store, subscript
+from transpile.emitters.pallas.plan import Plan
+from transpile.emitters.pallas.windows import GridDim, Window, plus
+from transpile.ir import ir
+from transpile.ir.dtypes import BOOL, I32
+from transpile.ir.ir import TileVar
+from transpile.ir.sizes import Size
+
+
+def lower_body(ctx: Context, plan: Plan) -> None:
+    """Lower the phase into ``ctx.body``."""
+    for number, dim in enumerate(plan.grid):
+        position = call("pl.program_id", lit(str(number)), dtype=I32)
+        ctx.emit(_drop(dim.pid, position))
+        _grid_position(ctx, plan, dim)
+    for window in plan.windows.outputs:
+        if (old := plan.windows.initial.get(window.tensor)) is not None:
+            _copy_in(ctx, plan, window, old)
+    ops = plan.phase.body.ops
+    if plan.loop is None:
+        lower_block(ctx, ops)
+        return
+    at = ops.index(plan.loop)
+    lower_block(ctx, ops[:at])
+    _promoted_loop(ctx, plan, plan.loop, ops[at + 1 :])
+
+
+def _drop(var: Var, value: Expr) -> Stmt:
+    from transpile.emitters.common.tree import Assign
+
+    return Assign((var,), value, "drop")
+
+
+def _grid_position(ctx: Context, plan: Plan, dim: GridDim) -> None:
+    """Values of a grid axis in the kernel: a tile, or a number."""
+    pid = ref(dim.pid, I32)
+    if not isinstance(dim.var.type, TileVar):
+        step = pid if dim.step == 1 else binary("*", pid, lit(str(dim.step)), 11, I32)
+        ctx.values[dim.var] = plus(ctx.size(dim.begin), step)
+        return
+    assert dim.block is not None
+    start = binary("*", pid, ctx.block(dim.block), 11, I32)
+    start = plus(ctx.size(dim.begin), start)
+    ctx.tiles[dim.var] = Tile(
+        start, ctx.size(dim.end), dim.block, dim.begin == Size(()), None, ctx.size(dim.begin), pid
+    )
+
+
+def _copy_in(ctx: Context, plan: Plan, window: Window, old: Window) -> None:
+    """``out_ref[...] = out_in_ref[...]`` when an output's window is first visited."""
+    rank = len(window.dims) or len(window.tensor.shape)
+    if window.space == "smem":
+        raise ctx.unsupported(
+            f"`{window.tensor.name}`, which is modified element by element,", None,
+            "scalars are written to memory of their own",
+        )  # fmt: skip
+    del rank
+    target = subscript(ref(window.ref), [], None, ())
+    source = subscript(ref(old.ref), [], None, ())
+    copy = Eval(Expr("{0} = {1}", (target, source), (0, 0)))
+    still = [d for d in plan.grid if d not in window.along]
+    if not still:
+        ctx.emit(copy)
+        return
+    ctx.emit(Function(Var("_"), (), [copy], call("pl.when", first_step(still))))
+
+
+def first_step(dims: list[GridDim]) -> Expr:
+    """True at the first step along all of some grid axes."""
+    tests = [at_step(d.pid, lit("0")) for d in dims]
+    total = tests[0]
+    for test in tests[1:]:
+        total = Expr("{0} & {1}", (total, test), (BIT_AND + 1, BIT_AND + 1), BIT_AND, dtype=BOOL)
+    return total
+
+
+# -- a loop as the innermost grid axis -------------------------------------------------------------
+
+
+def _promoted_loop(ctx: Context, plan: Plan, loop: ir.ForTile, rest: list[ir.Op]) -> None:
+    """Carried values live in scratch: set at the first step, used after the last."""
+    dim = next(d for d in plan.grid if d.loop is loop)
+    refs = [_scratch(ctx, p) for p in loop.body.params[1:]]
+    inits = [
+        Eval(Expr("{0} = {1}", (r, ctx.exact(i)), (0, 0)))
+        for r, i in zip(refs, loop.inits, strict=True)
+    ]
+    ctx.consume(loop)
+    first = at_step(dim.pid, lit("0"))
+    ctx.emit(Function(Var("_"), (), list(inits), call("pl.when", first)))
+    for param, r in zip(loop.body.params[1:], refs, strict=True):
+        ctx.define(param, _typed(r, param))
+    lower_block(ctx, loop.body.ops)
+    _update(ctx, loop, refs)
+    for result, r in zip(loop.results, refs, strict=True):
+        ctx.values[result] = _typed(r, result)
+    if rest:
+        last = call("pl.num_programs", lit(str(plan.grid.index(dim))))
+        last = binary("-", last, lit("1"), 9, I32)
+        saved, ctx.body = ctx.body, []
+        for result in loop.results:
+            use = ctx.uses.get(result)
+            if use is not None and use.count > 1:
+                ctx.assign(result, ctx.values[result])
+        lower_block(ctx, rest)
+        body, ctx.body = ctx.body, saved
+        ctx.emit(Function(Var("_"), (), body, call("pl.when", at_step(dim.pid, last))))
+
+
+def _typed(r: Expr, value: ir.Value) -> Expr:
+    return Expr(r.template, r.args, r.needs, dtype=value.dtype, shape=value.shape, is_load=True)
+
+
+def _scratch(ctx: Context, value: ir.Value) -> Expr:
+    """A scratch buffer for a carried value; the expression reads all of it."""
+    var = Var(f"{value.name or 'carry'}_ref")
+    dtype = NAMES[value.dtype]
+    shape = ctx.shape(value.shape) if value.shape else lit("(1,)")
+    space = "VMEM" if value.shape else "SMEM"
+    ctx.scratch.append((var, Expr(f"pltpu.{space}({{0}}, {dtype})", (shape,), (0,))))
+    return subscript(ref(var), [] if value.shape else [lit("0")], value.dtype, value.shape)
+
+
+def _update(ctx: Context, loop: ir.ForTile, refs: list[Expr]) -> None:
+    """Write the carried values back, after all of the old ones are read."""
+    values = [ctx.exact(y) for y in loop.body.yields]
+    if len(values) > 1:
+        values = [ctx.let("t", v, "") if v.loads else v for v in values]
+    for r, value in zip(refs, values, strict=True):
+        if value.template == "{0} + {1}" and value.args[0].text() == r.text():
+            ctx.emit(Eval(Expr("{0} += {1}", (r, value.args[1]), (0, 0))))
+        else:
+            emit_store(ctx, r, value)

@@ -1,0 +1,269 @@
+"""The call function of a phase: sizes, block sizes, specs and ``pl.pallas_call``."""
+
+from __future__ import annotations
+
+from transpile.emitters.common.layout import WIDTH, wrap
+from transpile.emitters.common.tree import Var
+from transpile.emitters.pallas.context import Context
+from transpile.emitters.pallas.dtypes import HOST_NAMES, NAMES, ON_DEVICE, on_device
+from transpile.emitters.pallas.plan import Plan
+from transpile.emitters.pallas.windows import Window, WindowDim
+from transpile.ir import ir
+from transpile.ir.dtypes import F16
+from transpile.ir.sizes import Size
+
+
+class Call:
+    """Text of one call function, made from the plan and what the kernel turned out to need."""
+
+    def __init__(
+        self, kernel: ir.Kernel, plan: Plan, ctx: Context, keywords: list[Var], title: str
+    ) -> None:
+        self.kernel = kernel
+        self.plan = plan
+        self.ctx = ctx
+        self.sizes = plan.sizes
+        self.keywords = keywords
+        self.title = title
+        prefetch = [w for w in plan.windows.inputs if w.space == "prefetch"]
+        self.prefetch = prefetch
+        self.inputs = [w for w in plan.windows.inputs if w.space != "prefetch"]
+        self.outputs = plan.windows.outputs
+        self.tensors = list(dict.fromkeys(w.tensor for w in [*prefetch, *self.inputs]))
+        names = [t.name for t in kernel.tensors]
+        self.tensors.sort(key=lambda t: names.index(t.name))
+        self.fresh = {w.tensor.name for w in self.outputs if w.tensor not in self.tensors}
+        self.grid = self._grid()
+        self.specs = [self._spec(w) for w in self.inputs]
+        self.out_specs = [self._spec(w) for w in self.outputs]
+        self.out_shapes = [self._out_shape(w) for w in self.outputs]
+        self.scratch = [e.text() for _, e in ctx.scratch]
+        self.extra = self._unknown_sizes()
+        self.parameters = [*(t.name for t in self.tensors), *self._scalar_names(), *self.extra]
+        self.arguments = [*(t.host for t in self.tensors), *self._scalar_hosts(),
+                          *self.extra.values()]  # fmt: skip
+
+    # -- pieces --------------------------------------------------------------------------------
+
+    def _grid(self) -> str:
+        return _tuple([d.count(self.sizes).text() for d in self.plan.grid])
+
+    def _letters(self) -> str:
+        return ", ".join([*(d.letter.name for d in self.plan.grid),
+                          *(w.ref.name for w in self.prefetch)])  # fmt: skip
+
+    def _spec(self, window: Window) -> str:
+        if window.space == "smem":
+            return "pl.BlockSpec(memory_space=pltpu.SMEM)"
+        if window.space == "hbm":
+            return "pl.BlockSpec(memory_space=pl.ANY)"
+        shape = [self._extent(d) for d in window.dims]
+        index = ["0" if d.kind == "whole" else d.index.text() for d in window.dims]
+        if window.unit:
+            shape.insert(-1, "1")
+            index.insert(-1, "0")
+        if not self.plan.grid:
+            return f"pl.BlockSpec({_tuple(shape)})"
+        return f"pl.BlockSpec({_tuple(shape)}, lambda {self._letters()}: {_tuple(index)})"
+
+    def _extent(self, dim: WindowDim) -> str:
+        if dim.kind == "squeezed":
+            return "None"
+        text = self.sizes.expr(dim.size).text()
+        if not dim.steps:
+            return text
+        steps = max(abs(s) for s in dim.steps)
+        more = steps if min(dim.steps) < 0 else 0
+        if text.isdigit():
+            return str(-(-int(text) // steps) * steps + more)
+        return f"pl.cdiv({text}, {steps}) * {steps}" + (f" + {more}" if more else "")
+
+    def _out_shape(self, window: Window) -> str:
+        shape = [self.sizes.expr(s).text() for s in window.tensor.shape]
+        if window.unit:
+            shape.insert(-1, "1")
+        return f"jax.ShapeDtypeStruct({_tuple(shape)}, {self._out_dtype(window.tensor)})"
+
+    def _out_dtype(self, tensor: ir.Tensor) -> str:
+        """``x.dtype`` of an input of the same type, else the type itself."""
+        if tensor.dtype in ON_DEVICE:
+            return NAMES[on_device(tensor.dtype)]
+        for other in self.tensors:
+            if other.dtype == tensor.dtype and other.dtype.is_float:
+                return f"{other.name}.dtype"
+        return HOST_NAMES[tensor.dtype]
+
+    def _scalar_names(self) -> list[str]:
+        return [s.name for s in self.kernel.scalars if s.name in self.ctx.scalars]
+
+    def _scalar_hosts(self) -> list[str]:
+        return [s.host for s in self.kernel.scalars if s.name in self.ctx.scalars]
+
+    # -- sizes ---------------------------------------------------------------------------------
+
+    def _unknown_sizes(self) -> dict[str, str]:
+        """Sizes that no tensor's shape gives: parameter name -> host expression."""
+        for var in list(self.sizes.variables):  # blocks mention their extents
+            sym = var.as_sym()
+            if sym is not None and sym.kind == "block":
+                for extent in self.sizes.clamps(sym):
+                    self.sizes.expr(extent)
+        found: dict[str, str] = {}
+        for size, var in self.sizes.variables.items():
+            sym = size.as_sym()
+            if sym is not None and sym.kind == "block":
+                continue
+            if not any(size in t.shape for t in self.tensors):
+                found[var.name] = self._host(size)
+        return found
+
+    def _host(self, size: Size) -> str:
+        for known, name in self.kernel.size_names:
+            if known == size:
+                return name
+        return size.render(lambda s: self._host(Size.of(s)) if Size.of(s) != size else s.name)
+
+    def _unpacking(self) -> list[str]:
+        """``m, n = x.shape`` and the like, and block sizes."""
+        wanted = {s: v.name for s, v in self.sizes.variables.items()
+                  if not _is_block(s) and v.name not in self.extra}  # fmt: skip
+        lines: list[str] = []
+        for tensor in self.tensors:
+            here = {d: wanted[s] for d, s in enumerate(tensor.shape) if s in wanted}
+            names: dict[int, str] = {}
+            for d, name in here.items():
+                if name not in names.values():
+                    names[d] = name
+            for s in tensor.shape:
+                wanted.pop(s, None)
+            if not names:
+                continue
+            rank = len(tensor.shape)
+            if len(names) == 1 and rank > 1:
+                ((d, name),) = names.items()
+                lines.append(f"    {name} = {tensor.name}.shape[{d}]")
+            else:
+                left = ", ".join(names.get(d, "_") for d in range(rank))
+                lines.append(f"    {left}{',' if rank == 1 else ''} = {tensor.name}.shape")
+        for size, var in self.sizes.variables.items():
+            sym = size.as_sym()
+            if sym is not None and sym.kind == "block":
+                number = str(self.plan.schedule.blocks[sym])
+                limits = [self.sizes.expr(e).text() for e in self.sizes.clamps(sym)]
+                value = f"min({', '.join([number, *limits])})" if limits else number
+                lines.append(f"    {var.name} = {value}")
+        return lines
+
+    # -- text ----------------------------------------------------------------------------------
+
+    def text(self) -> str:
+        """The function, with ``{call}`` and ``{kernel}`` for the names."""
+        head = wrap(f"def {{call}}({', '.join(self.parameters)}):", 0)
+        call = self._pallas_call()
+        lines = [*head, *self._unpacking()]
+        results = [self._result(w) for w in self.outputs]
+        names = [w.tensor.name for w in self.outputs]
+        if results == names:
+            return "\n".join([*lines, f"    return {call[0].strip()}", *call[1:]])
+        lines += [f"    {', '.join(names)} = {call[0].strip()}", *call[1:]]
+        return "\n".join([*lines, f"    return {', '.join(results)}"])
+
+    def _result(self, window: Window) -> str:
+        text = window.tensor.name
+        if window.unit:
+            text += ".squeeze(-2)"
+        if window.tensor.dtype == F16:
+            text += ".astype(jnp.float16)"
+        return text
+
+    def _operand(self, window: Window) -> str:
+        text = window.tensor.name
+        if window.tensor.dtype in ON_DEVICE:
+            text += f".astype({NAMES[on_device(window.tensor.dtype)]})"
+        if window.unit:
+            text = f"jnp.expand_dims({text}, -2)"
+        return text
+
+    def _pallas_call(self) -> list[str]:
+        operands = [self._operand(w) for w in [*self.prefetch, *self.inputs]]
+        specs = list(self.specs)
+        for scalar in self.kernel.scalars:
+            if scalar.name in self.ctx.scalars:
+                specs.append("pl.BlockSpec(memory_space=pltpu.SMEM)")
+                dtype = NAMES[on_device(scalar.dtype)]
+                operands.append(f"jnp.full((1,), {scalar.name}, {dtype})")
+        entries: list[str] = [self._function()]
+        spec_entries = [f"grid={self.grid}"] if self.plan.grid else []
+        spec_entries.append(_list("in_specs", specs))
+        out = self.out_specs
+        spec_entries.append(f"out_specs={out[0]}" if len(out) == 1 else _list("out_specs", out))
+        if self.scratch:
+            spec_entries.append(_list("scratch_shapes", self.scratch))
+        if self.prefetch:
+            inner = [f"num_scalar_prefetch={len(self.prefetch)}", *spec_entries]
+            entries.append(_bracketed("grid_spec=pltpu.PrefetchScalarGridSpec(", inner))
+        else:
+            entries += spec_entries
+        shapes = self.out_shapes
+        shape = f"out_shape={shapes[0]}" if len(shapes) == 1 else _list("out_shape", shapes)
+        entries.append(shape)
+        entries += self._options()
+        lines = ["    pl.pallas_call("]
+        for entry in entries:
+            lines += [f"        {line}" for line in f"{entry},".split("\n")]
+        tail = f"    )({', '.join(operands)})"
+        if len(tail) <= WIDTH:
+            return [*lines, tail]
+        return [*lines, "    )(", *wrap(", ".join(operands) + ",", 8), "    )"]
+
+    def _function(self) -> str:
+        if not self.keywords:
+            return "{kernel}"
+        pairs = ", ".join(f"{v.name}={v.name}" for v in self.keywords)
+        return f"functools.partial({{kernel}}, {pairs})"
+
+    def _options(self) -> list[str]:
+        found = []
+        aliases = self._aliases()
+        if aliases:
+            pairs = ", ".join(f"{i}: {o}" for i, o in aliases.items())
+            found.append("input_output_aliases={{" + pairs + "}}")
+        if self.plan.grid:
+            kinds = _tuple([f'"{"arbitrary" if d.arbitrary else "parallel"}"'
+                            for d in self.plan.grid])  # fmt: skip
+            found.append(
+                f"compiler_params=pltpu.CompilerParams(dimension_semantics={kinds})"
+            )
+        return [*found, f'name="{self.title}"', "interpret=kt.interpret()"]
+
+    def _aliases(self) -> dict[int, int]:
+        found = {}
+        inputs = [*self.prefetch, *self.inputs]
+        for number, window in enumerate(self.outputs):
+            old = self.plan.windows.initial.get(window.tensor)
+            if old is not None and old in inputs:
+                found[inputs.index(old)] = number
+        return found
+
+
+def _is_block(size: Size) -> bool:
+    sym = size.as_sym()
+    return sym is not None and sym.kind == "block"
+
+
+def _tuple(items: list[str]) -> str:
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+def _list(name: str, items: list[str]) -> str:
+    one = f"{name}=[{', '.join(items)}]"
+    if len(one) <= WIDTH - 12:
+        return one
+    return "\n".join([f"{name}=[", *(f"    {item}," for item in items), "]"])
+
+
+def _bracketed(head: str, entries: list[str]) -> str:
+    lines = [head]
+    for entry in entries:
+        lines += [f"    {line}" for line in f"{entry},".split("\n")]
+    return "\n".join([*lines, ")"])

@@ -1,0 +1,368 @@
+"""Loops and branches, and the walk over a block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transpile.emitters.common.tree import (
+    ADD,
+    COMPARE,
+    FLOOR,
+    MUL,
+    TERNARY,
+    UNARY,
+    Assign,
+    Copy,
+    Eval,
+    Expr,
+    For,
+    Function,
+    Return,
+    Stmt,
+    Var,
+    binary,
+    call,
+    lit,
+    ref,
+)
+from transpile.emitters.pallas.context import Context, Tile
+from transpile.emitters.pallas.expr import PURE
+from transpile.emitters.pallas.memory import lower_atomic, lower_load, lower_store
+from transpile.emitters.pallas.special import SPECIAL
+from transpile.ir import ir
+from transpile.ir.diagnostics import KtError
+from transpile.ir.dtypes import BOOL, I32
+from transpile.ir.ir import Value
+
+_UNROLLED = 8  # turns of a loop that are written out at most
+
+
+def lower_block(ctx: Context, ops: Sequence[ir.Op]) -> None:
+    """Lower every operation of the block into ``ctx.body``."""
+    for op in ops:
+        ctx.comment(op.span)
+        try:
+            lower_op(ctx, op)
+        except KtError as error:
+            ctx.errors.append(error)
+            for result in op.results:
+                ctx.values[result] = lit("0")
+
+
+def lower_op(ctx: Context, op: ir.Op) -> None:
+    """Lower one operation: bind its result, or emit its statement."""
+    if isinstance(op, ir.Permute) and _only_multiplied(ctx, op):
+        ctx.values[op.result] = PURE[ir.Permute](ctx, op)
+        ctx.consume(op)
+        if ctx.values[op.result].loads:
+            ctx.pending.append(op.value)
+        return
+    if handler := PURE.get(type(op)):
+        expr = handler(ctx, op)
+        ctx.consume(op)
+        ctx.define(op.result, expr, hint(op, expr))
+        return
+    match op:
+        case ir.Load():
+            expr = lower_load(ctx, op)
+            ctx.consume(op)
+            ctx.define(op.result, expr, hint(op, expr))
+        case ir.Store():
+            lower_store(ctx, op)
+        case ir.Atomic():
+            lower_atomic(ctx, op)
+        case ir.ForTile():
+            lower_for_tile(ctx, op)
+        case ir.ForRange():
+            lower_for_range(ctx, op)
+        case ir.If():
+            lower_if(ctx, op)
+        case ir.While():
+            lower_while(ctx, op)
+        case ir.Barrier():
+            ctx.settle()  # a grid step is one thread
+        case _:
+            handler = SPECIAL.get(type(op))
+            if handler is None:
+                raise ctx.unsupported(
+                    f"`{type(op).__name__}`", op.span, "the Pallas emitter has no lowering for it"
+                )
+            handler(ctx, op)
+
+
+def _only_multiplied(ctx: Context, op: ir.Permute) -> bool:
+    """True if only products read the transposed tile: they contract it where it stands."""
+    rank = len(op.order)
+    swap = (*range(rank - 2), rank - 1, rank - 2)
+    users = ctx.users.get(op.result, [])
+    return rank >= 2 and op.order == swap and all(isinstance(u, ir.Dot) for u in users)
+
+
+def hint(op: ir.Op, expr: Expr) -> str:
+    """A name for an unnamed value that needs a variable."""
+    match op:
+        case ir.Load(tensor=tensor):
+            return f"{tensor.name}_tile" if op.result.shape else f"{tensor.name}_value"
+        case ir.Reduce(name=name):
+            return f"row_{name}" if name in ("max", "min", "sum") else name
+        case ir.Elementwise(name=name) if len(op.args) == 1:
+            return _derived(expr, name)
+        case ir.Elementwise() if op.result.dtype.is_bool:
+            return "mask"
+        case ir.TileAttr(attr=attr):
+            return attr
+        case ir.Dot():
+            return "product"
+        case ir.TileIndex():
+            return "index"
+        case _:
+            first = next(iter(expr.vars()), None)
+            if first is None:
+                return "t"
+            base = (first.name or first.hint).removesuffix("_ref")
+            return f"{base}_tile" if expr.loads and first.argument else base
+
+
+def _derived(expr: Expr, name: str) -> str:
+    first = next(iter(expr.vars()), None)
+    if first is None:
+        return name
+    base = (first.name or first.hint).removesuffix("_tile").removesuffix("_ref")
+    return f"{base}_{name}" if base not in ("", "t") else name
+
+
+# -- loops -----------------------------------------------------------------------------------------
+
+
+def axis_name(name: str) -> str:
+    """``k`` of ``tile_k``."""
+    for affix in ("tile_", "block_", "_tile", "_block"):
+        name = name.removeprefix(affix) if affix.endswith("_") else name.removesuffix(affix)
+    return "" if name in ("tile", "block") else name
+
+
+def with_axis(prefix: str, name: str | None) -> str:
+    """``start`` and ``tile_k`` make ``start_k``."""
+    axis = axis_name(name or "")
+    return f"{prefix}_{axis}" if axis else prefix
+
+
+def lower_for_tile(ctx: Context, op: ir.ForTile) -> None:
+    """A loop over tiles of whole dimensions in VMEM, as ``lax.fori_loop``."""
+    tile_var = op.body.params[0]
+    block = ctx.block(op.block)
+    begin, end = ctx.expr(op.begin), ctx.expr(op.end)
+    align = ctx.alignment(tile_var, op)
+    begin = _stable(ctx, begin, with_axis("first", tile_var.name))
+    end = _stable(ctx, end, with_axis("end", tile_var.name))
+    first = begin
+    lower = None
+    if align > 1 and not ctx.is_multiple(op.begin, align):
+        down = binary("*", _floored(begin, align), lit(str(align)), MUL, I32)
+        first = ctx.let(with_axis("aligned", tile_var.name), down, "drop")
+        lower = begin
+    extent = end if first.text() == "0" else binary("-", end, first, ADD, I32)
+    step = Var("j")
+    start = binary("*", ref(step, I32), block, MUL, I32)
+    if first.text() != "0":
+        start = binary("+", first, start, ADD, I32)
+        if align > 1:
+            start = call("pl.multiple_of", start, lit(str(align)), dtype=I32)
+    lead: list[Stmt] = []
+    saved, ctx.body = ctx.body, lead
+    bound = ctx.let(with_axis("start", tile_var.name), start, "inline")
+    ctx.body = saved
+    whole = lower is None and first.text() == "0" and (end.is_literal or ctx.is_host_number(end))
+    ctx.tiles[tile_var] = Tile(
+        bound, end, op.block, whole, lower, begin, ref(step, I32) if first.text() == "0" else None
+    )
+    count = call("pl.cdiv", extent, block, dtype=I32)
+    known = (ctx.known(extent), ctx.known(block))
+    if known[0] is not None and known[1]:
+        count = lit(str(-(-known[0] // known[1])))
+    _fori(ctx, op, count, step, lead, op.body.params[1:])
+
+
+def _floored(begin: Expr, align: int) -> Expr:
+    return Expr(f"{{0}} // {align}", (begin,), (UNARY,), FLOOR, dtype=I32)
+
+
+def _stable(ctx: Context, expr: Expr, name: str) -> Expr:
+    """An expression that is read more than once, as a variable."""
+    if expr.var is not None or expr.is_literal:
+        return expr
+    return ctx.let(name, expr, "drop")
+
+
+def lower_for_range(ctx: Context, op: ir.ForRange) -> None:
+    """A loop over numbers; a short one, or one whose number picks a lane, is written out."""
+    begin, end, step = ctx.expr(op.begin), ctx.expr(op.end), ctx.expr(op.step)
+    var = op.body.params[0]
+    numbers = [ctx.known(e) for e in (begin, end, step)]
+    count: Expr
+    if None not in numbers:
+        turns = len(range(*(n for n in numbers if n is not None)))
+        count = lit(str(turns))
+    else:
+        extent = end if begin.text() == "0" else binary("-", end, begin, ADD, I32)
+        one = step.text() == "1"
+        count = extent if one else call("pl.cdiv", extent, step, dtype=I32)
+    static = all(e.is_literal or ctx.is_host_number(e) for e in (begin, end, step))
+    short = count.template.isdigit() and int(count.template) <= _UNROLLED
+    if static and (short or ctx.picks_lanes(op)):
+        _unrolled(ctx, op, begin, end, step)
+        return
+    j = Var((var.name or "i") if begin.text() == "0" and step.text() == "1" else "j")
+    position = ref(j, I32)
+    lead: list[Stmt] = []
+    if step.text() != "1":
+        position = binary("*", position, step, MUL, I32)
+    if begin.text() != "0":
+        position = binary("+", begin, position, ADD, I32)
+    saved, ctx.body = ctx.body, lead
+    ctx.values[var] = position if position.var else ctx.let(var.name or "i", position, "drop")
+    ctx.body = saved
+    _fori(ctx, op, count, j, lead, op.body.params[1:])
+
+
+def _unrolled(ctx: Context, op: ir.ForRange, begin: Expr, end: Expr, step: Expr) -> None:
+    """A Python loop, run when jax traces the kernel."""
+    params = op.body.params[1:]
+    pairs = [(Var(p.name or "t"), ctx.exact(i)) for p, i in zip(params, op.inits, strict=True)]
+    ctx.consume(op)
+    ctx.settle()
+    if pairs:
+        ctx.emit(Copy(pairs))
+    for (var, _), param, result in zip(pairs, params, op.results, strict=True):
+        ctx.values[param] = ref(var, param.dtype, param.shape)
+        ctx.values[result] = ref(var, result.dtype, result.shape)
+    target = Var(op.body.params[0].name or "i")
+    ctx.values[op.body.params[0]] = ref(target, I32)
+    ctx.python_numbers.add(target)
+    args = [begin, end, step]
+    if step.text() == "1":
+        args = [end] if begin.text() == "0" else [begin, end]
+    saved, ctx.body, pending, ctx.pending = ctx.body, [], ctx.pending, []
+    lower_block(ctx, op.body.ops)
+    if pairs:
+        outs = [ctx.exact(y) for y in op.body.yields]
+        ctx.emit(Copy([(v, y) for (v, _), y in zip(pairs, outs, strict=True)]))
+    body, ctx.body, ctx.pending = ctx.body, saved, pending
+    ctx.emit(For(target, call("range", *args), body, tuple(v for v, _ in pairs)))
+
+
+def _fori(
+    ctx: Context,
+    op: ir.ForTile | ir.ForRange,
+    count: Expr,
+    step: Var,
+    lead: list[Stmt],
+    params: tuple[Value, ...],
+) -> None:
+    """``results = lax.fori_loop(0, count, body, inits)``."""
+    inits = [ctx.exact(i) for i in op.inits]
+    ctx.consume(op)
+    ctx.settle()
+    function = Var("body")
+    carry, body = _scope(ctx, op.body.ops, params, op.body.yields, lead)
+    ctx.emit(Function(function, (step, *carry), body))
+    loop = call("lax.fori_loop", lit("0"), count, ref(function), packed(inits))
+    _results(ctx, op, loop)
+
+
+def _scope(
+    ctx: Context,
+    ops: Sequence[ir.Op],
+    params: tuple[Value, ...],
+    yields: tuple[Value, ...],
+    lead: list[Stmt],
+) -> tuple[list[Var], list[Stmt]]:
+    """A function body over carried values: its parameters, and its statements."""
+    variables = [Var(p.name or y.name or "t") for p, y in zip(params, yields, strict=False)]
+    for var, param in zip(variables, params, strict=True):
+        ctx.values[param] = ref(var, param.dtype, param.shape)
+    saved, ctx.body, pending, ctx.pending = ctx.body, list(lead), ctx.pending, []
+    carry = variables
+    if len(variables) > 1:
+        carry = [Var("carry")]
+        ctx.body.insert(0, Assign(tuple(variables), ref(carry[0])))
+    elif not variables:
+        carry = [Var("_")]
+    lower_block(ctx, ops)
+    outs = [ctx.exact(y) for y in yields]
+    ctx.emit(Return(tuple(outs) if outs else (lit("None"),)))
+    body, ctx.body, ctx.pending = ctx.body, saved, pending
+    return carry, body
+
+
+def packed(values: list[Expr]) -> Expr:
+    """One value itself, several as a tuple, none as None."""
+    if len(values) == 1:
+        return values[0]
+    if not values:
+        return lit("None")
+    slots = ", ".join(f"{{{i}}}" for i in range(len(values)))
+    return Expr(f"({slots})", tuple(values), (TERNARY,) * len(values))
+
+
+def _results(ctx: Context, op: ir.Op, loop: Expr) -> None:
+    """Bind an operation's results to a call."""
+    if not op.results:
+        ctx.emit(Eval(loop))
+        return
+    targets = tuple(Var(r.name or "t") for r in op.results)
+    ctx.emit(Assign(targets, loop))
+    for var, result in zip(targets, op.results, strict=True):
+        ctx.values[result] = ref(var, result.dtype, result.shape)
+
+
+def lower_while(ctx: Context, op: ir.While) -> None:
+    """``lax.while_loop``."""
+    inits = [ctx.exact(i) for i in op.inits]
+    ctx.consume(op)
+    ctx.settle()
+    test, body = Var("proceed"), Var("body")
+    carry, lines = _scope(ctx, op.cond.ops, op.cond.params, op.cond.yields, [])
+    ctx.emit(Function(test, tuple(carry), lines))
+    carry, lines = _scope(ctx, op.body.ops, op.body.params, op.body.yields, [])
+    ctx.emit(Function(body, tuple(carry), lines))
+    loop = call("lax.while_loop", ref(test), ref(body), packed(inits))
+    _results(ctx, op, loop)
+
+
+# -- branches --------------------------------------------------------------------------------------
+
+
+def lower_if(ctx: Context, op: ir.If) -> None:
+    """``pl.when`` for effects, ``lax.cond`` for values."""
+    cond = ctx.expr(op.cond)
+    ctx.consume(op)
+    ctx.settle()
+    if op.results:
+        functions = []
+        for name, block in (("then", op.then), ("otherwise", op.orelse)):
+            var = Var(name)
+            _, lines = _scope(ctx, block.ops, (), block.yields, [])
+            ctx.emit(Function(var, (), lines))
+            functions.append(ref(var))
+        _results(ctx, op, call("lax.cond", cond, *functions))
+        return
+    if op.then.ops:
+        when(ctx, cond, op.then.ops)
+    if op.orelse.ops:
+        when(ctx, Expr("jnp.logical_not({0})", (cond,), (0,), dtype=BOOL), op.orelse.ops)
+
+
+def when(ctx: Context, cond: Expr, ops: Sequence[ir.Op], name: str = "_") -> None:
+    """``@pl.when(cond) def _(): ...``."""
+    saved, ctx.body, pending, ctx.pending = ctx.body, [], ctx.pending, []
+    lower_block(ctx, ops)
+    body, ctx.body, ctx.pending = ctx.body, saved, pending
+    ctx.emit(Function(Var(name), (), body, call("pl.when", cond)))
+
+
+def at_step(var: Var, number: Expr) -> Expr:
+    """``pid == number``."""
+    return binary("==", ref(var, I32), number, COMPARE, BOOL)
+
+

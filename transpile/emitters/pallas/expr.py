@@ -1,0 +1,326 @@
+"""Lowering of the operations without side effects to jax expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from transpile.emitters.common.tree import (
+    ADD,
+    ATOM,
+    MUL,
+    Expr,
+    binary,
+    call,
+    lit,
+    postfix,
+)
+from transpile.emitters.pallas.context import Context
+from transpile.emitters.pallas.dtypes import NAMES, spell_number
+from transpile.emitters.pallas.ops import ELEMENTWISE, REDUCTIONS
+from transpile.ir import ir
+from transpile.ir.dtypes import BOOL, F32, I32
+from transpile.ir.sizes import ONE, Size
+
+
+def lower_const(ctx: Context, op: ir.Const) -> Expr:
+    return spell_number(op.value, op.result.dtype)
+
+
+def lower_size(ctx: Context, op: ir.SizeOf) -> Expr:
+    return ctx.size(op.size)
+
+
+def lower_host_scalar(ctx: Context, op: ir.HostScalar) -> Expr:
+    var = ctx.scalar(op.name)
+    return Expr("{0}[0]", (var,), (ATOM,), dtype=op.result.dtype)
+
+
+def lower_tile_index(ctx: Context, op: ir.TileIndex) -> Expr:
+    return ctx.positions(ctx.tiles[op.tile], op.result.shape, 0)
+
+
+def lower_tile_attr(ctx: Context, op: ir.TileAttr) -> Expr:
+    tile = ctx.tiles[op.tile]
+    block = ctx.block(tile.block)
+    match op.attr:
+        case "begin":
+            return tile.begin
+        case "id":
+            if tile.id is not None:
+                return tile.id
+            return binary("//", tile.begin, block, MUL, dtype=I32)
+        case "end":
+            stop = binary("+", tile.begin, block, ADD, dtype=I32)
+            return call("jnp.minimum", stop, tile.stop, dtype=I32)
+        case "count":
+            extent = tile.stop
+            if tile.first is not None and tile.first.text() != "0":
+                extent = binary("-", extent, tile.first, ADD, dtype=I32)
+            return call("pl.cdiv", extent, block, dtype=I32)
+
+
+# -- elementwise -----------------------------------------------------------------------------------
+
+
+def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
+    spelling = ELEMENTWISE.get(op.name)
+    if spelling is None:
+        raise ctx.unsupported(f"`{op.name}`", op.span, "Mosaic has no such operation")
+    args = [ctx.expr(a) for a in op.args]
+    if spelling.helper:
+        ctx.helpers.add(spelling.helper)
+    if op.name == "floordiv" and op.result.dtype.is_float:
+        quotient = binary("/", *args, MUL, F32, ctx.broadcast(*args))
+        return call("jnp.floor", quotient, dtype=op.result.dtype, shape=quotient.shape)
+    if op.name == "where" and all(a.is_literal for a in args[1:]):
+        args[1] = ctx.full(args[1], ir.TileType(op.result.dtype))
+    if op.name in ("fmax", "fmin") and not op.result.dtype.is_float:
+        spelling = ELEMENTWISE["maximum" if op.name == "fmax" else "minimum"]
+    if all(a.is_literal for a in args):
+        args[0] = ctx.full(args[0], ir.TileType(op.args[0].dtype))
+    host = all(a.is_literal or ctx.is_host_number(a) for a in args)
+    if host and op.name in ("maximum", "minimum"):
+        return call(op.name.removesuffix("imum"), *args, dtype=I32)
+    return Expr(
+        spelling.template, tuple(args), spelling.needs[: len(args)], spelling.prec,
+        dtype=op.result.dtype, shape=ctx.broadcast(*args),
+    )  # fmt: skip
+
+
+def lower_cast(ctx: Context, op: ir.Cast) -> Expr:
+    value = ctx.expr(op.value)
+    dtype = op.result.dtype
+    if op.bitcast:
+        return call(
+            "lax.bitcast_convert_type", ctx.exact(op.value), lit(NAMES[dtype]), dtype=dtype,
+            shape=value.shape,
+        )  # fmt: skip
+    if value.is_literal:
+        return value
+    if dtype.is_bool and not op.value.dtype.is_bool:
+        return Expr("{0} != 0", (value,), (ADD,), 4, dtype=BOOL, shape=value.shape)
+    if ctx.is_host_number(value) and dtype.is_int:
+        return value
+    if ctx.is_host_number(value) and dtype == F32:
+        return value  # a Python number is weakly typed
+    return ctx.cast(value, dtype)
+
+
+# -- shapes ----------------------------------------------------------------------------------------
+
+
+def lower_reshape(ctx: Context, op: ir.Reshape) -> Expr:
+    value = ctx.expr(op.value)
+    target = op.result.shape
+    if value.is_literal or value.shape == ():
+        return value
+    maker = ctx.makers.get(op.value)
+    if isinstance(maker, ir.TileIndex) and (place := _only_axis(target)) is not None:
+        return ctx.positions(ctx.tiles[maker.tile], target, place)
+    if isinstance(maker, ir.Iota) and (place := _only_axis(target)) is not None:
+        return _iota(ctx, maker, target, place)
+    value = ctx.coerce(value, ir.TileType(value.dtype or op.value.dtype, op.value.shape))
+    if (subscript := newaxis(op.value.shape, target)) is not None:
+        return postfix(value, subscript, value.dtype, target)
+    if (subscript := _dropped(op.value.shape, target)) is not None:
+        return postfix(value, subscript, value.dtype, target)
+    return call("jnp.reshape", value, ctx.shape(target), dtype=value.dtype, shape=target)
+
+
+def _only_axis(shape: tuple[Size, ...]) -> int | None:
+    """The one axis of a shape that is not 1."""
+    places = [i for i, s in enumerate(shape) if s != ONE]
+    return places[0] if len(places) == 1 else None
+
+
+def newaxis(old: tuple[Size, ...], new: tuple[Size, ...]) -> str | None:
+    """The subscript that inserts axes of size 1 and changes nothing else."""
+    items: list[str] = []
+    i = 0
+    for size in new:
+        left = len(new) - len(items) > len(old) - i
+        if i < len(old) and old[i] == size and not (size == ONE and left):
+            items.append(":")
+            i += 1
+        elif size == ONE:
+            items.append("None")
+        else:
+            return None
+    return "[" + ", ".join(items) + "]" if i == len(old) else None
+
+
+def _dropped(old: tuple[Size, ...], new: tuple[Size, ...]) -> str | None:
+    """The subscript that takes position 0 of axes of size 1 away."""
+    items: list[str] = []
+    i = 0
+    for size in old:
+        left = len(old) - len(items) > len(new) - i
+        if i < len(new) and new[i] == size and not (size == ONE and left):
+            items.append(":")
+            i += 1
+        elif size == ONE:
+            items.append("0")
+        else:
+            return None
+    return "[" + ", ".join(items) + "]" if i == len(new) else None
+
+
+def lower_broadcast(ctx: Context, op: ir.Broadcast) -> Expr:
+    return ctx.expr(op.value)  # jax broadcasts; ctx.exact() does where it would not
+
+
+def lower_permute(ctx: Context, op: ir.Permute) -> Expr:
+    value = ctx.exact(op.value)
+    shape = op.result.shape
+    if value.shape == ():
+        return value
+    if op.order == (1, 0):
+        return postfix(value, ".T", value.dtype, shape)
+    order = lit("(" + ", ".join(map(str, op.order)) + ")")
+    return call("jnp.transpose", value, order, dtype=value.dtype, shape=shape)
+
+
+def lower_join(ctx: Context, op: ir.Join) -> Expr:
+    lhs, rhs = ctx.exact(op.lhs), ctx.exact(op.rhs)
+    return Expr(
+        "jnp.stack([{0}, {1}], axis=-1)", (lhs, rhs), (0, 0), dtype=op.result.dtype,
+        shape=op.result.shape,
+    )  # fmt: skip
+
+
+def lower_iota(ctx: Context, op: ir.Iota) -> Expr:
+    return _iota(ctx, op, op.result.shape, 0)
+
+
+def _iota(ctx: Context, op: ir.Iota, shape: tuple[Size, ...], dim: int) -> Expr:
+    expr = ctx.lanes(shape, dim)
+    if op.step != 1:
+        expr = binary("*", expr, lit(str(op.step)), MUL, expr.dtype, expr.shape)
+    if op.start:
+        expr = binary("+", expr, lit(str(op.start)), ADD, expr.dtype, expr.shape)
+    return ctx.cast(expr, op.result.dtype)
+
+
+def lower_full(ctx: Context, op: ir.Full) -> Expr:
+    scalar = ctx.expr(op.value)
+    return ctx.full(scalar, op.result.tile) if op.result.name is not None else scalar
+
+
+def lower_mask(ctx: Context, op: ir.Mask) -> Expr:
+    value = ctx.expr(op.value)
+    if value.shape != op.result.shape:
+        value = ctx.coerce(value, op.result.tile)
+    return ctx.masked(value, op.guards, op.result.shape, op.fill, op.result.dtype)
+
+
+# -- reductions, products --------------------------------------------------------------------------
+
+
+def lower_reduce(ctx: Context, op: ir.Reduce) -> Expr:
+    spelling = REDUCTIONS.get(op.name)
+    if spelling is None:
+        raise ctx.unsupported(f"the reduction `{op.name}`", op.span, "Mosaic has no such reduction")
+    value = ctx.exact(op.value)
+    if spelling.helper:
+        ctx.helpers.add(spelling.helper)
+    keep = ", keepdims=True" if op.keepdim else ""
+    dtype = op.result.dtype
+    if op.name in ("argmax", "argmin") and op.value.dtype != F32:
+        ctx.helpers.add("_arg_extreme")
+        extreme = "jnp.max" if op.name == "argmax" else "jnp.min"
+        template = f"_arg_extreme({{0}}, {extreme}, axis={op.dim}{keep})"
+        return Expr(template, (value,), (0,), dtype=I32, shape=op.result.shape)
+    template = f"{spelling.function}({{0}}, axis={op.dim}{keep})"
+    return Expr(template, (value,), (0,), dtype=dtype, shape=op.result.shape)
+
+
+def lower_dot(ctx: Context, op: ir.Dot) -> Expr:
+    """``acc + jnp.dot(lhs, rhs)``; a transposed operand is contracted where it stands."""
+    product = ctx.cast(_product(ctx, op), op.acc_dtype)
+    if op.acc is None:
+        return ctx.cast(product, op.result.dtype)
+    acc = ctx.expr(op.acc)
+    if acc.is_literal and acc.template in ("0", "0.0"):
+        return ctx.cast(product, op.result.dtype)
+    if acc.template == "jnp.zeros({0}, {1})":
+        return ctx.cast(product, op.result.dtype)
+    total = binary("+", ctx.expr(op.acc), product, ADD, op.acc_dtype, op.result.shape)
+    return ctx.cast(total, op.result.dtype)
+
+
+def _product(ctx: Context, op: ir.Dot) -> Expr:
+    rank = len(op.result.shape)
+    wide = F32 if op.acc_dtype.is_float else I32
+    lhs, rhs = op.lhs, op.rhs
+    swap = (*range(rank - 2), rank - 1, rank - 2)
+    turned = [_turned(ctx, v, swap) for v in (lhs, rhs)]
+    keywords = f"preferred_element_type={NAMES[wide]}"
+    if lhs.dtype == F32 and op.precision in ("ieee", "tf32x3"):
+        keywords += ", precision=lax.Precision.HIGHEST"
+    args = tuple(ctx.exact(t or v) for t, v in zip(turned, (lhs, rhs), strict=True))
+    if rank == 2 and turned == [None, None]:
+        return Expr(
+            f"jnp.dot({{0}}, {{1}}, {keywords})", args, (0, 0), dtype=wide, shape=op.result.shape
+        )
+    batch = ", ".join(map(str, range(rank - 2)))
+    batch = f"({batch},)" if batch else "()"
+    contract = tuple(
+        rank - 1 if (side == 0) != (t is not None) else rank - 2 for side, t in enumerate(turned)
+    )
+    dims = f"((({contract[0]},), ({contract[1]},)), ({batch}, {batch}))"
+    return Expr(
+        f"lax.dot_general({{0}}, {{1}}, {dims}, {keywords})", args, (0, 0), dtype=wide,
+        shape=op.result.shape,
+    )  # fmt: skip
+
+
+def _turned(ctx: Context, value: ir.Value, swap: tuple[int, ...]) -> ir.Value | None:
+    """What is transposed to give the operand, if it is."""
+    maker = ctx.makers.get(value)
+    if isinstance(maker, ir.Permute) and maker.order == swap and maker.value in ctx.values:
+        return maker.value
+    return None
+
+
+def lower_gather(ctx: Context, op: ir.Gather) -> Expr:
+    """``torch.gather`` as a product with one-hot columns, which the vector unit does have."""
+    value, index = ctx.exact(op.value), ctx.exact(op.index)
+    ctx.helpers.add("_take")
+    template = f"_take({{0}}, {{1}}, {op.dim})"
+    return Expr(
+        template, (value, index), (0, 0), dtype=value.dtype, shape=op.result.shape
+    )
+
+
+def lower_random(ctx: Context, op: ir.Random) -> Expr:
+    seed, offset = ctx.expr(op.seed), ctx.exact(op.offset)
+    ctx.helpers.add("_philox")
+    word = call("_philox", seed, offset, dtype=I32, shape=op.result.shape)
+    if op.kind == "uniform":
+        ctx.helpers.add("_uniform")
+        return call("_uniform", word, dtype=F32, shape=op.result.shape)
+    return call(
+        "lax.bitcast_convert_type", word, lit("jnp.int32"), dtype=I32, shape=op.result.shape
+    )
+
+
+PURE: dict[type[ir.Op], Callable[..., Expr]] = {
+    ir.Const: lower_const,
+    ir.SizeOf: lower_size,
+    ir.HostScalar: lower_host_scalar,
+    ir.TileIndex: lower_tile_index,
+    ir.TileAttr: lower_tile_attr,
+    ir.Elementwise: lower_elementwise,
+    ir.Cast: lower_cast,
+    ir.Reshape: lower_reshape,
+    ir.Broadcast: lower_broadcast,
+    ir.Permute: lower_permute,
+    ir.Join: lower_join,
+    ir.Iota: lower_iota,
+    ir.Full: lower_full,
+    ir.Mask: lower_mask,
+    ir.Reduce: lower_reduce,
+    ir.Dot: lower_dot,
+    ir.Gather: lower_gather,
+    ir.Random: lower_random,
+}

@@ -1,0 +1,94 @@
+"""One phase as text: its Pallas kernel, and the function that calls it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from transpile.emitters.common.layout import render, wrap
+from transpile.emitters.common.names import RESERVED as PYTHON_NAMES
+from transpile.emitters.common.names import Namer, mangle
+from transpile.emitters.common.tidy import tidy, used_variables
+from transpile.emitters.common.tree import Var
+from transpile.emitters.pallas.body import lower_body
+from transpile.emitters.pallas.call import Call
+from transpile.emitters.pallas.context import Context
+from transpile.emitters.pallas.plan import Plan
+from transpile.ir import ir
+from transpile.ir.diagnostics import KtError
+from transpile.passes.schedule import Schedule
+
+#: names a kernel must not bind: modules of the generated file and builtins that it calls
+RESERVED = PYTHON_NAMES | {"jax", "jnp", "lax", "pl", "pltpu", "functools", "body", "np"}
+
+
+@dataclass(eq=False, slots=True)
+class LoweredPhase:
+    """A kernel and its call function. Texts have ``{kernel}`` and ``{call}`` for the names."""
+
+    kernel_text: str
+    call_text: str
+    arguments: list[str]
+    outputs: list[ir.Tensor]
+    fresh: set[str]
+    helpers: set[str]
+    title: str
+    name: str = ""
+    imports: set[str] = field(default_factory=set)
+
+
+def lower(
+    kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, title: str
+) -> LoweredPhase:
+    """Lower one phase; KtError with everything that this target cannot do."""
+    plan = Plan(kernel, phase, schedule, RESERVED)
+    ctx = Context(kernel, plan.phase, plan.sizes, plan.windows)
+    lower_body(ctx, plan)
+    if ctx.errors:
+        raise KtError(*dict.fromkeys(d for e in ctx.errors for d in e.diagnostics))
+    tidy(ctx.body)
+    used = used_variables(ctx.body)
+    plan.windows.inputs = [w for w in plan.windows.inputs if w.ref in used or w.space == "prefetch"]
+    refs = _name_refs(ctx, plan, used)
+    keywords = [v for v in plan.sizes.variables.values() if v in used]
+    Namer(ctx.body, [*refs, *keywords], RESERVED).run()
+    call = Call(kernel, plan, ctx, keywords, title)
+    parameters = [v.name for v in refs]
+    head = _signature("def {kernel}", parameters, [v.name for v in keywords])
+    lines = [*head, *render(ctx.body)]
+    return LoweredPhase(
+        "\n".join(lines), call.text(), call.arguments, [w.tensor for w in plan.windows.outputs],
+        call.fresh, ctx.helpers, title,
+    )  # fmt: skip
+
+
+def _name_refs(ctx: Context, plan: Plan, used: set[Var]) -> list[Var]:
+    """Refs in Pallas' order: prefetched numbers, inputs, scalars, outputs, scratch."""
+    windows = plan.windows
+    prefetched = [w.ref for w in windows.inputs if w.space == "prefetch"]
+    rest = [w for w in windows.inputs if w.space != "prefetch"]
+    ctx.scalars = {n: v for n, v in ctx.scalars.items() if v in used}
+    refs = [
+        *prefetched, *(w.ref for w in rest), *ctx.scalars.values(),
+        *(w.ref for w in windows.outputs), *(v for v, _ in ctx.scratch),
+    ]  # fmt: skip
+    taken = {v.name for v in plan.sizes.variables.values()}
+    for var in refs:
+        var.argument = True
+        var.name = mangle(var.hint, taken, RESERVED)
+        taken.add(var.name)
+    return refs
+
+
+def _signature(head: str, parameters: list[str], keywords: list[str]) -> list[str]:
+    every = [*parameters, *(["*", *keywords] if keywords else [])]
+    one = f"{head}({', '.join(every)}):"
+    if len(re.sub(r"\{kernel\}", "_kernel_name_here", one)) <= 100:
+        return [one]
+    lines = [f"{head}("]
+    for group in (parameters, ["*", *keywords] if keywords else []):
+        if group:
+            lines += wrap(", ".join(group) + ",", 4)
+    return [*lines, "):"]
+
+

@@ -1,0 +1,206 @@
+"""The plan of a phase: its grid, the loop that joins it, and the windows of its tensors."""
+
+from __future__ import annotations
+
+import re
+
+from transpile.emitters.common.names import mangle
+from transpile.emitters.common.tree import Var
+from transpile.emitters.pallas.sizes import Sizes
+from transpile.emitters.pallas.windows import GridDim, Scalars, Windows
+from transpile.ir import ir
+from transpile.ir.sizes import ZERO, Size
+from transpile.ir.walk import walk
+from transpile.passes.schedule import Schedule
+
+_LETTERS = "ijklpqrstuvw"
+
+
+class Plan:
+    """Everything about a phase that is decided before its body is lowered."""
+
+    def __init__(
+        self, kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, reserved: frozenset[str]
+    ) -> None:
+        self.kernel = kernel
+        self.phase = phase
+        self.schedule = schedule
+        taken = {t.name for t in kernel.tensors} | {s.name for s in kernel.scalars}
+        taken |= {f"{t.name}_ref" for t in kernel.tensors}
+        self.sizes = Sizes(kernel, schedule, taken, reserved)
+        self.loop = self._promoted()
+        self.grid = self._grid()
+        self._clamp()
+        scalars = Scalars(self.grid, self.sizes, phase.body)
+        self.windows = Windows(self.sizes, scalars)
+        self.windows.loose = self._loose()
+        self.fresh = {t for t in kernel.tensors if self._is_fresh(t)}
+        self.windows.build(phase.body, self._modified())
+        self._order()
+        self._name_letters()
+
+    # -- the grid ------------------------------------------------------------------------------
+
+    def _promoted(self) -> ir.ForTile | None:
+        """The loop that becomes the innermost grid axis: the only one, over a whole dimension, with
+        a product in it."""
+        loops = [op for op in self.phase.body.ops if isinstance(op, ir.ForTile | ir.ForRange)]
+        others = [op for op in self.phase.body.ops if isinstance(op, ir.If | ir.While)]
+        if len(loops) != 1 or others or not isinstance(loops[0], ir.ForTile):
+            return None
+        (loop,) = loops
+        inner = list(walk(loop.body))
+        if any(isinstance(op, ir.ForTile | ir.ForRange | ir.While | ir.If) for op in inner):
+            return None
+        if any(isinstance(op, ir.Store | ir.Atomic) for op in inner) or not loop.results:
+            return None
+        if not any(isinstance(op, ir.Dot) for op in inner):
+            return None
+        makers = {r: op for op in self.phase.body.ops for r in op.results}
+        begin, end = makers.get(loop.begin), makers.get(loop.end)
+        static = isinstance(begin, ir.Const) and begin.value == 0 and isinstance(end, ir.SizeOf)
+        before = self.phase.body.ops[: self.phase.body.ops.index(loop)]
+        heavy = any(isinstance(op, ir.Dot | ir.Store | ir.Atomic | ir.Scan) for op in before)
+        return loop if static and not heavy else None
+
+    def _grid(self) -> list[GridDim]:
+        dims = []
+        for axis in self.phase.axes:
+            name = axis.var.name or "tile"
+            dims.append(
+                GridDim(axis.var, axis.begin, axis.end, axis.block, axis.step, Var("i"),
+                        Var(_pid_name(name)))
+            )  # fmt: skip
+        if self.loop is not None:
+            tile = self.loop.body.params[0]
+            makers = {r: op for op in self.phase.body.ops for r in op.results}
+            end = makers[self.loop.end]
+            assert isinstance(end, ir.SizeOf)
+            dims.append(
+                GridDim(tile, ZERO, end.size, self.loop.block, 1, Var("i"),
+                        Var(_pid_name(tile.name or "tile")), self.loop, True)
+            )  # fmt: skip
+        return dims
+
+    def _clamp(self) -> None:
+        """A grid block is no longer than the dimension it walks."""
+        looped = {op.block for op in walk(self.phase.body)
+                  if isinstance(op, ir.ForTile) and op is not self.loop}  # fmt: skip
+        for dim in self.grid:
+            if dim.block is None or dim.block in looped or dim.begin != ZERO:
+                continue
+            if dim.block not in self.schedule.blocks:
+                continue
+            extents = [d.end for d in self.grid if d.block == dim.block]
+            if all(e == extents[0] for e in extents):
+                number = extents[0].as_int()
+                block = self.schedule.blocks[dim.block]
+                if number is None or number < block:
+                    self.sizes.clamp(dim.block, [extents[0]])
+
+    def _loose(self) -> set[ir.Value]:
+        """Tiles of loops that begin at a position that is no known multiple of anything."""
+        makers = {r: op for op in walk(self.phase.body) for r in op.results}
+        found = set()
+        for op in walk(self.phase.body):
+            if isinstance(op, ir.ForTile) and op is not self.loop:
+                begin = makers.get(op.begin)
+                known = isinstance(begin, ir.Const) and begin.value == 0
+                if not known and not isinstance(begin, ir.TileAttr):
+                    found.add(op.body.params[0])
+        return found
+
+    def _order(self) -> None:
+        """Outputs' blocks must be visited in one go: axes that do not move an output come last."""
+        outputs = self.windows.outputs
+        last = [d for d in self.grid if d.loop is not None]
+        rest = [d for d in self.grid if d.loop is None]
+        rest.sort(key=lambda d: sum(d not in w.along for w in outputs))
+        self.grid = [*rest, *last]
+        for window in outputs:
+            moved = [d in window.along for d in self.grid]
+            if moved != sorted(moved, reverse=True):
+                self._make_whole(window)
+        for dim in self.grid:
+            if any(dim not in w.along for w in outputs) or dim.loop is not None:
+                dim.arbitrary = True
+
+    def _make_whole(self, window: object) -> None:
+        from transpile.emitters.pallas.windows import Window
+
+        assert isinstance(window, Window)
+        window.dims = self.windows.whole_dims(window.tensor, self.phase.body)
+
+    def _name_letters(self) -> None:
+        used = {v.name for v in self.sizes.variables.values()}
+        letters = [c for c in _LETTERS if c not in used]
+        for dim, letter in zip(self.grid, letters, strict=False):
+            dim.letter.hint = dim.letter.name = letter
+
+    # -- what tensors held before --------------------------------------------------------------
+
+    def _is_fresh(self, tensor: ir.Tensor) -> bool:
+        """True if the host program has just allocated the tensor and nothing has written it."""
+        if tensor.param is not None or not tensor.host.isidentifier():
+            return False
+        earlier = self.kernel.phases[: self.kernel.phases.index(self.phase)]
+        for phase in earlier:
+            for op in walk(phase.body):
+                if isinstance(op, ir.Store | ir.Atomic) and op.tensor.host == tensor.host:
+                    return False
+        bound = [
+            c for c in self.kernel.host
+            if isinstance(c, ir.HostCode) and tensor.host in c.defines
+        ]  # fmt: skip
+        pattern = rf"{re.escape(tensor.host)} = (torch\.empty(_like)?|[\w.]+\.new_empty)\("
+        return len(bound) == 1 and any(re.match(pattern, t) for t in bound[0].text.split("\n"))
+
+    def _modified(self) -> set[ir.Tensor]:
+        """Written tensors whose old content must be there: read, updated, or written in part."""
+        found = set()
+        for tensor in {op.tensor for op in walk(self.phase.body)
+                       if isinstance(op, ir.Store | ir.Atomic)}:  # fmt: skip
+            if tensor not in self.fresh or self._reads(tensor):
+                if not self._covered(tensor) or self._reads(tensor):
+                    found.add(tensor)
+        return found
+
+    def _reads(self, tensor: ir.Tensor) -> bool:
+        return any(
+            (isinstance(op, ir.Load) or (isinstance(op, ir.Atomic) and op.kind != "xchg"))
+            and op.tensor is tensor
+            for op in walk(self.phase.body)
+        )
+
+    def _covered(self, tensor: ir.Tensor) -> bool:
+        """True if unconditional stores write every element: each dimension by a tile of the grid
+        that spans it, or whole."""
+        for op in self.phase.body.ops:
+            if not isinstance(op, ir.Store) or op.tensor is not tensor or op.mask is not None:
+                continue
+            if all(self._spans(e, s) for e, s in zip(op.index, tensor.shape, strict=True)):
+                return True
+        return False
+
+    def _spans(self, entry: ir.Index, extent: Size) -> bool:
+        match entry:
+            case ir.AtTile(tile=tile, offset=None):
+                return any(d.var is tile and d.begin == ZERO and d.end == extent for d in self.grid)
+            case ir.AtSlice(start=None, length=length):
+                return length == extent
+            case ir.AtScalar(value=value):
+                return any(
+                    d.var is value and d.begin == ZERO and d.end == extent and d.step == 1
+                    for d in self.grid
+                )
+            case _:
+                return False
+
+
+def _pid_name(name: str) -> str:
+    name = name.removeprefix("pid_")
+    for affix in ("tile_", "block_"):
+        name = name.removeprefix(affix)
+    name = name.removesuffix("_tile")
+    return mangle("pid" if name in ("tile", "pid", "block") else f"pid_{name}")
+
