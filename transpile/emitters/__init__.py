@@ -38,6 +38,13 @@ TARGETS: dict[str, Target] = {
         ("_kt_metal.py", "_kt_metal_mlx.py"),
         ("apple7", "apple8", "apple9", "apple10"),
     ),
+    "pallas": Target(
+        "pallas",
+        "transpile.emitters.pallas.emitter",
+        ("{stem}_pallas.py",),
+        ("_kt_pallas.py",),
+        ("tpu-v5e", "tpu-v5p", "tpu-v6e", "tpu-7x"),
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The kernel's body: grid positions, what outputs held before, and the loop that joined the grid."""
+"""The kernel's body: grid positions, what outputs held before, the loop that joined the grid."""
 
 from __future__ import annotations
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from transpile.emitters.common.layout import WIDTH, wrap
 from transpile.emitters.common.tree import Var
 from transpile.emitters.pallas.context import Context
-from transpile.emitters.pallas.dtypes import HOST_NAMES, NAMES, ON_DEVICE, on_device
+from transpile.emitters.pallas.dtypes import NAMES, on_device
 from transpile.emitters.pallas.plan import Plan
 from transpile.emitters.pallas.windows import Window, WindowDim
 from transpile.ir import ir
-from transpile.ir.dtypes import F16
 from transpile.ir.sizes import Size
 
 
@@ -40,8 +39,6 @@ class Call:
         self.scratch = [e.text() for _, e in ctx.scratch]
         self.extra = self._unknown_sizes()
         self.parameters = [*(t.name for t in self.tensors), *self._scalar_names(), *self.extra]
-        self.arguments = [*(t.host for t in self.tensors), *self._scalar_hosts(),
-                          *self.extra.values()]  # fmt: skip
 
     # -- pieces --------------------------------------------------------------------------------
 
@@ -86,42 +83,32 @@ class Call:
 
     def _out_dtype(self, tensor: ir.Tensor) -> str:
         """``x.dtype`` of an input of the same type, else the type itself."""
-        if tensor.dtype in ON_DEVICE:
-            return NAMES[on_device(tensor.dtype)]
+        dtype = on_device(tensor.dtype)
         for other in self.tensors:
-            if other.dtype == tensor.dtype and other.dtype.is_float:
+            if on_device(other.dtype) == dtype and dtype.is_float:
                 return f"{other.name}.dtype"
-        return HOST_NAMES[tensor.dtype]
+        return NAMES[dtype]
 
     def _scalar_names(self) -> list[str]:
         return [s.name for s in self.kernel.scalars if s.name in self.ctx.scalars]
 
-    def _scalar_hosts(self) -> list[str]:
-        return [s.host for s in self.kernel.scalars if s.name in self.ctx.scalars]
-
     # -- sizes ---------------------------------------------------------------------------------
 
-    def _unknown_sizes(self) -> dict[str, str]:
-        """Sizes that no tensor's shape gives: parameter name -> host expression."""
+    def _unknown_sizes(self) -> dict[str, Size]:
+        """Sizes that no tensor's shape gives, by parameter name."""
         for var in list(self.sizes.variables):  # blocks mention their extents
             sym = var.as_sym()
             if sym is not None and sym.kind == "block":
                 for extent in self.sizes.clamps(sym):
                     self.sizes.expr(extent)
-        found: dict[str, str] = {}
+        found: dict[str, Size] = {}
         for size, var in self.sizes.variables.items():
             sym = size.as_sym()
             if sym is not None and sym.kind == "block":
                 continue
             if not any(size in t.shape for t in self.tensors):
-                found[var.name] = self._host(size)
+                found[var.name] = size
         return found
-
-    def _host(self, size: Size) -> str:
-        for known, name in self.kernel.size_names:
-            if known == size:
-                return name
-        return size.render(lambda s: self._host(Size.of(s)) if Size.of(s) != size else s.name)
 
     def _unpacking(self) -> list[str]:
         """``m, n = x.shape`` and the like, and block sizes."""
@@ -158,7 +145,7 @@ class Call:
 
     def text(self) -> str:
         """The function, with ``{call}`` and ``{kernel}`` for the names."""
-        head = wrap(f"def {{call}}({', '.join(self.parameters)}):", 0)
+        head = wrap("def {call}(" + ", ".join(self.parameters) + "):", 0)
         call = self._pallas_call()
         lines = [*head, *self._unpacking()]
         results = [self._result(w) for w in self.outputs]
@@ -172,14 +159,10 @@ class Call:
         text = window.tensor.name
         if window.unit:
             text += ".squeeze(-2)"
-        if window.tensor.dtype == F16:
-            text += ".astype(jnp.float16)"
         return text
 
     def _operand(self, window: Window) -> str:
         text = window.tensor.name
-        if window.tensor.dtype in ON_DEVICE:
-            text += f".astype({NAMES[on_device(window.tensor.dtype)]})"
         if window.unit:
             text = f"jnp.expand_dims({text}, -2)"
         return text
@@ -220,21 +203,19 @@ class Call:
         if not self.keywords:
             return "{kernel}"
         pairs = ", ".join(f"{v.name}={v.name}" for v in self.keywords)
-        return f"functools.partial({{kernel}}, {pairs})"
+        return "functools.partial({kernel}, " + pairs + ")"
 
     def _options(self) -> list[str]:
         found = []
         aliases = self._aliases()
         if aliases:
             pairs = ", ".join(f"{i}: {o}" for i, o in aliases.items())
-            found.append("input_output_aliases={{" + pairs + "}}")
+            found.append("input_output_aliases={" + pairs + "}")
         if self.plan.grid:
             kinds = _tuple([f'"{"arbitrary" if d.arbitrary else "parallel"}"'
                             for d in self.plan.grid])  # fmt: skip
-            found.append(
-                f"compiler_params=pltpu.CompilerParams(dimension_semantics={kinds})"
-            )
-        return [*found, f'name="{self.title}"', "interpret=kt.interpret()"]
+            found.append(f"compiler_params=pltpu.CompilerParams(dimension_semantics={kinds})")
+        return [*found, f'name="{self.title}"', "interpret=kt.INTERPRET"]
 
     def _aliases(self) -> dict[int, int]:
         found = {}

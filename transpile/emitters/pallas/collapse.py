@@ -18,11 +18,10 @@ def collapse(body: Block, loops: dict[Sym, Size]) -> Block:
     """
     tiles = {op.body.params[0] for op in walk(body)
              if isinstance(op, ir.ForTile) and op.block in loops}  # fmt: skip
-    sizes = {sym: size for sym, size in loops.items()}
 
     def retype(value: Value) -> None:
         if isinstance(value.type, TileType) and any(s.syms & loops.keys() for s in value.shape):
-            shape = tuple(s.substitute(sizes) for s in value.shape)
+            shape = tuple(s.substitute(loops) for s in value.shape)
             value.type = TileType(value.dtype, shape)
 
     for op in walk(body):
@@ -63,7 +62,7 @@ def collapse(body: Block, loops: dict[Sym, Size]) -> Block:
             case _:
                 return op
 
-    return simplify_block(_sizes(substitute(map_block(body, rewrite), swap), sizes))
+    return simplify_block(_sizes(substitute(map_block(body, rewrite), swap), loops))
 
 
 def _entry(entry: ir.Index, tiles: set[Value], loops: dict[Sym, Size]) -> ir.Index:
@@ -79,7 +78,7 @@ def _sizes(body: Block, sizes: dict[Sym, Size]) -> Block:
 
     def rewrite(op: Op) -> Op:
         if isinstance(op, ir.SizeOf):
-            return dataclasses.replace(op, size=op.size.substitute(sizes))
+            return dataclasses.replace(op, size=op.size.substitute(loops))
         return rebuild(op, lambda v: v, lambda b: b)
 
     return map_block(body, rewrite)

@@ -71,10 +71,7 @@ class _Columns:
         lead = 0 if isinstance(op, ir.While) else 1
         params = op.body.params[lead:]
         groups = list(zip(op.inits, params, op.body.yields, op.results, strict=True))
-        if isinstance(op, ir.While):
-            conds = op.cond.params
-        else:
-            conds = params
+        conds = op.cond.params if isinstance(op, ir.While) else params
         for (init, param, out, result), cond in zip(groups, conds, strict=True):
             if init in marked or out in marked or param in marked:
                 marked |= {param, result, cond}
@@ -98,14 +95,10 @@ class _Columns:
                 ops.append(new)
             case ir.Elementwise() if wants_column:
                 args = tuple(self._column(a, ops) for a in op.args)
-                ops.append(
-                    dataclasses.replace(op, args=args, results=(self.columns[op.result],))
-                )
+                ops.append(dataclasses.replace(op, args=args, results=(self.columns[op.result],)))
             case ir.Cast() | ir.Mask() if wants_column:
                 value = self._column(op.value, ops)
-                ops.append(
-                    dataclasses.replace(op, value=value, results=(self.columns[op.result],))
-                )
+                ops.append(dataclasses.replace(op, value=value, results=(self.columns[op.result],)))
             case ir.Reshape(value=value) if value in self.columns:
                 column = self.columns[value]
                 ops.append(dataclasses.replace(op, value=column))
@@ -125,9 +118,7 @@ class _Columns:
 
     def _control(self, op: _Loop | ir.If, ops: list[Op]) -> None:
         wanted = [r in self.columns for r in op.results]
-        changes: dict[str, object] = {
-            "results": tuple(self.columns.get(r, r) for r in op.results)
-        }
+        changes: dict[str, object] = {"results": tuple(self.columns.get(r, r) for r in op.results)}
         if isinstance(op, ir.If):
             changes["cond"] = self._natural(op.cond, ops)
             for name in ("then", "orelse"):
@@ -170,4 +161,3 @@ class _Columns:
         result = Value(TileType(value.dtype, (*value.shape, ONE)), value.name)
         ops.append(ir.Reshape(value, results=(result,)))
         return result
-

@@ -61,9 +61,7 @@ class Uses:
 class Context:
     """Lowering state of one phase of one kernel."""
 
-    def __init__(
-        self, kernel: ir.Kernel, phase: ir.Phase, sizes: Sizes, windows: Windows
-    ) -> None:
+    def __init__(self, kernel: ir.Kernel, phase: ir.Phase, sizes: Sizes, windows: Windows) -> None:
         self.kernel = kernel
         self.phase = phase
         self.sizes = sizes
@@ -339,9 +337,6 @@ class Context:
         return error(
             "KT0602", f"{what} is not supported by the pallas target", span, why=why, remedy=remedy
         )
-
-
-
 
 
 def find_uses(body: ir.Block) -> tuple[dict[Value, Uses], dict[Value, int]]:

@@ -364,5 +364,3 @@ def when(ctx: Context, cond: Expr, ops: Sequence[ir.Op], name: str = "_") -> Non
 def at_step(var: Var, number: Expr) -> Expr:
     """``pid == number``."""
     return binary("==", ref(var, I32), number, COMPARE, BOOL)
-
-

@@ -287,9 +287,7 @@ def lower_gather(ctx: Context, op: ir.Gather) -> Expr:
     value, index = ctx.exact(op.value), ctx.exact(op.index)
     ctx.helpers.add("_take")
     template = f"_take({{0}}, {{1}}, {op.dim})"
-    return Expr(
-        template, (value, index), (0, 0), dtype=value.dtype, shape=op.result.shape
-    )
+    return Expr(template, (value, index), (0, 0), dtype=value.dtype, shape=op.result.shape)
 
 
 def lower_random(ctx: Context, op: ir.Random) -> Expr:

@@ -127,7 +127,11 @@ HELPERS: dict[str, str] = {
 ''',
 }
 
-USES: dict[str, tuple[str, ...]] = {"_sinh": ("_expm1",), "_prod": ("_scan",), "_reduce": ("_scan",)}
+USES: dict[str, tuple[str, ...]] = {
+    "_sinh": ("_expm1",),
+    "_prod": ("_scan",),
+    "_reduce": ("_scan",),
+}
 
 
 def with_uses(names: set[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transpile.emitters.common.layout import render, wrap
 from transpile.emitters.common.names import RESERVED as PYTHON_NAMES
@@ -13,9 +13,11 @@ from transpile.emitters.common.tree import Var
 from transpile.emitters.pallas.body import lower_body
 from transpile.emitters.pallas.call import Call
 from transpile.emitters.pallas.context import Context
+from transpile.emitters.pallas.hostjax import LaunchPlan
 from transpile.emitters.pallas.plan import Plan
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
+from transpile.ir.sizes import Size
 from transpile.passes.schedule import Schedule
 
 #: names a kernel must not bind: modules of the generated file and builtins that it calls
@@ -24,22 +26,39 @@ RESERVED = PYTHON_NAMES | {"jax", "jnp", "lax", "pl", "pltpu", "functools", "bod
 
 @dataclass(eq=False, slots=True)
 class LoweredPhase:
-    """A kernel and its call function. Texts have ``{kernel}`` and ``{call}`` for the names."""
+    """A kernel and the function that calls it; their texts have ``{kernel}`` and ``{call}`` for the
+    names. The launch of :mod:`hostjax`: it says what to pass and what comes back."""
 
     kernel_text: str
     call_text: str
-    arguments: list[str]
+    tensors: list[ir.Tensor]  # read, or modified: what the call function takes, in order
+    scalars: list[str]
+    sizes: list[Size]
     outputs: list[ir.Tensor]
-    fresh: set[str]
+    overwritten: frozenset[ir.Tensor]
     helpers: set[str]
-    title: str
     name: str = ""
-    imports: set[str] = field(default_factory=set)
+
+    @property
+    def text(self) -> str:
+        """Phases with equal text share their functions."""
+        return f"{self.kernel_text}\n{self.call_text}"
+
+    def lines(self, plan: LaunchPlan, indent: int) -> list[str]:
+        """``out = _add_call(x, y)``."""
+        passed = [self._operand(plan, t) for t in self.tensors]
+        passed += [plan.scalar(name) for name in self.scalars]
+        passed += [plan.size(size) for size in self.sizes]
+        names = ", ".join(plan.output(t).name for t in self.outputs)
+        return wrap(f"{names} = {self.name}({', '.join(passed)})", indent)
+
+    def _operand(self, plan: LaunchPlan, tensor: ir.Tensor) -> str:
+        if tensor in self.outputs and (output := plan.output(tensor)).fresh:
+            return f"jnp.zeros({output.shape}, {output.dtype})"
+        return plan.operand(tensor)
 
 
-def lower(
-    kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, title: str
-) -> LoweredPhase:
+def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, title: str) -> LoweredPhase:
     """Lower one phase; KtError with everything that this target cannot do."""
     plan = Plan(kernel, phase, schedule, RESERVED)
     ctx = Context(kernel, plan.phase, plan.sizes, plan.windows)
@@ -56,9 +75,11 @@ def lower(
     parameters = [v.name for v in refs]
     head = _signature("def {kernel}", parameters, [v.name for v in keywords])
     lines = [*head, *render(ctx.body)]
+    outputs = [w.tensor for w in plan.windows.outputs]
+    scalars = [s.name for s in kernel.scalars if s.name in ctx.scalars]
     return LoweredPhase(
-        "\n".join(lines), call.text(), call.arguments, [w.tensor for w in plan.windows.outputs],
-        call.fresh, ctx.helpers, title,
+        "\n".join(lines), call.text(), call.tensors, scalars, list(call.extra.values()), outputs,
+        frozenset(t for t in outputs if t not in call.tensors), ctx.helpers,
     )  # fmt: skip
 
 
@@ -90,5 +111,3 @@ def _signature(head: str, parameters: list[str], keywords: list[str]) -> list[st
         if group:
             lines += wrap(", ".join(group) + ",", 4)
     return [*lines, "):"]
-
-

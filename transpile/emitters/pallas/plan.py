@@ -160,9 +160,10 @@ class Plan:
         found = set()
         for tensor in {op.tensor for op in walk(self.phase.body)
                        if isinstance(op, ir.Store | ir.Atomic)}:  # fmt: skip
-            if tensor not in self.fresh or self._reads(tensor):
-                if not self._covered(tensor) or self._reads(tensor):
-                    found.add(tensor)
+            if tensor in self.fresh:
+                continue
+            if self._reads(tensor) or not self._covered(tensor):
+                found.add(tensor)
         return found
 
     def _reads(self, tensor: ir.Tensor) -> bool:
@@ -203,4 +204,3 @@ def _pid_name(name: str) -> str:
         name = name.removeprefix(affix)
     name = name.removesuffix("_tile")
     return mangle("pid" if name in ("tile", "pid", "block") else f"pid_{name}")
-

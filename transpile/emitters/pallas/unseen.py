@@ -40,9 +40,7 @@ class Unseen:
             for inner in regions(op):
                 self._collect(inner)
 
-    def _loop(
-        self, op: ir.ForTile | ir.ForRange | ir.While, params: tuple[Value, ...]
-    ) -> None:
+    def _loop(self, op: ir.ForTile | ir.ForRange | ir.While, params: tuple[Value, ...]) -> None:
         for init, param, out, result in zip(
             op.inits, params, op.body.yields, op.results, strict=True
         ):
@@ -62,7 +60,9 @@ class Unseen:
         for flow in self._flows.get(value, []):
             if not self._hidden(flow, tile, size, dim, seen):
                 return False
-        return all(self._passes(u, value, tile, size, dim, seen) for u in self._users.get(value, []))
+        return all(
+            self._passes(u, value, tile, size, dim, seen) for u in self._users.get(value, [])
+        )
 
     def _passes(
         self, op: ir.Op, value: Value, tile: Value, size: Size, dim: int,

@@ -135,8 +135,10 @@ class Scalars:
         if name == "add":
             return plus(lhs, rhs)
         if name == "mul":
-            return times(lhs, int(rhs.text())) if rhs.text().isdigit() else binary(
-                "*", lhs, rhs, MUL, I32
+            return (
+                times(lhs, int(rhs.text()))
+                if rhs.text().isdigit()
+                else binary("*", lhs, rhs, MUL, I32)
             )
         symbol, prec = {"sub": ("-", ADD), "floordiv": ("//", MUL), "mod": ("%", MUL)}[name]
         if name == "sub" and rhs.text() == "0":
@@ -336,9 +338,7 @@ class Windows:
             elif not extent.divisible_by(size, self.sizes.kernel.multiple_of):
                 yield size
 
-    def _needs_unit(
-        self, tensor: ir.Tensor, ops: list[Access], dims: list[WindowDim]
-    ) -> bool:
+    def _needs_unit(self, tensor: ir.Tensor, ops: list[Access], dims: list[WindowDim]) -> bool:
         """True where the last but one dimension is indexed by position: then it must not be one of
         the two that memory is tiled along."""
         if len(dims) < 2:
@@ -347,8 +347,7 @@ class Windows:
         if dims[at].kind == "squeezed":
             return True
         by_number = any(
-            isinstance(op.index[at], ir.AtScalar)
-            and self.scalars_size(op.index[at].value) is None  # type: ignore[union-attr]
+            isinstance(op.index[at], ir.AtScalar) and self.scalars_size(op.index[at].value) is None  # type: ignore[union-attr]
             for op in ops
         )
         return by_number and bytes_of(tensor.dtype) < 4 and dims[at].kind == "whole"

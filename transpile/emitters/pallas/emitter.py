@@ -1,0 +1,121 @@
+"""The Pallas emitter: kernels of one source file -> one module of jax functions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from transpile import __version__, resources
+from transpile.emitters import EmitOptions, EmitResult, SourceInfo
+from transpile.emitters.common.hostfunctions import mentions, tags
+from transpile.emitters.common.module import host_imports, joined, kernel_header
+from transpile.emitters.common.templates import render_template
+from transpile.emitters.pallas import hostjax, ops
+from transpile.emitters.pallas.dtypes import NAMES, ON_DEVICE
+from transpile.emitters.pallas.helpers import HELPERS, with_uses
+from transpile.emitters.pallas.phase import LoweredPhase, lower
+from transpile.emitters.pallas.prepare import prepared
+from transpile.ir import ir
+from transpile.ir.diagnostics import Diagnostic, KtError
+from transpile.passes.schedule import Schedule
+
+
+@dataclass(eq=False, slots=True)
+class Variant:
+    """One kernel for one signature, lowered."""
+
+    kernel: ir.Kernel
+    schedule: Schedule
+    phases: list[LoweredPhase]
+
+
+def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions) -> EmitResult:
+    """One module for all kernels of the file; KtError with all that a TPU cannot do."""
+    problems: list[Diagnostic] = []
+    variants: list[list[Variant]] = []
+    for group in groups:
+        lowered = []
+        for kernel in group:
+            try:
+                lowered.append(_lower(kernel, options.arch or ""))
+            except KtError as failed:
+                problems += failed.diagnostics
+        variants.append(lowered)
+    if problems:
+        raise KtError(*dict.fromkeys(problems))
+    return EmitResult({f"{source.stem}_pallas.py": _module(source, variants, options)})
+
+
+def _lower(kernel: ir.Kernel, arch: str) -> Variant:
+    rewritten, schedule = prepared(kernel, arch)
+    phases = []
+    for number, phase in enumerate(rewritten.phases):
+        title = kernel.name if len(kernel.phases) == 1 else f"{kernel.name}_{number + 1}"
+        phases.append(lower(rewritten, phase, schedule, title))
+    return Variant(kernel, schedule, phases)
+
+
+def _module(source: SourceInfo, groups: list[list[Variant]], options: EmitOptions) -> str:
+    kernels = [_name_phases(group) for group in groups]
+    functions = [_host_functions(group) for group in groups]
+    variants = [v for group in groups for v in group]
+    imported, definitions = hostjax.preludes([v.kernel for v in variants])
+    helpers = with_uses({h for v in variants for p in v.phases for h in p.helpers})
+    texts = [*kernels, *functions, *definitions, *(HELPERS[h] for h in helpers)]
+    return render_template(
+        "pallas", "module.py.jinja",
+        version=__version__,
+        source=source,
+        headers=[line for v in variants for line in kernel_header(v.kernel, v.schedule)],
+        host_imports=host_imports(imported, [*functions, *definitions], _OURS),
+        lax=mentions("lax", texts),
+        partial=any("functools." in text for text in texts),
+        prelude=joined(definitions),
+        helpers=[HELPERS[h].strip("\n") for h in helpers],
+        kernels=kernels,
+        functions=functions,
+        inline_shim=resources.shim("pallas").rstrip("\n") if options.inline_shim else "",
+    )  # fmt: skip
+
+
+_OURS = ("import jax", "import jax.numpy as jnp", "from jax import lax", "import functools")
+
+
+def _host_functions(group: list[Variant]) -> str:
+    return hostjax.host_functions([hostjax.Variant(v.kernel, v.schedule, v.phases) for v in group])
+
+
+def _name_phases(group: list[Variant]) -> str:
+    """Kernels and call functions of one source kernel; equal code of two signatures is shared."""
+    names = tags([v.kernel for v in group])
+    known: dict[str, str] = {}
+    taken: set[str] = set()
+    parts: list[str] = []
+    for variant, tag in zip(group, names, strict=True):
+        for i, phase in enumerate(variant.phases):
+            if phase.text not in known:
+                step = f"_{i + 1}" if len(variant.phases) > 1 else ""
+                stem = f"_{variant.kernel.name}{step}"
+                if stem in taken:
+                    stem = f"_{variant.kernel.name}{tag}{step}"
+                while stem in taken:
+                    stem += "_"
+                taken.add(stem)
+                known[phase.text] = stem
+                parts += [_named(phase.kernel_text, stem), _named(phase.call_text, stem)]
+            phase.name = f"{known[phase.text]}_call"
+    return "\n\n\n".join(parts)
+
+
+def _named(text: str, stem: str) -> str:
+    return re.sub(r"\{(kernel|call)\}", lambda m: f"{stem}_{m[1]}", text)
+
+
+def capabilities() -> dict[str, object]:
+    """What `kt targets` prints, from the tables the emitter uses."""
+    return {
+        "ops": sorted(ops.ELEMENTWISE),
+        "reductions": sorted(ops.REDUCTIONS),
+        "dtypes": [d.name for d in (*NAMES, *ON_DEVICE)],
+        "features": list(ops.FEATURES),
+    }
