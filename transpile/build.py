@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transpile.frontend.project import ProjectConfig
 
 #: targets of the design whose emitters this version does not have
-PLANNED = ("cute", "pallas")
+PLANNED = ("cute",)
 
 
 @dataclass(frozen=True, slots=True)

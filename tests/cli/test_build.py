@@ -299,7 +299,7 @@ def test_wrong_usage(
     assert set(snapshot(tmp_path)) == {"add.py"}
 
 
-@pytest.mark.parametrize("target", ["cute", "pallas"])
+@pytest.mark.parametrize("target", ["cute"])
 def test_planned_target(add: Path, tmp_path: Path, target: str) -> None:
     done = kt("build", add, "-t", target, "-o", tmp_path / "gen")
     assert done.code == 3

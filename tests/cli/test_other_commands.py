@@ -175,7 +175,7 @@ def test_ir(folder: Path) -> None:
 
 def test_targets(folder: Path) -> None:
     table = json.loads(kt("targets", "--json").out)
-    assert {"triton", "metal"} <= set(table)
+    assert {"triton", "pallas", "metal"} <= set(table)
     for target in table.values():
         assert {"ops", "dtypes", "features"} <= set(target)
     assert "f16" in table["triton"]["dtypes"]

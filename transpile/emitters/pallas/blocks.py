@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from transpile.emitters.pallas.dtypes import bytes_of
 from transpile.ir import ir
 from transpile.ir.sizes import Size, Sym
-from transpile.ir.walk import index_values, walk, walk_kernel
+from transpile.ir.walk import index_values, operands, walk, walk_kernel
 from transpile.passes.schedule import Schedule, resolve
 
 _LANES = 128
@@ -30,11 +30,20 @@ def tpu_schedule(kernel: ir.Kernel, arch: str) -> Schedule:
     given = schedule.config.get("block_sizes")
     entries = given if isinstance(given, (list, tuple)) else [given]
     chosen = _defaults(kernel)
+    picked = _index_blocks(kernel)
     for i, sym in enumerate(schedule.tunable):
         stated = i < len(entries) and entries[i] is not None
         size = schedule.blocks[sym] if stated else _limited(kernel, sym, chosen.get(sym, 1))
-        schedule.blocks[sym] = max(size, least.get(sym, 1))
+        if sym in picked:
+            size = 1
+        batch = size == 1 and (sym in picked or sym in _batches(kernel))
+        schedule.blocks[sym] = size if batch else max(size, least.get(sym, 1))
     return schedule
+
+
+def _batches(kernel: ir.Kernel) -> set[Sym]:
+    """Blocks that somewhere walk a dimension in front of the last two, one of which fits better."""
+    return {sym for _, position, _, sym in _tiled(kernel) if position > 1}
 
 
 def minimums(kernel: ir.Kernel) -> dict[Sym, int]:
@@ -90,10 +99,10 @@ def _phase_defaults(kernel: ir.Kernel, phase: ir.Phase) -> dict[Sym, int]:
     positions: dict[Sym, set[int]] = {}
     for _, position, _, sym in _tiled(kernel):
         positions.setdefault(sym, set()).add(position)
-    sizes = dict.fromkeys(_index_blocks(kernel), _LANES)
+    sizes: dict[Sym, int] = {}
     whole = _whole_axes(kernel)
     for sym, places in positions.items():
-        if max(places) > 1 and min(places) > 0:
+        if max(places) > 1:
             sizes[sym] = 1  # a batch: one at a time
         elif 0 in places:
             sizes[sym] = 1024
@@ -101,7 +110,7 @@ def _phase_defaults(kernel: ir.Kernel, phase: ir.Phase) -> dict[Sym, int]:
             sizes[sym] = 256
     one_dimensional = {s for s, p in positions.items() if p == {0}}
     if len(phase.axes) == 1 and phase.axes[0].block in one_dimensional and not whole:
-        sizes[phase.axes[0].block] = 1 << 16  # type: ignore[index]
+        sizes[phase.axes[0].block] = 1 << 16
     if whole:
         for sym, places in positions.items():
             if min(places) <= 1 and sizes[sym] > 1:
@@ -129,19 +138,28 @@ def _whole_axes(kernel: ir.Kernel) -> set[Size]:
 
 
 def _index_blocks(kernel: ir.Kernel) -> set[Sym]:
-    """Blocks along which tensors are indexed by tensors."""
+    """Blocks along which rows are picked by an index: a grid step takes one row."""
+    makers = {r: op for op in walk_kernel(kernel) for r in op.results}
     return {
         sym
         for op in walk_kernel(kernel)
         if isinstance(op, ir.Load | ir.Store | ir.Atomic)
-        for entry in op.index
+        for entry in op.index[:-1]
         if isinstance(entry, ir.AtTensor)
         for value in index_values(entry)
-        if not isinstance(value.type, ir.TileVar)
+        if not isinstance(value.type, ir.TileVar) and _loaded(value, makers)
         for size in value.shape
         for sym in size.syms
         if sym.kind == "block"
     }
+
+
+def _loaded(value: ir.Value, makers: dict[ir.Value, ir.Op]) -> bool:
+    """True if an index comes from memory."""
+    maker = makers.get(value)
+    if isinstance(maker, ir.Load):
+        return True
+    return maker is not None and any(_loaded(v, makers) for v in operands(maker))
 
 
 def _product_defaults(dots: list[ir.Dot]) -> dict[Sym, int]:

@@ -24,6 +24,7 @@ from transpile.ir import ir
 from transpile.ir.dtypes import BOOL, I32
 from transpile.ir.ir import TileVar
 from transpile.ir.sizes import Size
+from transpile.ir.walk import operands, walk
 
 
 def lower_body(ctx: Context, plan: Plan) -> None:
@@ -40,8 +41,29 @@ def lower_body(ctx: Context, plan: Plan) -> None:
         lower_block(ctx, ops)
         return
     at = ops.index(plan.loop)
-    lower_block(ctx, ops[:at])
-    _promoted_loop(ctx, plan, plan.loop, ops[at + 1 :])
+    starts = _only_start(ops[:at], plan.loop, plan.phase.body)
+    lower_block(ctx, [op for op in ops[:at] if op not in starts])
+    _promoted_loop(ctx, plan, plan.loop, [op for op in ops[:at] if op in starts], ops[at + 1 :])
+
+
+def _only_start(before: list[ir.Op], loop: ir.ForTile, body: ir.Block) -> set[ir.Op]:
+    """Operations that nothing but the loop's initial values needs."""
+    users: dict[ir.Value, set[object]] = {}
+    for op in walk(body):
+        for value in operands(op):
+            users.setdefault(value, set()).add(op)
+    for value in [v for b in [body, loop.body] for v in b.yields]:
+        users.setdefault(value, set()).add(None)
+    carried = set(loop.inits) - {loop.begin, loop.end}
+    found: set[ir.Op] = set()
+    for op in reversed(before):
+        if isinstance(op, ir.Store | ir.Atomic) or not op.results:
+            continue
+        needs = set().union(*(users.get(r, set()) for r in op.results))
+        mine = {u for u in needs if u is loop and set(op.results) <= carried}
+        if needs and needs <= found | mine:
+            found.add(op)
+    return found
 
 
 def _drop(var: Var, value: Expr) -> Stmt:
@@ -96,21 +118,28 @@ def first_step(dims: list[GridDim]) -> Expr:
 # -- a loop as the innermost grid axis -------------------------------------------------------------
 
 
-def _promoted_loop(ctx: Context, plan: Plan, loop: ir.ForTile, rest: list[ir.Op]) -> None:
+def _promoted_loop(
+    ctx: Context, plan: Plan, loop: ir.ForTile, starts: list[ir.Op], rest: list[ir.Op]
+) -> None:
     """Carried values live in scratch: set at the first step, used after the last."""
     dim = next(d for d in plan.grid if d.loop is loop)
     refs = [_scratch(ctx, p) for p in loop.body.params[1:]]
-    inits = [
-        Eval(Expr("{0} = {1}", (r, ctx.exact(i)), (0, 0)))
-        for r, i in zip(refs, loop.inits, strict=True)
-    ]
+    saved, ctx.body = ctx.body, []
+    for op in starts:
+        for result in op.results:
+            result.name = None  # the scratch buffer has it
+    lower_block(ctx, starts)
+    for r, init in zip(refs, loop.inits, strict=True):
+        ctx.emit(Eval(Expr("{0} = {1}", (r, ctx.exact(init)), (0, 0))))
     ctx.consume(loop)
-    first = at_step(dim.pid, lit("0"))
-    ctx.emit(Function(Var("_"), (), list(inits), call("pl.when", first)))
+    start, ctx.body = ctx.body, saved
+    ctx.emit(Function(Var("_"), (), start, call("pl.when", at_step(dim.pid, lit("0")))))
+    _inline_carried(ctx, loop)
     for param, r in zip(loop.body.params[1:], refs, strict=True):
         ctx.define(param, _typed(r, param))
     lower_block(ctx, loop.body.ops)
     _update(ctx, loop, refs)
+    ctx.pending = []
     for result, r in zip(loop.results, refs, strict=True):
         ctx.values[result] = _typed(r, result)
     if rest:
@@ -124,6 +153,17 @@ def _promoted_loop(ctx: Context, plan: Plan, loop: ir.ForTile, rest: list[ir.Op]
         lower_block(ctx, rest)
         body, ctx.body = ctx.body, saved
         ctx.emit(Function(Var("_"), (), body, call("pl.when", at_step(dim.pid, last))))
+
+
+def _inline_carried(ctx: Context, loop: ir.ForTile) -> None:
+    """No names for what is read from scratch once, or only written back."""
+    names = {p.name for p in loop.body.params[1:]}
+    carried = {*loop.body.params[1:], *loop.body.yields}
+    for op in loop.body.ops:
+        carried |= {r for r in op.results if r.name in names and not isinstance(op, ir.Load)}
+    for value in carried:
+        if (use := ctx.uses.get(value)) is not None and use.count == 1:
+            value.name = None
 
 
 def _typed(r: Expr, value: ir.Value) -> Expr:
@@ -143,9 +183,14 @@ def _scratch(ctx: Context, value: ir.Value) -> Expr:
 def _update(ctx: Context, loop: ir.ForTile, refs: list[Expr]) -> None:
     """Write the carried values back, after all of the old ones are read."""
     values = [ctx.exact(y) for y in loop.body.yields]
-    if len(values) > 1:
-        values = [ctx.let("t", v, "") if v.loads else v for v in values]
-    for r, value in zip(refs, values, strict=True):
+    written: set[Var] = set()
+    for i, r in enumerate(refs):
+        if written & set(values[i].vars()):
+            hint = loop.body.params[1 + i].name or "t"
+            values[i] = ctx.let(f"new_{hint}", values[i], "")
+        written |= {r.args[0].var} if r.args[0].var is not None else set()
+    order = sorted(range(len(refs)), key=lambda i: values[i].var is not None)
+    for r, value in ((refs[i], values[i]) for i in order):
         if value.template == "{0} + {1}" and value.args[0].text() == r.text():
             ctx.emit(Eval(Expr("{0} += {1}", (r, value.args[1]), (0, 0))))
         else:

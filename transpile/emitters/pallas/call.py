@@ -96,11 +96,8 @@ class Call:
 
     def _unknown_sizes(self) -> dict[str, Size]:
         """Sizes that no tensor's shape gives, by parameter name."""
-        for var in list(self.sizes.variables):  # blocks mention their extents
-            sym = var.as_sym()
-            if sym is not None and sym.kind == "block":
-                for extent in self.sizes.clamps(sym):
-                    self.sizes.expr(extent)
+        for size in list(self.sizes.variables):  # blocks mention their extents
+            self._block(size)
         found: dict[str, Size] = {}
         for size, var in self.sizes.variables.items():
             sym = size.as_sym()
@@ -135,11 +132,20 @@ class Call:
         for size, var in self.sizes.variables.items():
             sym = size.as_sym()
             if sym is not None and sym.kind == "block":
-                number = str(self.plan.schedule.blocks[sym])
-                limits = [self.sizes.expr(e).text() for e in self.sizes.clamps(sym)]
-                value = f"min({', '.join([number, *limits])})" if limits else number
-                lines.append(f"    {var.name} = {value}")
+                lines.append(f"    {var.name} = {self._block(size)}")
         return lines
+
+    def _block(self, size: Size) -> str:
+        """Python for a block size: its number, and the dimension that limits it."""
+        sym = size.as_sym()
+        if sym is None or sym.kind != "block":
+            return ""
+        if sym in self.plan.schedule.dynamic_blocks:
+            number = self.sizes.expr(self.plan.schedule.dynamic_blocks[sym]).text()
+        else:
+            number = str(self.plan.schedule.blocks[sym])
+        limits = [self.sizes.expr(e).text() for e in self.sizes.clamps(sym)]
+        return f"min({', '.join([number, *limits])})" if limits else number
 
     # -- text ----------------------------------------------------------------------------------
 
@@ -203,7 +209,10 @@ class Call:
         if not self.keywords:
             return "{kernel}"
         pairs = ", ".join(f"{v.name}={v.name}" for v in self.keywords)
-        return "functools.partial({kernel}, " + pairs + ")"
+        one = "functools.partial({kernel}, " + pairs + ")"
+        if len(one) + len(self.title) <= WIDTH - 10:
+            return one
+        return "\n".join(["functools.partial(", "    {kernel},", *wrap(pairs + ",", 4), ")"])
 
     def _options(self) -> list[str]:
         found = []
@@ -214,7 +223,11 @@ class Call:
         if self.plan.grid:
             kinds = _tuple([f'"{"arbitrary" if d.arbitrary else "parallel"}"'
                             for d in self.plan.grid])  # fmt: skip
-            found.append(f"compiler_params=pltpu.CompilerParams(dimension_semantics={kinds})")
+            found.append(
+                _bracketed(
+                    "compiler_params=pltpu.CompilerParams(", [f"dimension_semantics={kinds}"]
+                )
+            )
         return [*found, f'name="{self.title}"', "interpret=kt.INTERPRET"]
 
     def _aliases(self) -> dict[int, int]:

@@ -52,8 +52,6 @@ def collapse(body: Block, loops: dict[Sym, Size]) -> Block:
                     return dataclasses.replace(op, guards=guards)
                 swap[op.result] = op.value
                 return []
-            case ir.AtSlice():
-                return op
             case ir.ForTile(block=block) if block in loops:
                 params = op.body.params[1:]
                 swap.update(zip(params, op.inits, strict=True))
@@ -78,7 +76,7 @@ def _sizes(body: Block, sizes: dict[Sym, Size]) -> Block:
 
     def rewrite(op: Op) -> Op:
         if isinstance(op, ir.SizeOf):
-            return dataclasses.replace(op, size=op.size.substitute(loops))
+            return dataclasses.replace(op, size=op.size.substitute(sizes))
         return rebuild(op, lambda v: v, lambda b: b)
 
     return map_block(body, rewrite)

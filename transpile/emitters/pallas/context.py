@@ -1,4 +1,4 @@
-"""State of the lowering of one phase to a Pallas kernel: values, tiles and the statements so far."""
+"""State of the lowering of one phase to a Pallas kernel: values, tiles, statements so far."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Context:
         self.comments = dict(kernel.comments)
         self.errors: list[KtError] = []
         self.combines: dict[str, str] = {}
-        self.scratch: list[tuple[Var, str]] = []  # variable and what allocates it
+        self.scratch: list[tuple[Var, Expr]] = []  # variable and what allocates it
         self.initialised: set[ir.Tensor] = set()
         self.scalars: dict[str, Var] = {}  # host scalars -> their refs
         self.python_numbers: set[Var] = set()  # counters of loops that Python runs
@@ -233,6 +233,7 @@ class Context:
         var = op.body.params[0]
         return any(
             isinstance(access, ir.Load | ir.Store | ir.Atomic)
+            and self.windows.of[access].space == "vmem"
             and len(access.index) > 1
             and isinstance(access.index[-1], ir.AtScalar)
             and var in index_values(access.index[-1])
@@ -368,8 +369,10 @@ def find_uses(body: ir.Block) -> tuple[dict[Value, Uses], dict[Value, int]]:
 
 def is_trivial(expr: Expr) -> bool:
     """Free to repeat: a literal, a variable, or a variable with new axes."""
+    if expr.loads:
+        return False
     if expr.var is not None or not expr.args:
-        return not expr.loads
+        return True
     return expr.template.startswith("{0}[") and is_trivial(expr.args[0])
 
 

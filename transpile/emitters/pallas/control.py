@@ -54,8 +54,6 @@ def lower_op(ctx: Context, op: ir.Op) -> None:
     if isinstance(op, ir.Permute) and _only_multiplied(ctx, op):
         ctx.values[op.result] = PURE[ir.Permute](ctx, op)
         ctx.consume(op)
-        if ctx.values[op.result].loads:
-            ctx.pending.append(op.value)
         return
     if handler := PURE.get(type(op)):
         expr = handler(ctx, op)
@@ -82,12 +80,7 @@ def lower_op(ctx: Context, op: ir.Op) -> None:
         case ir.Barrier():
             ctx.settle()  # a grid step is one thread
         case _:
-            handler = SPECIAL.get(type(op))
-            if handler is None:
-                raise ctx.unsupported(
-                    f"`{type(op).__name__}`", op.span, "the Pallas emitter has no lowering for it"
-                )
-            handler(ctx, op)
+            SPECIAL[type(op)](ctx, op)
 
 
 def _only_multiplied(ctx: Context, op: ir.Permute) -> bool:
@@ -95,6 +88,9 @@ def _only_multiplied(ctx: Context, op: ir.Permute) -> bool:
     rank = len(op.order)
     swap = (*range(rank - 2), rank - 1, rank - 2)
     users = ctx.users.get(op.result, [])
+    source = ctx.makers.get(op.value)
+    if isinstance(source, ir.Load) and ctx.windows.of[source].written:
+        return False  # it has to be read in its place
     return rank >= 2 and op.order == swap and all(isinstance(u, ir.Dot) for u in users)
 
 
@@ -278,7 +274,8 @@ def _scope(
     lead: list[Stmt],
 ) -> tuple[list[Var], list[Stmt]]:
     """A function body over carried values: its parameters, and its statements."""
-    variables = [Var(p.name or y.name or "t") for p, y in zip(params, yields, strict=False)]
+    outs_of = yields if len(yields) == len(params) else params
+    variables = [Var(p.name or y.name or "t") for p, y in zip(params, outs_of, strict=True)]
     for var, param in zip(variables, params, strict=True):
         ctx.values[param] = ref(var, param.dtype, param.shape)
     saved, ctx.body, pending, ctx.pending = ctx.body, list(lead), ctx.pending, []

@@ -23,23 +23,28 @@ from transpile.ir.sizes import ONE, Size
 
 
 def lower_const(ctx: Context, op: ir.Const) -> Expr:
+    """A literal."""
     return spell_number(op.value, op.result.dtype)
 
 
 def lower_size(ctx: Context, op: ir.SizeOf) -> Expr:
+    """A size of the host program."""
     return ctx.size(op.size)
 
 
 def lower_host_scalar(ctx: Context, op: ir.HostScalar) -> Expr:
+    """A number from SMEM."""
     var = ctx.scalar(op.name)
     return Expr("{0}[0]", (var,), (ATOM,), dtype=op.result.dtype)
 
 
 def lower_tile_index(ctx: Context, op: ir.TileIndex) -> Expr:
+    """Positions of a tile."""
     return ctx.positions(ctx.tiles[op.tile], op.result.shape, 0)
 
 
 def lower_tile_attr(ctx: Context, op: ir.TileAttr) -> Expr:
+    """A scalar of a tile."""
     tile = ctx.tiles[op.tile]
     block = ctx.block(tile.block)
     match op.attr:
@@ -63,6 +68,7 @@ def lower_tile_attr(ctx: Context, op: ir.TileAttr) -> Expr:
 
 
 def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
+    """An operation of the op table."""
     spelling = ELEMENTWISE.get(op.name)
     if spelling is None:
         raise ctx.unsupported(f"`{op.name}`", op.span, "Mosaic has no such operation")
@@ -70,7 +76,7 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
     if spelling.helper:
         ctx.helpers.add(spelling.helper)
     if op.name == "floordiv" and op.result.dtype.is_float:
-        quotient = binary("/", *args, MUL, F32, ctx.broadcast(*args))
+        quotient = binary("/", args[0], args[1], MUL, F32, ctx.broadcast(*args))
         return call("jnp.floor", quotient, dtype=op.result.dtype, shape=quotient.shape)
     if op.name == "where" and all(a.is_literal for a in args[1:]):
         args[1] = ctx.full(args[1], ir.TileType(op.result.dtype))
@@ -88,6 +94,7 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
 
 
 def lower_cast(ctx: Context, op: ir.Cast) -> Expr:
+    """``x.astype(dtype)``."""
     value = ctx.expr(op.value)
     dtype = op.result.dtype
     if op.bitcast:
@@ -110,6 +117,7 @@ def lower_cast(ctx: Context, op: ir.Cast) -> Expr:
 
 
 def lower_reshape(ctx: Context, op: ir.Reshape) -> Expr:
+    """New axes as subscripts, anything else as ``jnp.reshape``."""
     value = ctx.expr(op.value)
     target = op.result.shape
     if value.is_literal or value.shape == ():
@@ -166,10 +174,12 @@ def _dropped(old: tuple[Size, ...], new: tuple[Size, ...]) -> str | None:
 
 
 def lower_broadcast(ctx: Context, op: ir.Broadcast) -> Expr:
+    """The operand itself."""
     return ctx.expr(op.value)  # jax broadcasts; ctx.exact() does where it would not
 
 
 def lower_permute(ctx: Context, op: ir.Permute) -> Expr:
+    """``x.T`` or ``jnp.transpose``."""
     value = ctx.exact(op.value)
     shape = op.result.shape
     if value.shape == ():
@@ -181,6 +191,7 @@ def lower_permute(ctx: Context, op: ir.Permute) -> Expr:
 
 
 def lower_join(ctx: Context, op: ir.Join) -> Expr:
+    """Two tiles stacked along a new last axis."""
     lhs, rhs = ctx.exact(op.lhs), ctx.exact(op.rhs)
     return Expr(
         "jnp.stack([{0}, {1}], axis=-1)", (lhs, rhs), (0, 0), dtype=op.result.dtype,
@@ -189,6 +200,7 @@ def lower_join(ctx: Context, op: ir.Join) -> Expr:
 
 
 def lower_iota(ctx: Context, op: ir.Iota) -> Expr:
+    """Counting numbers."""
     return _iota(ctx, op, op.result.shape, 0)
 
 
@@ -202,21 +214,29 @@ def _iota(ctx: Context, op: ir.Iota, shape: tuple[Size, ...], dim: int) -> Expr:
 
 
 def lower_full(ctx: Context, op: ir.Full) -> Expr:
+    """A tile of one number."""
     scalar = ctx.expr(op.value)
     return ctx.full(scalar, op.result.tile) if op.result.name is not None else scalar
 
 
 def lower_mask(ctx: Context, op: ir.Mask) -> Expr:
+    """The value with out-of-range lanes reset, where something sees them."""
     value = ctx.expr(op.value)
     if value.shape != op.result.shape:
         value = ctx.coerce(value, op.result.tile)
-    return ctx.masked(value, op.guards, op.result.shape, op.fill, op.result.dtype)
+    guards = tuple(
+        g
+        for g in op.guards
+        if g.tile is not None and not ctx.unseen.hidden(op.result, g.tile, g.dim)
+    )
+    return ctx.masked(value, guards, op.result.shape, op.fill, op.result.dtype)
 
 
 # -- reductions, products --------------------------------------------------------------------------
 
 
 def lower_reduce(ctx: Context, op: ir.Reduce) -> Expr:
+    """A reduction along one axis."""
     spelling = REDUCTIONS.get(op.name)
     if spelling is None:
         raise ctx.unsupported(f"the reduction `{op.name}`", op.span, "Mosaic has no such reduction")
@@ -291,6 +311,7 @@ def lower_gather(ctx: Context, op: ir.Gather) -> Expr:
 
 
 def lower_random(ctx: Context, op: ir.Random) -> Expr:
+    """Philox, as the source dialect has it."""
     seed, offset = ctx.expr(op.seed), ctx.exact(op.offset)
     ctx.helpers.add("_philox")
     word = call("_philox", seed, offset, dtype=I32, shape=op.result.shape)

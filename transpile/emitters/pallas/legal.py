@@ -24,9 +24,11 @@ _NATIVE_BITS = frozenset({"and", "or", "xor", "not", "shr"})
 def legalise(kernel: ir.Kernel) -> ir.Kernel:
     """A copy of the kernel whose values have types of the device; KtError for what has none."""
     problems: list[KtError] = []
-    for tensor in kernel.tensors:
-        if on_device(tensor.dtype) not in NAMES:
-            problems.append(_no_dtype(tensor.dtype, f"the tensor `{tensor.name}`", kernel.span))
+    problems += [
+        _no_dtype(tensor.dtype, f"the tensor `{tensor.name}`", kernel.span)
+        for tensor in kernel.tensors
+        if on_device(tensor.dtype) not in NAMES
+    ]
     phases = []
     for phase in kernel.phases:
         axes, body = _copied(phase)
@@ -122,7 +124,7 @@ def _narrowed(op: Op, dtype: DType, ops: list[Op]) -> list[Op]:
 def _computed_in(op: Op, dtype: DType, fields: tuple[str, ...]) -> list[Op]:
     ops: list[Op] = []
     changes = {name: _widened(getattr(op, name), dtype, ops) for name in fields}
-    return _narrowed(dataclasses.replace(op, **changes), dtype, ops)
+    return _narrowed(dataclasses.replace(op, **changes), dtype, ops)  # type: ignore[arg-type]
 
 
 def _elementwise(op: ir.Elementwise) -> list[Op] | Op:

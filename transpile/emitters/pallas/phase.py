@@ -21,7 +21,7 @@ from transpile.ir.sizes import Size
 from transpile.passes.schedule import Schedule
 
 #: names a kernel must not bind: modules of the generated file and builtins that it calls
-RESERVED = PYTHON_NAMES | {"jax", "jnp", "lax", "pl", "pltpu", "functools", "body", "np"}
+RESERVED = PYTHON_NAMES | {"jax", "jnp", "lax", "pl", "pltpu", "functools", "np"}
 
 
 @dataclass(eq=False, slots=True)
@@ -71,6 +71,7 @@ def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, title: str) ->
     refs = _name_refs(ctx, plan, used)
     keywords = [v for v in plan.sizes.variables.values() if v in used]
     Namer(ctx.body, [*refs, *keywords], RESERVED).run()
+    plan.name_letters()
     call = Call(kernel, plan, ctx, keywords, title)
     parameters = [v.name for v in refs]
     head = _signature("def {kernel}", parameters, [v.name for v in keywords])

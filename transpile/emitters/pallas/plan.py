@@ -27,7 +27,9 @@ class Plan:
         self.schedule = schedule
         taken = {t.name for t in kernel.tensors} | {s.name for s in kernel.scalars}
         taken |= {f"{t.name}_ref" for t in kernel.tensors}
-        self.sizes = Sizes(kernel, schedule, taken, reserved)
+        read = {op.tensor for op in walk(phase.body) if isinstance(op, ir.Load)}
+        dims = frozenset(s for t in read for s in t.shape if s.as_int() is None)
+        self.sizes = Sizes(kernel, schedule, taken, reserved, dims=dims)
         self.loop = self._promoted()
         self.grid = self._grid()
         self._clamp()
@@ -37,7 +39,6 @@ class Plan:
         self.fresh = {t for t in kernel.tensors if self._is_fresh(t)}
         self.windows.build(phase.body, self._modified())
         self._order()
-        self._name_letters()
 
     # -- the grid ------------------------------------------------------------------------------
 
@@ -48,7 +49,7 @@ class Plan:
         others = [op for op in self.phase.body.ops if isinstance(op, ir.If | ir.While)]
         if len(loops) != 1 or others or not isinstance(loops[0], ir.ForTile):
             return None
-        (loop,) = loops
+        loop = loops[0]
         inner = list(walk(loop.body))
         if any(isinstance(op, ir.ForTile | ir.ForRange | ir.While | ir.If) for op in inner):
             return None
@@ -64,11 +65,11 @@ class Plan:
         return loop if static and not heavy else None
 
     def _grid(self) -> list[GridDim]:
-        dims = []
+        dims: list[GridDim] = []
         for axis in self.phase.axes:
             name = axis.var.name or "tile"
             dims.append(
-                GridDim(axis.var, axis.begin, axis.end, axis.block, axis.step, Var("i"),
+                GridDim(axis.var, axis.begin, axis.end, axis.block, axis.step, Var(f"i{len(dims)}"),
                         Var(_pid_name(name)))
             )  # fmt: skip
         if self.loop is not None:
@@ -77,7 +78,7 @@ class Plan:
             end = makers[self.loop.end]
             assert isinstance(end, ir.SizeOf)
             dims.append(
-                GridDim(tile, ZERO, end.size, self.loop.block, 1, Var("i"),
+                GridDim(tile, ZERO, end.size, self.loop.block, 1, Var(f"i{len(dims)}"),
                         Var(_pid_name(tile.name or "tile")), self.loop, True)
             )  # fmt: skip
         return dims
@@ -131,8 +132,10 @@ class Plan:
         assert isinstance(window, Window)
         window.dims = self.windows.whole_dims(window.tensor, self.phase.body)
 
-    def _name_letters(self) -> None:
-        used = {v.name for v in self.sizes.variables.values()}
+    def name_letters(self) -> None:
+        """Names of the grid axes in index maps: i, j, k but for sizes that the maps mention."""
+        windows = [*self.windows.inputs, *self.windows.outputs]
+        used = {v.name for w in windows for d in w.dims for v in d.index.vars()}
         letters = [c for c in _LETTERS if c not in used]
         for dim, letter in zip(self.grid, letters, strict=False):
             dim.letter.hint = dim.letter.name = letter

@@ -33,6 +33,7 @@ class Sizes:
     taken: set[str] = field(default_factory=set)
     reserved: frozenset[str] = frozenset()
     variables: dict[Size, Var] = field(default_factory=dict)
+    dims: frozenset[Size] = frozenset()  # dimensions of tensors that the phase reads
 
     def number(self, size: Size) -> int | None:
         """The value, if it is known at build time."""
@@ -69,7 +70,8 @@ class Sizes:
         number = self.number(size)
         if number is not None:
             return lit(str(number))
-        if size in self.variables or size.as_sym() is not None or self._named(size) is not None:
+        whole = size in self.variables or size in self.dims
+        if whole or size.as_sym() is not None or self._named(size) is not None:
             return ref(self.variable(size), I32)
         return self._polynomial(size)
 

@@ -135,11 +135,7 @@ class Scalars:
         if name == "add":
             return plus(lhs, rhs)
         if name == "mul":
-            return (
-                times(lhs, int(rhs.text()))
-                if rhs.text().isdigit()
-                else binary("*", lhs, rhs, MUL, I32)
-            )
+            times(lhs, int(rhs.text())) if rhs.text().isdigit() else binary("*", lhs, rhs, MUL, I32)
         symbol, prec = {"sub": ("-", ADD), "floordiv": ("//", MUL), "mod": ("%", MUL)}[name]
         if name == "sub" and rhs.text() == "0":
             return lhs
@@ -159,7 +155,9 @@ class Scalars:
         var = self.prefetched.setdefault(op.tensor, Var(f"{op.tensor.name}_ref", argument=True))
         var.name = var.hint
         slots = ", ".join(f"{{{i + 1}}}" for i in range(len(index)))
-        return Expr(f"{{0}}[{slots}]", (ref(var), *index), (0,) * (len(index) + 1), dtype=I32)
+        return Expr(
+            f"{{0}}[{slots}]", (ref(var), *index), (0,) * (len(index) + 1), dtype=I32, is_load=True
+        )
 
 
 _ARITHMETIC = frozenset({"add", "sub", "mul", "floordiv", "mod"})
@@ -197,6 +195,8 @@ class Windows:
         for op in walk(body):
             if isinstance(op, ir.Load | ir.Store | ir.Atomic):
                 accesses.setdefault(op.tensor, []).append(op)
+        for tensor, ops in accesses.items():
+            self._dims(tensor, ops)  # finds the numbers that index maps read
         for tensor, ops in accesses.items():
             if all(isinstance(op, ir.Load) for op in ops):
                 self._read(tensor, ops)
@@ -246,15 +246,16 @@ class Windows:
 
     def _dims(self, tensor: ir.Tensor, ops: list[Access]) -> list[WindowDim]:
         rank = len(tensor.shape)
+        written = not all(isinstance(op, ir.Load) for op in ops)
         return [
-            self._dim(tensor.shape[d], [op.index[d] for op in ops], last=d == rank - 1)
+            self._dim(tensor.shape[d], [op.index[d] for op in ops], d == rank - 1, written)
             for d in range(rank)
         ]
 
     def whole_dims(self, tensor: ir.Tensor, body: ir.Block) -> list[WindowDim]:
         """The tensor as one window that stays."""
-        ops = [op for op in walk(body)
-               if isinstance(op, ir.Load | ir.Store | ir.Atomic) and op.tensor is tensor]  # fmt: skip
+        accesses = (op for op in walk(body) if isinstance(op, ir.Load | ir.Store | ir.Atomic))
+        ops: list[Access] = [op for op in accesses if op.tensor is tensor]
         return [
             WindowDim("whole", extent, lit("0"), frozenset(), self._all_steps(ops, d, extent))
             for d, extent in enumerate(tensor.shape)
@@ -263,15 +264,15 @@ class Windows:
     def _all_steps(self, ops: list[Access], d: int, extent: Size) -> tuple[int, ...]:
         return tuple(sorted({s for op in ops for s in self._steps(op.index[d], extent)}))
 
-    def _dim(self, extent: Size, entries: list[ir.Index], *, last: bool) -> WindowDim:
-        found = [self._moved(entry, extent, last=last) for entry in entries]
+    def _dim(self, extent: Size, entries: list[ir.Index], last: bool, written: bool) -> WindowDim:
+        found = [self._moved(entry, last, written) for entry in entries]
         first = found[0]
         if first is not None and all(f is not None and f.key == first.key for f in found):
             return first
         steps = tuple(sorted({s for e in entries for s in self._steps(e, extent)}))
         return WindowDim("whole", extent, lit("0"), frozenset(), steps)
 
-    def _moved(self, entry: ir.Index, extent: Size, *, last: bool) -> WindowDim | None:
+    def _moved(self, entry: ir.Index, last: bool, written: bool) -> WindowDim | None:
         """The block or the single position that the grid moves along the dimension."""
         grid = self.scalars.grid
         match entry:
@@ -284,13 +285,42 @@ class Windows:
                     return None
                 index = plus(ref(dim.letter, I32), lit(str(blocks)))
                 return WindowDim("block", Size.of(dim.block), index, frozenset({dim}))
+            case ir.AtSlice(start=start, length=length) if start is not None:
+                return self._strided(start, length)
             case ir.AtScalar(value=value) if not last:
                 place = self.scalars.expr(value)
-                if place is None:
-                    return None
+                if place is None or (written and place.loads):
+                    return None  # an output's block must not come twice
                 return WindowDim("squeezed", Size.of(1), place, self.along(place))
             case _:
                 return None
+
+    def _strided(self, start: Value, length: Size) -> WindowDim | None:
+        """A slice that begins at its length times a grid tile's number."""
+        found = self._multiple(start)
+        if found is None:
+            return None
+        dim, factor = found
+        assert dim.block is not None
+        if length != Size.of(dim.block) * factor or dim.begin != ZERO:
+            return None
+        return WindowDim("block", length, ref(dim.letter, I32), frozenset({dim}))
+
+    def _multiple(self, value: Value) -> tuple[GridDim, int] | None:
+        """The grid tile whose begin, times a number, the scalar is."""
+        grid = self.scalars.grid
+        match self.scalars.makers.get(value):
+            case ir.TileAttr(tile=tile, attr="begin") if tile in grid:
+                return grid[tile], 1
+            case ir.Elementwise(name="mul", args=(a, b)):
+                for base, by in ((a, b), (b, a)):
+                    found, size = self._multiple(base), self.scalars_size(by)
+                    number = None if size is None else size.as_int()
+                    if found is not None and number is not None:
+                        return found[0], found[1] * number
+            case ir.Cast(value=inner) if inner.dtype.is_int:
+                return self._multiple(inner)
+        return None
 
     def whole_blocks(self, start: Size, block: Sym) -> int | None:
         """``start`` in blocks, if it is a known multiple of them."""
