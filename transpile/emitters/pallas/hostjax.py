@@ -23,6 +23,7 @@ from transpile.emitters.pallas.hostjax_program import HostProgram, Output, tenso
 from transpile.emitters.pallas.hostjax_text import Translator, torch_imports
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
+from transpile.ir.dtypes import DType
 from transpile.ir.sizes import Size
 from transpile.passes.schedule import Schedule
 
@@ -266,15 +267,22 @@ def _checked(variant: Variant) -> dict[str, str]:
     """What the shim's decorator checks of each parameter, in the words of kt's signatures."""
     kernel = variant.kernel
     specs = dict(parse_items(kernel.signature))
-    dtypes = {s.host: s.dtype.name for s in kernel.scalars}
+    static = static_scalars(kernel, HostProgram(kernel, variant.schedule.blocks))
+    dtypes = {s.host: s.dtype.name for s in kernel.scalars} | dict.fromkeys(static, "i32")
     for param in kernel.params:
-        if param.kind == "scalar" and param.name not in specs:  # it has a default
-            specs[param.name] = dtypes.get(
-                param.name, "i32" if param.annotation == "int" else "f32"
-            )
-    for name in static_scalars(kernel, HostProgram(kernel, variant.schedule.blocks)):
+        if param.name in specs:
+            continue
+        if param.kind == "constexpr":
+            specs[param.name] = _literal(param.value)
+        elif param.name in dtypes:  # a number with a default
+            specs[param.name] = dtypes[param.name]
+    for name in static:
         specs[name] = f"static {specs[name]}"
     return specs
+
+
+def _literal(value: object) -> str:
+    return value.torch if isinstance(value, DType) else repr(value)
 
 
 def parse_items(signature: str) -> list[tuple[str, str]]:

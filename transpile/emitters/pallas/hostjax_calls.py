@@ -80,7 +80,8 @@ def atom(text: str) -> str:
     """The text in parentheses unless it binds tighter than an attribute access."""
     plain = re.fullmatch(r"[A-Za-z_][\w.]*", text) is not None
     closed = text[-1:] in ")]" and re.match(r"[A-Za-z_][\w.]*[(\[]", text) is not None
-    return text if plain or (closed and _one_trailer(text)) else f"({text})"
+    whole = text[:1] == "(" and _closes_at_end(text)
+    return text if plain or whole or (closed and _one_trailer(text)) else f"({text})"
 
 
 def _closes_at_end(text: str) -> bool:

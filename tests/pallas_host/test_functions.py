@@ -1,0 +1,237 @@
+"""Host functions: what is an output, what is changed, what is returned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pallas_host.hosts import host_text
+from transpile.ir.diagnostics import KtError
+
+CASES = {
+    # an uninitialised allocation is the launch's result
+    "fresh": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor) -> torch.Tensor:
+            m, n = x.size()
+            # one row more
+            out = torch.empty([m + 1, n], dtype=x.dtype, device=x.device)
+            for t in hl.tile(m):
+                out[t, :] = x[t, :]
+            return out
+        """,
+        """
+        m, n = x.shape
+        # one row more
+        out = _call_0(x, out=jax.ShapeDtypeStruct((m + 1, n), x.dtype))
+        return out
+        """,
+    ),
+    # what is asked of it before keeps it as a shape
+    "asked": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor) -> torch.Tensor:
+            out = torch.empty_like(x)
+            other = torch.zeros_like(out)
+            assert out.size(0) == 4
+            for t in hl.tile(x.size(0)):
+                out[t, :] = x[t, :]
+            return out, other
+        """,
+        """
+        out = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        other = jnp.zeros_like(out)
+        assert out.shape[0] == 4
+        out = _call_0(x, out=out)
+        return out, other
+        """,
+    ),
+    # written through a view: the tensor follows
+    "view": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor) -> torch.Tensor:
+            x_flat = x.view(-1)
+            out = torch.empty_like(x)
+            out_flat = out.view(-1)
+            for t in hl.tile(x_flat.size(0)):
+                out_flat[t] = x_flat[t]
+            return out
+        """,
+        """
+        x_flat = x.reshape(-1)
+        out_flat = _call_0(x_flat, out_flat=jax.ShapeDtypeStruct((x_flat.shape[0],), x.dtype))
+        out = out_flat.reshape(x.shape)
+        return out
+        """,
+    ),
+    # through a slice: the rest of the tensor stays
+    "slice": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor) -> torch.Tensor:
+            m, n = x.size()
+            out = torch.empty([m, n + 3], dtype=x.dtype, device=x.device)
+            left = out[:, :n]
+            for t in hl.tile(m):
+                left[t, :] = x[t, :]
+            return out
+        """,
+        """
+        m, n = x.shape
+        out = jnp.empty((m, n + 3), x.dtype)
+        left = out[:, :n]
+        left = _call_0(x, left)
+        out = out.at[:, :n].set(left)
+        return out
+        """,
+    ),
+    # zeros hold something: they go in, unless all of them is overwritten
+    "zeros": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor) -> torch.Tensor:
+            out = torch.zeros_like(x)
+            for t in hl.tile(x.size(0)):
+                out[t, :] = x[t, :]
+            return out
+        """,
+        """
+        out = jnp.zeros_like(x)
+        out = _call_0(x, out)
+        return out
+        """,
+    ),
+    # changed parameters are returned
+    "in place": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor, y: torch.Tensor) -> None:
+            for t in hl.tile(x.size(0)):
+                y[t, :] += 1
+                x[t, :] = y[t, :]
+        """,
+        """
+        y, x = _call_0(y, x)
+        return x, y
+        """,
+    ),
+    # behind the source's own results
+    "in place and returning": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor) -> torch.Tensor:
+            out = torch.empty_like(x)
+            for t in hl.tile(x.size(0)):
+                out[t, :] = x[t, :]
+                x[t, :] = 0.0
+            return out
+        """,
+        """
+        out, x = _call_0(x, out=jax.ShapeDtypeStruct(x.shape, x.dtype))
+        return out, x
+        """,
+    ),
+    # a second launch gets what the first one made
+    "two phases": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor) -> torch.Tensor:
+            y = torch.empty_like(x)
+            out = torch.empty_like(x)
+            for t in hl.tile(x.size(0)):
+                y[t, :] = x[t, :]
+            for t in hl.tile(x.size(0)):
+                out[t, :] = y[t, :]
+            return out
+        """,
+        """
+        y = _call_0(x, y=jax.ShapeDtypeStruct(x.shape, x.dtype))
+        out = _call_1(y, out=jax.ShapeDtypeStruct(x.shape, x.dtype))
+        return out
+        """,
+    ),
+    # an allocation under a condition is an array
+    "conditional": (
+        """
+        @helion.kernel()
+        def f(x: torch.Tensor, flag: hl.constexpr = True) -> torch.Tensor:
+            if flag:
+                out = torch.empty_like(x)
+            else:
+                out = torch.zeros_like(x)
+            for t in hl.tile(x.size(0)):
+                out[t, :] = x[t, :]
+            return out
+        """,
+        """
+        if flag:
+            out = jnp.empty_like(x)
+        else:
+            out = jnp.zeros_like(x)
+        out = _call_0(x, out)
+        return out
+        """,
+    ),
+}
+
+
+def body(text: str) -> str:
+    """The statements of the (last) function, without its head."""
+    lines = text.rstrip().split("\n")
+    start = max(i for i, line in enumerate(lines) if line.startswith(("def ", ")")))
+    return "\n".join(line[4:] for line in lines[start + 1 :])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_host_function(tmp_path: Path, name: str) -> None:
+    source, want = CASES[name]
+    got = host_text(tmp_path, source, x="f32[M,N]", y="f32[M,N]")
+    assert body(got).split("\n") == [line.strip() if not line.startswith("            ") else line[8:]
+                                     for line in want.strip("\n").rstrip().split("\n")]  # fmt: skip
+
+
+def test_overwritten_zeros_are_an_output(tmp_path: Path) -> None:
+    source, _ = CASES["zeros"]
+    got = host_text(tmp_path, source, overwritten=True, x="f32[M,N]")
+    assert "out = _call_0(x, out=jax.ShapeDtypeStruct(x.shape, x.dtype))" in got
+
+
+def test_f16_is_widened_at_the_launch(tmp_path: Path) -> None:
+    source, _ = CASES["fresh"]
+    got = body(host_text(tmp_path, source, x="f16[M,N]"))
+    assert got.split("\n")[2:6] == [
+        "out = _call_0(",
+        "    x.astype(jnp.float32),",
+        "    out=jax.ShapeDtypeStruct((m + 1, n), jnp.float32),",
+        ").astype(x.dtype)",
+    ]
+
+
+def test_decorator_says_what_is_checked(tmp_path: Path) -> None:
+    source = """
+        @helion.kernel()
+        def f(x: torch.Tensor, n: int, eps: float = 1e-5, flag: hl.constexpr = True) -> torch.Tensor:
+            out = torch.empty([n], dtype=x.dtype, device=x.device)
+            for t in hl.tile(n):
+                out[t] = x[t] + eps if flag else x[t]
+            return out
+        """
+    got = host_text(tmp_path, source, x="f32[M]", n="i32")
+    assert '@kt.kernel(x="f32[M]", n="static i32", flag="True", eps="f32")' in got
+    assert "def f(x: jax.Array, n: int, eps: float = 1e-5, flag: bool = True) -> jax.Array:" in got
+
+
+def test_write_through_a_rebound_parameter_is_refused(tmp_path: Path) -> None:
+    source = """
+        @helion.kernel()
+        def f(x: torch.Tensor) -> None:
+            x = x.view(-1)
+            for t in hl.tile(x.size(0)):
+                x[t] = 1.0
+        """
+    with pytest.raises(KtError, match="KT0631"):
+        host_text(tmp_path, source, x="f32[M,N]")
