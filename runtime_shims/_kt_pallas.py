@@ -20,7 +20,8 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,22 +172,19 @@ class _Kernel:
 
     def _jitted(self, mode: Any, static: set[str]) -> Callable[..., Any]:
         def run(**given: Any) -> Any:  # a new function for each mode: jax keeps traces by function
-            shim = self.function.__globals__["kt"]
-            before, shim.INTERPRET = shim.INTERPRET, mode
-            try:
-                return self.function(**given)
-            finally:
-                shim.INTERPRET = before
+            if mode == _EMPTY:
+                with _without_kernels(self):
+                    return self.function(**given)
+            return self.function(**given)
 
         run.__name__ = self.function.__name__
         return jax.jit(run, static_argnames=sorted(static))
 
     def _mode(self, given: Mapping[str, Any]) -> Any:
-        """How to run: an array without elements has no blocks to copy, which only the interpreter
-        takes."""
+        """How to run: as INTERPRET says, or without kernels where there is nothing to compute."""
         arrays = [v for v in given.values() if _is_array(v)]
         if any(0 in v.shape for v in arrays):
-            return True
+            return _EMPTY
         mode = self.function.__globals__["kt"].INTERPRET
         traced = any(isinstance(v, jax.core.Tracer) for v in arrays)
         if mode is False and not traced and jax.default_backend() != "tpu":
@@ -246,6 +244,43 @@ class _Kernel:
         if callable(default) and value is not default:
             return f"{name} is compiled in; set it with --set and rebuild"
         return ""
+
+
+_EMPTY = "without elements"
+
+
+@contextlib.contextmanager
+def _without_kernels(called: _Kernel) -> Iterator[None]:
+    """Inside, pallas_calls of a function whose arguments have no elements run nothing: blocks of no
+    elements do not lower. Their results must be empty too, or be changed arguments."""
+    scope = called.function.__globals__
+    pallas = scope["pl"]
+
+    def pallas_call(*_: Any, out_shape: Any, **options: Any) -> Callable[..., Any]:
+        aliases = {out: i for i, out in options.get("input_output_aliases", {}).items()}
+
+        def result(number: int, shape: Any, args: Sequence[Any]) -> Any:
+            if number in aliases:
+                return args[aliases[number]]
+            if 0 not in shape.shape:
+                raise KtError(
+                    f"{called.__name__}: an argument has no elements, but a result of shape "
+                    f"{tuple(shape.shape)} does; compute it without the kernel"
+                )
+            return jnp.zeros(shape.shape, shape.dtype)
+
+        def call(*args: Any) -> Any:
+            if not isinstance(out_shape, tuple | list):
+                return result(0, out_shape, args)
+            return [result(i, shape, args) for i, shape in enumerate(out_shape)]
+
+        return call
+
+    scope["pl"] = types.SimpleNamespace(**{**vars(pallas), "pallas_call": pallas_call})
+    try:
+        yield
+    finally:
+        scope["pl"] = pallas
 
 
 def _is_array(value: Any) -> bool:
