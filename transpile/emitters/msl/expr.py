@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transpile.emitters.msl import ops
+from transpile.emitters.msl import helpers, ops
 from transpile.emitters.msl.arguments import Arguments, Text, enclosed
 from transpile.emitters.msl.dtypes import NAMES, is_byte_float, number
-from transpile.emitters.msl.helpers import butterfly
 from transpile.emitters.msl.ops import ATOM, LAND, LOR, POSTFIX, TERNARY, UNARY, Spelling
 from transpile.emitters.msl.signs import Signs
 from transpile.ir.diagnostics import KtError, error
@@ -37,6 +36,7 @@ _IDS = {
     "group_z": ("int(tgid.z)", ATOM),
 }
 _COMPONENTS = "xyzw"
+_LONGEST = len(_COMPONENTS)  # Metal's vectors have no more components
 
 
 class Expressions:
@@ -96,8 +96,12 @@ class Expressions:
         return dtype
 
     def type(self, dtype: DType, width: int = 1) -> str:
-        """The name of a scalar or vector type."""
-        return NAMES[self.dtype(dtype)] + (str(width) if width > 1 else "")
+        """The name of a scalar or vector type; longer than 4 it is a struct that is copied."""
+        name = NAMES[self.dtype(dtype)]
+        if width <= _LONGEST:
+            return name + (str(width) if width > 1 else "")
+        self.made[f"struct {name} {width}"] = helpers.chunk(name, width)
+        return helpers.chunk_name(name, width)
 
     def unsupported(self, what: str, why: str, remedy: str = "") -> KtError:
         return error("KT0602", f"{what} is not available on Metal", self.span, why=why,
@@ -105,15 +109,27 @@ class Expressions:
 
     # -- registers -----------------------------------------------------------------------------
 
+    def place_of(self, expr: ir.Var | ir.Element) -> str:
+        """A variable or an entry of an array, as something to assign; a matrix as it is."""
+        if isinstance(expr, ir.Element) and expr.component is None:
+            return self.names[expr.array] + "".join(f"[{self.text(i)}]" for i in expr.index)
+        return self.text(expr)
+
     def _element(self, expr: ir.Element) -> Text:
         text = self.names[expr.array] + "".join(f"[{self.text(i)}]" for i in expr.index)
         if expr.component is None:
-            return text, POSTFIX
+            if expr.array.fragment is None:
+                return text, POSTFIX
+            width = expr.array.fragment.width
+            both = ", ".join(f"{text}.thread_elements()[{c}]" for c in range(width))
+            return f"{self.type(expr.array.dtype, width)}({both})", ATOM
         at = expr.component
         if expr.array.fragment is not None:
             return f"{text}.thread_elements()[{self.text(at)}]", POSTFIX
         if expr.array.components == 1:
             return text, POSTFIX
+        if expr.array.components > _LONGEST:
+            return f"{text}.v[{self.text(at)}]", POSTFIX
         if isinstance(at, ir.Const) and expr.array.dtype != BOOL:
             return f"{text}.{_COMPONENTS[int(at.value)]}", POSTFIX
         return f"{text}[{self.text(at)}]", POSTFIX
@@ -259,23 +275,39 @@ class Expressions:
         if expr.vector == 1:
             text, prec = f"{name}[{self.text(expr.offset)}]", POSTFIX
             other = number(expr.other, dtype)
-        elif expr.count is not None:
-            function = f"load{expr.vector}" + ("" if expr.aligned else "_any")
-            self.helpers.add(function)
+        elif expr.count is not None or (expr.vector > _LONGEST and not expr.aligned):
+            function = self.partial("load", dtype, expr.vector, expr.aligned)
             value = number(expr.other, dtype)
-            arguments = [self.pointer(expr.tensor, expr.offset)[0], self.text(expr.count)]
+            count = str(expr.vector) if expr.count is None else self.text(expr.count)
+            arguments = [self.pointer(expr.tensor, expr.offset)[0], count]
             arguments += [value] if expr.other != 0 else []
             text, prec = f"{function}({', '.join(arguments)})", ATOM
-            other = f"{self.type(dtype, expr.vector)}({value})"
+            other = self._all(dtype, expr.vector, value)
         else:
             text = self.vector_at(expr.tensor, expr.offset, expr.vector, expr.aligned, "const ")
             prec = UNARY
             if not expr.aligned:
                 text, prec = f"{self.type(dtype, expr.vector)}({text})", ATOM
-            other = f"{self.type(dtype, expr.vector)}({number(expr.other, dtype)})"
+            other = self._all(dtype, expr.vector, number(expr.other, dtype))
         if expr.guard is None:
             return text, prec
         return f"{self.text(expr.guard, LOR)} ? {text} : {other}", TERNARY
+
+    def partial(self, what: str, dtype: DType, width: int, aligned: bool) -> str:
+        """The helper that loads or stores the first elements of a vector."""
+        function = f"{what}{width}" + ("" if aligned else "_any")
+        if width <= _LONGEST:
+            self.helpers.add(function)
+        else:
+            self.type(dtype, width)
+            text = helpers.partial_chunk(what, function, NAMES[dtype], width, aligned)
+            self.made[f"{function} {NAMES[dtype]}"] = text
+        return function
+
+    def _all(self, dtype: DType, width: int, value: str) -> str:
+        """A vector with the value in all components."""
+        kind = self.type(dtype, width)
+        return f"{kind}({value})" if width <= _LONGEST else f"{kind}{{}}"
 
     def place(self, buffer: ir.SharedBuffer, index: tuple[ir.Expr, ...]) -> str:
         """An element of threadgroup memory."""
@@ -294,7 +326,7 @@ class Expressions:
         if expr.guard is None:
             return text, prec
         zero = number(0, expr.dtype)
-        other = f"{self.type(expr.dtype, expr.vector)}({zero})" if expr.vector > 1 else zero
+        other = self._all(expr.dtype, expr.vector, zero) if expr.vector > 1 else zero
         return f"{self.text(expr.guard, LOR)} ? {text} : {other}", TERNARY
 
     # -- other lanes ---------------------------------------------------------------------------
@@ -333,7 +365,9 @@ class Expressions:
             self.helpers.add(f"shuffle_xor_{NAMES[dtype]}")
         if dtype.is_float and expr.name in ("max", "min"):
             self.helpers.add(f"nan_{expr.name}")
-        name, text = butterfly(expr.name, expr.xors, NAMES[dtype], floats=dtype.is_float, wide=wide)
+        name, text = helpers.butterfly(
+            expr.name, expr.xors, NAMES[dtype], floats=dtype.is_float, wide=wide
+        )
         if self.made.setdefault(f"{name} {NAMES[dtype]}", text) != text:
             raise AssertionError(f"two helpers {name}")
         return f"{name}({self.text(expr.value)})", ATOM

@@ -431,6 +431,40 @@ def butterfly(
     return function, f"{comment}\ninline {t} {function}({t} x) {{\n{body}\n}}"
 
 
+def chunk_name(t: str, n: int) -> str:
+    """The struct of n elements that are copied together."""
+    return f"{t.capitalize()}{n}"
+
+
+def chunk(t: str, n: int) -> str:
+    """Its declaration."""
+    return f"""\
+// {n} elements that are copied together.
+struct alignas(16) {chunk_name(t, n)} {{
+  {t} v[{n}];
+}};"""
+
+
+def partial_chunk(what: str, function: str, t: str, n: int, aligned: bool) -> str:
+    """A load or store of the first ``count`` elements of such a struct."""
+    name = chunk_name(t, n)
+    const, words = ("const ", "others are 0") if what == "load" else ("", "others are left alone")
+    head = f"// The first `count` of {n} elements; {words}."
+    whole = f"*({const}device {name}*)x"
+    copy = "v.v[i] = x[i];" if what == "load" else "x[i] = v.v[i];"
+    each = (
+        f"  for (short i = 0; i < {n}; ++i) {{\n    if (i < count) {{\n      {copy}\n    }}\n  }}"
+    )
+    if what == "load":
+        fast = f"  if (count >= {n}) {{\n    return {whole};\n  }}\n" if aligned else ""
+        body = f"{fast}  {name} v = {{}};\n{each}\n  return v;"
+        return f"{head}\ninline {name} {function}(const device {t}* x, int count) {{\n{body}\n}}"
+    fast = f"  if (count >= {n}) {{\n    {whole} = v;\n    return;\n  }}\n" if aligned else ""
+    return (
+        f"{head}\ninline void {function}(device {t}* x, {name} v, int count) {{\n{fast}{each}\n}}"
+    )
+
+
 def in_order(wanted: Iterable[str]) -> list[str]:
     """The helpers and what they need, each after what it calls."""
     found: dict[str, None] = {}

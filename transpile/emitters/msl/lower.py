@@ -9,17 +9,31 @@ from transpile.emitters.msl.comments import worth_saying
 from transpile.emitters.msl.host import PhaseLaunch, host_sizes
 from transpile.emitters.msl.kernel import MAX_THREADS, SHARED_BYTES, MetalKernel, print_kernel
 from transpile.ir import ir
+from transpile.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32
 from transpile.passes.pipeline import prepare
 from transpile.passes.schedule import Schedule, resolve
 from transpile.thread import ir as thread
+from transpile.thread.dot_fit import fitted_blocks
+from transpile.thread.dot_layout import MatrixMap, MatrixUnit
+from transpile.thread.ir import Part
 from transpile.thread.limits import Limits
 from transpile.thread.lower import lower
 
 #: rows of a run-time length are kept in registers in kernels for these lengths
 CAPACITIES = (1024, 4096, 16384)
+#: 8x8 matrices of a SIMD group: lane l holds row 4 * (l / 16) + l / 2 % 4, and two neighbours in
+#: columns from 4 * (l / 8 % 2) + 2 * (l % 2) on (as MLX's steel kernels and others rely on)
+_EIGHT = MatrixMap(
+    rows=(Part(2, 4, 16), Part(4, 1, 2)), cols=(Part(2, 4, 8), Part(2, 2, 1), Part(2, 1))
+)
+_PRODUCTS = MatrixUnit(
+    _EIGHT, _EIGHT, _EIGHT,
+    types=frozenset({(F16, F32), (BF16, F32), (F32, F32)}),
+    widened=((F8E4M3, F16), (F8E5M2, F16)),
+)  # fmt: skip
 LIMITS = Limits(
     "metal", MAX_THREADS, simd=32, shared_bytes=SHARED_BYTES, vector_bytes=16, vector_elements=4,
-    row=CAPACITIES[-1],
+    matrices=_PRODUCTS, row=CAPACITIES[-1],
 )  # fmt: skip
 
 
@@ -55,6 +69,7 @@ def _prepared(kernel: ir.Kernel, arch: str) -> tuple[ir.Kernel, Schedule]:
     schedule = resolve(kernel, "metal", arch)
     if "num_warps" not in schedule.config:
         schedule.num_warps = None  # the lowering chooses the number of threads
+    schedule.blocks = fitted_blocks(kernel, schedule.blocks, schedule.num_warps or 4, LIMITS)
     return prepare(kernel, schedule), schedule
 
 

@@ -47,7 +47,12 @@ class Statements:
         return _PRINT[type(stmt)](self, stmt, scope, indent)
 
     def _set(self, stmt: ir.Assign, scope: Scope, indent: int) -> list[str]:
-        return self._assign(self.exprs.text(stmt.target), stmt.value, indent)
+        exprs, target, value = self.exprs, stmt.target, stmt.value
+        place = exprs.place_of(target)
+        whole = isinstance(value, ir.Var | ir.Element) and _fragment_of(value) is not None
+        if whole and isinstance(value, ir.Var | ir.Element):
+            return wrap(f"{place} = {exprs.place_of(value)};", indent)
+        return self._assign(place, value, indent)
 
     def _shared_store(self, stmt: ir.SharedStore, scope: Scope, indent: int) -> list[str]:
         if stmt.value.width == 1:
@@ -70,7 +75,7 @@ class Statements:
         return self._block(head, stmt.body, inner, indent)
 
     def _mma(self, stmt: ir.Mma, scope: Scope, indent: int) -> list[str]:
-        names = [self.exprs.text(e) for e in (stmt.target, stmt.lhs, stmt.rhs, stmt.acc)]
+        names = [self.exprs.place_of(e) for e in (stmt.target, stmt.lhs, stmt.rhs, stmt.acc)]
         return wrap(f"simdgroup_multiply_accumulate({', '.join(names)});", indent)
 
     def _inline(self, stmt: ir.Inline, scope: Scope, indent: int) -> list[str]:
@@ -153,11 +158,11 @@ class Statements:
             exprs.aligned.add(stmt.tensor)
         value = exprs.text(stmt.value)
         width = stmt.value.width
-        if stmt.count is not None:
-            helper = f"store{width}" + ("" if stmt.aligned else "_any")
-            exprs.helpers.add(helper)
+        if stmt.count is not None or (width > 4 and not stmt.aligned):
+            helper = exprs.partial("store", stmt.tensor.dtype, width, stmt.aligned)
             pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
-            text = f"{helper}({pointer}, {value}, {exprs.text(stmt.count)});"
+            count = str(width) if stmt.count is None else exprs.text(stmt.count)
+            text = f"{helper}({pointer}, {value}, {count});"
             return self._guarded(stmt.guard, text, indent)
         if width == 1:
             name = exprs.arguments.tensors[stmt.tensor]
@@ -224,7 +229,7 @@ class Statements:
         function = "simdgroup_load" if load else "simdgroup_store"
         turned = ", ulong2(0, 0), true" if stmt.transpose else ""
         stride = exprs.text(stmt.stride)
-        return wrap(f"{function}({exprs.text(matrix)}, {address}, {stride}{turned});", indent)
+        return wrap(f"{function}({exprs.place_of(matrix)}, {address}, {stride}{turned});", indent)
 
     # -- control flow --------------------------------------------------------------------------
 
@@ -302,6 +307,13 @@ def _assigned(body: ir.Body) -> Iterator[ir.Var]:
             case ir.While(before=before, body=inner):
                 yield from _assigned(before)
                 yield from _assigned(inner)
+
+
+def _fragment_of(value: ir.Var | ir.Element) -> ir.FragmentShape | None:
+    """The matrix that the value is as a whole, None if it is a number of each thread."""
+    if isinstance(value, ir.Element):
+        return value.array.fragment if value.component is None else None
+    return value.fragment
 
 
 def _operands(expr: ir.Expr) -> tuple[ir.Expr, ...]:
