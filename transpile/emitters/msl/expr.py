@@ -259,12 +259,15 @@ class Expressions:
             return name, ATOM
         return f"{name} + {self.text(offset, ops.ADD)}", ops.ADD
 
-    def vector_at(self, tensor: Tensor, offset: ir.Expr, width: int, aligned: bool,
-                  const: str) -> str:  # fmt: skip
+    def vector_at(self, tensor: Tensor, offset: ir.Expr, width: int, const: str) -> str:
         """A vector in device memory, as something to read or assign."""
-        packed = "" if aligned else "packed_"
         pointer = enclosed(self.pointer(tensor, offset), UNARY)
-        return f"*({const}device {packed}{self.type(tensor.dtype, width)}*){pointer}"
+        return f"*({const}device {self.type(tensor.dtype, width)}*){pointer}"
+
+    def any_vector(self, what: str, width: int) -> str:
+        """The helper that loads or stores a vector anywhere."""
+        self.helpers.add(f"{what}{width}_any")
+        return f"{what}{width}_any"
 
     def _load(self, expr: ir.Load) -> Text:
         self.read.add(expr.tensor)
@@ -284,10 +287,12 @@ class Expressions:
             text, prec = f"{function}({', '.join(arguments)})", ATOM
             other = self._all(dtype, expr.vector, value)
         else:
-            text = self.vector_at(expr.tensor, expr.offset, expr.vector, expr.aligned, "const ")
-            prec = UNARY
-            if not expr.aligned:
-                text, prec = f"{self.type(dtype, expr.vector)}({text})", ATOM
+            if expr.aligned:
+                text = self.vector_at(expr.tensor, expr.offset, expr.vector, "const ")
+                prec = UNARY
+            else:
+                pointer = self.pointer(expr.tensor, expr.offset)[0]
+                text, prec = f"{self.any_vector('load', expr.vector)}({pointer})", ATOM
             other = self._all(dtype, expr.vector, number(expr.other, dtype))
         if expr.guard is None:
             return text, prec
@@ -295,7 +300,7 @@ class Expressions:
 
     def partial(self, what: str, dtype: DType, width: int, aligned: bool) -> str:
         """The helper that loads or stores the first elements of a vector."""
-        function = f"{what}{width}" + ("" if aligned else "_any")
+        function = f"{what}{width}" + ("" if aligned else "_first")
         if width <= _LONGEST:
             self.helpers.add(function)
         else:

@@ -134,15 +134,6 @@ _LOAD_WHOLE = """\
   }}
   vec<T, {n}> v = vec<T, {n}>(other);"""
 
-_LOAD_EACH = """\
-  vec<T, {n}> v = vec<T, {n}>(other);
-  if (count >= {n}) {{
-    for (short i = 0; i < {n}; ++i) {{
-      v[i] = x[i];
-    }}
-    return v;
-  }}"""
-
 _STORE = """\
 // Writes the first `count` of {n} elements{comment}.
 template <typename T>
@@ -160,20 +151,45 @@ inline void store{n}{suffix}(device T* x, vec<T, {n}> v, int count) {{
 
 _STORE_WHOLE = "    *(device vec<T, {n}>*)x = v;"
 
-_STORE_EACH = """\
-    for (short i = 0; i < {n}; ++i) {{
-      x[i] = v[i];
-    }}"""
+_LOAD_ANY = """\
+// {n} elements that begin anywhere.
+template <typename T>
+inline vec<T, {n}> load{n}_any(const device T* x) {{
+  vec<T, {n}> v;
+  for (short i = 0; i < {n}; ++i) {{
+    v[i] = x[i];
+  }}
+  return v;
+}}"""
+
+_STORE_ANY = """\
+// Writes {n} elements to anywhere.
+template <typename T>
+inline void store{n}_any(device T* x, vec<T, {n}> v) {{
+  for (short i = 0; i < {n}; ++i) {{
+    x[i] = v[i];
+  }}
+}}"""
+
+_LOAD_EACH = """\
+  vec<T, {n}> v = vec<T, {n}>(other);
+  if (count >= {n}) {{
+    return load{n}_any(x);
+  }}"""
+
+_STORE_EACH = "    store{n}_any(x, v);"
 
 
 def _partial() -> dict[str, str]:
     """Loads and stores of vectors of which only the first elements may exist: of vectors at
-    multiples of their size, or with ``_any`` at any element."""
+    multiples of their size, or with ``_first`` at any element."""
     found = {}
     for n in (2, 3, 4):
+        found[f"load{n}_any"] = _LOAD_ANY.format(n=n)
+        found[f"store{n}_any"] = _STORE_ANY.format(n=n)
         for suffix, comment, load, store in (
             ("", "; x is a multiple of a vector", _LOAD_WHOLE, _STORE_WHOLE),
-            ("_any", "", _LOAD_EACH, _STORE_EACH),
+            ("_first", "", _LOAD_EACH, _STORE_EACH),
         ):
             words = {"n": n, "suffix": suffix, "comment": comment}
             found[f"load{n}{suffix}"] = _LOAD.format(whole=load.format(n=n), **words)
@@ -225,6 +241,14 @@ inline uchar float_to_e5m2(float x) {
   }
   a += 0xfffffu + ((a >> 21) & 1u);
   return uchar(s | ((a >> 21) - (112u << 2)));
+}"""
+
+_SET_ELEMENTS = """\
+// Sets this lane's two elements of a matrix.
+template <typename T>
+inline void set_elements(thread simdgroup_matrix<T, 8, 8>& matrix, vec<T, 2> v) {
+  matrix.thread_elements()[0] = v.x;
+  matrix.thread_elements()[1] = v.y;
 }"""
 
 _PHILOX = """\
@@ -372,6 +396,7 @@ TEXTS: dict[str, str] = {
     "e5m2_to_float": _E5M2_TO_FLOAT,
     "float_to_e4m3": _FLOAT_TO_E4M3,
     "float_to_e5m2": _FLOAT_TO_E5M2,
+    "set_elements": _SET_ELEMENTS,
     "kt_philox": _PHILOX,
     "kt_uniform": _UNIFORM,
     **_atomics(),
@@ -379,6 +404,7 @@ TEXTS: dict[str, str] = {
 }
 
 NEEDS: dict[str, tuple[str, ...]] = {
+    **{f"{what}{n}_first": (f"{what}{n}_any",) for what in ("load", "store") for n in (2, 3, 4)},
     "kt_erf": ("kt_erfc",),
     **{
         f"atomic_{kind}_{t}": (function,)
@@ -412,7 +438,7 @@ def butterfly(
     of 64 bits, which lanes exchange in halves.
     """
     where = _GROUPS.get(xors)
-    function = f"{where}_{name}" if where else f"{name}_over_{'_'.join(map(str, xors))}"
+    function = f"simd_{where or 'xor'}_{name}" + ("" if where else "_".join(["", *map(str, xors)]))
     lanes = (
         f"the lanes that hold a {where} of an 8x8 matrix"
         if where

@@ -23,7 +23,7 @@ class Statements:
     def __init__(self, exprs: Expressions, source: Mapping[int, str]) -> None:
         self.exprs = exprs
         self.source = source  # lines of the source file that are worth a comment
-        self.line = 0  # the last one that was printed
+        self.said: set[int] = set()  # those that have been quoted
         self.assigned = set(_assigned(exprs.arguments.kernel.body))
 
     def body(self, body: ir.Body, scope: Scope, indent: int) -> list[str]:
@@ -35,11 +35,11 @@ class Statements:
         return lines
 
     def _comment(self, stmt: ir.Stmt, indent: int) -> list[str]:
-        """The source statement that the code from here on does."""
+        """The source statement whose code begins here."""
         line = stmt.span.line if stmt.span else 0
-        if not line or line == self.line:
+        if line in self.said or isinstance(stmt, ir.For):
             return []
-        self.line = line
+        self.said.add(line)
         text = self.source.get(line, "")
         return [f"{' ' * indent}// {part}" for part in text.split("\n") if part]
 
@@ -52,6 +52,10 @@ class Statements:
         whole = isinstance(value, ir.Var | ir.Element) and _fragment_of(value) is not None
         if whole and isinstance(value, ir.Var | ir.Element):
             return wrap(f"{place} = {exprs.place_of(value)};", indent)
+        matrix = _fragment_of(target)
+        if matrix is not None:
+            exprs.helpers.add("set_elements")
+            return wrap(f"set_elements({place}, {exprs.text(value)});", indent)
         return self._assign(place, value, indent)
 
     def _shared_store(self, stmt: ir.SharedStore, scope: Scope, indent: int) -> list[str]:
@@ -167,10 +171,12 @@ class Statements:
         if width == 1:
             name = exprs.arguments.tensors[stmt.tensor]
             place = f"{name}[{exprs.text(stmt.offset)}]"
+        elif stmt.aligned:
+            place = exprs.vector_at(stmt.tensor, stmt.offset, width, "")
         else:
-            place = exprs.vector_at(stmt.tensor, stmt.offset, width, stmt.aligned, "")
-            if not stmt.aligned:
-                value = f"packed_{exprs.type(stmt.tensor.dtype, width)}({value})"
+            pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
+            text = f"{exprs.any_vector('store', width)}({pointer}, {value});"
+            return self._guarded(stmt.guard, text, indent)
         return self._guarded(stmt.guard, f"{place} = {value};", indent)
 
     def _atomic(self, stmt: ir.Atomic, scope: Scope, indent: int) -> list[str]:

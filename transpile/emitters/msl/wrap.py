@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 WIDTH = 100
-_BREAKS = (" && ", " || ", " ? ", " : ", " + ", " - ", " * ", " / ", " % ", " == ", " != ", " < ",
-           " > ", " <= ", " >= ", " & ", " | ", " ^ ", " << ", " >> ")  # fmt: skip
+#: where to break, the outermost operators first
+_BREAKS = {
+    symbol: rank
+    for rank, group in enumerate(
+        (
+            (" ? ", " : "), (" || ",), (" && ",), (" | ", " ^ ", " & "),
+            (" == ", " != ", " < ", " > ", " <= ", " >= "), (" << ", " >> "), (" + ", " - "),
+            (" * ", " / ", " % "),
+        ),
+        1,
+    )
+    for symbol in group
+}  # fmt: skip
 
 
 def wrap(text: str, indent: int) -> list[str]:
@@ -31,11 +42,11 @@ def _break(text: str, room: int, next_room: int) -> int | None:
         depth += (c in "([{") - (c in ")]}")
         if depth == 0 and text.startswith(" = ", i) and len(text) - i - 3 <= next_room:
             return i + 2
-        kind = None
+        kind: int | None = None
         if c == "," and i < room:
             place, kind = i + 1, 0
-        elif c == " " and any(text.startswith(b, i) for b in _BREAKS):
-            place, kind = i, 1
+        elif c == " ":
+            place, kind = i, next((r for b, r in _BREAKS.items() if text.startswith(b, i)), None)
         if kind is not None and place > 12 and (best is None or (depth, kind) <= best[:2]):
             best = depth, kind, place
     return best[2] if best is not None else None
