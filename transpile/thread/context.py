@@ -10,7 +10,7 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
 from transpile.ir.dtypes import BOOL, I32, DType
 from transpile.ir.sizes import ONE, ZERO, Size, Sym
-from transpile.ir.walk import operands, regions, walk
+from transpile.ir.walk import use_counts
 from transpile.passes.ranges import kernel_ranges
 from transpile.thread.ir import (
     Apply,
@@ -65,7 +65,7 @@ class Run:
     end: Expr
     end_size: Size | None  # the end, where the host knows it
     begin_size: Size | None  # the begin, over unknowns that count iterations
-    block: int
+    block: Expr
     count: Expr
     scope: Scope
     bases: dict[Digits, Expr] = field(default_factory=dict)
@@ -83,6 +83,7 @@ class Lowering:
         limits: Limits,
     ) -> None:
         self.kernel, self.phase, self.blocks = kernel, phase, blocks
+        self.fixed = {b.sym: b.fixed for b in kernel.blocks if b.fixed is not None}
         self.plan, self.limits = plan, limits
         self.index_dtype = kernel.index_dtype or I32
         self.top = self.scope = Scope()
@@ -96,9 +97,7 @@ class Lowering:
         self.buffers: list[SharedBuffer] = []
         self.names: dict[str, int] = {}
         self.ranges = kernel_ranges(kernel, blocks, True)
-        self.used = {v for op in walk(phase.body) for v in operands(op)} | {
-            y for op in walk(phase.body) for r in regions(op) for y in r.yields
-        }
+        self.uses = use_counts(phase.body)
         self.instantiate: Callable[[ir.Op, ir.Value, Layout], Tile]
         self.exchange: Callable[[Tile, Layout, ir.Value], Tile]
         self.whole: frozenset[ir.Value] = frozenset()  # tiles known to end within their loops
@@ -245,17 +244,11 @@ class Lowering:
 
     def size(self, size: Size) -> Expr:
         """A size of the host's, numbers known put in."""
-        known = size.substitute(self.blocks)
+        known = size.substitute(self.fixed).substitute(self.blocks)
         number = known.as_int()
         if number is not None:
             return Const(number, self.index_dtype)
         return Extent(known, self.index_dtype)
-
-    def block_size(self, block: Sym) -> int:
-        """The number that a block-size symbol stands for."""
-        number = Size.of(block).substitute(self.blocks).as_int()
-        assert number is not None, f"no size for {block}"
-        return number
 
     def known_size(self, value: ir.Value) -> Size | None:
         """The symbolic value of an integer scalar."""
@@ -274,8 +267,7 @@ class Lowering:
             extent = self.size(size)
             one = Const(1, self.index_dtype)
             zero = Const(0, self.index_dtype)
-            block = self.plan.extents.get(size, 1)
-            self.slices[size] = Run(name, size, zero, extent, size, ZERO, block, one, self.top)
+            self.slices[size] = Run(name, size, zero, extent, size, ZERO, extent, one, self.top)
         return self.slices[size]
 
     def position(self, run: Run, digits: Digits, env: Env) -> Expr:

@@ -57,19 +57,22 @@ def _grid_axis(low: Lowering, axis: ir.GridAxis, number: Expr) -> None:
         first = add(begin, first)
     known = low.ranges.tiles[axis.var]
     low.runs[axis.var] = Run(
-        axis_name(axis.var, axis.block.name), Size.of(axis.block), first, low.size(axis.end),
-        axis.end, known.begin, low.block_size(axis.block),
-        low.size(axis.count), low.top,
+        axis_name(axis.var, axis.block.name, axis.end), Size.of(axis.block), first,
+        low.size(axis.end), axis.end, known.begin, size, low.size(axis.count), low.top,
     )  # fmt: skip
 
 
-def axis_name(var: ir.Value, block: str) -> str:
-    """``m`` for ``tile_m``: what positions along a tile are called."""
+def axis_name(var: ir.Value, block: str, end: Size) -> str:
+    """``m`` for ``tile_m``, else after what is tiled: what positions along a tile are called."""
     name = var.name or ""
     short = name.removeprefix("tile_").removesuffix("_tile")
-    if short in ("", "tile"):
-        short = block.lower().removeprefix("block_")
-    return short if short != name or len(short) == 1 else f"{short}_index"
+    if short not in ("", "tile", name) and short.isidentifier():
+        return short
+    sym = end.as_sym()
+    if sym is not None and sym.name.isidentifier():
+        return sym.name.lower()
+    short = block.lower().removeprefix("block_")
+    return short if short.isidentifier() else "index"
 
 
 # -- carried values ------------------------------------------------------------------------------
@@ -154,10 +157,12 @@ _LAST = 1 << 30
 
 def _hand_over(low: Lowering, carried: Sequence[Held], yields: Sequence[ir.Value]) -> None:
     """Sets the variables to their next values, all of which are computed from the old ones."""
+    tiles = [low.tile(v, h.layout) for h, v in zip(carried, yields, strict=True)]
+    for tile in tiles:
+        low.place(tile)
     pending = []
-    for held, value in zip(carried, yields, strict=True):
-        tile = low.tile(value, held.layout)
-        if tile.held is not held:
+    for number, (held, tile) in enumerate(zip(carried, tiles, strict=True)):
+        if tile.held is not held and not _computed_there(low, held, tile, tiles[:number]):
             pending.append((held, tile))
     overwritten = {held for held, _ in pending}
     for number, (held, tile) in enumerate(pending):
@@ -170,6 +175,28 @@ def _hand_over(low: Lowering, carried: Sequence[Held], yields: Sequence[ir.Value
         pending[number] = held, apart
     for number, (held, tile) in enumerate(pending):
         _overwrite(low, held, tile, _LAST + number)
+
+
+def _computed_there(low: Lowering, held: Held, tile: Tile, others: list[Tile]) -> bool:
+    """Has the next value computed in the variable itself, where nothing reads the old one later."""
+    new = tile.held
+    item = None if new is None else new.item
+    if new is None or item is None or item.compute is None or new.var is not None:
+        return False
+    segments = low.scope.segments
+    taken = any(held in t.sources for t in others) or item.clobbers is not None
+    if taken or item.nest not in segments or new.layout.registers != held.layout.registers:
+        return False
+    at = segments.index(item.nest)
+    for reader in held.readers:
+        if reader.nest is None or reader.nest not in segments:
+            return False
+        place = segments.index(reader.nest)
+        if place > at or (place == at and (reader.order > item.order or reader.repeats)):
+            return False
+    item.clobbers = held
+    new.var, new.dims = held.var, held.dims
+    return True
 
 
 def _nested(low: Lowering, lower: Callable[[], None]) -> Scope:
@@ -216,8 +243,8 @@ def for_tile(low: Lowering, op: ir.ForTile, lower: LowerBlock) -> None:
         extent = Apply("sub", (end, begin), low.index_dtype)
         rounded = add(extent, step, Const(-1, low.index_dtype))
         low.runs[tile] = Run(
-            axis_name(tile, op.block.name), Size.of(op.block), var, end, known.loop_end,
-            known.begin, low.block_size(op.block),
+            axis_name(tile, op.block.name, known.loop_end), Size.of(op.block), var, end,
+            known.loop_end, known.begin, step,
             Apply("floordiv", (rounded, step), low.index_dtype), low.scope,
         )  # fmt: skip
         lower(op.body)

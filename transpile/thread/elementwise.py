@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from transpile.ir import ir
 from transpile.ir.dtypes import BOOL
-from transpile.ir.sizes import ONE, Size
+from transpile.ir.sizes import Size
 from transpile.ir.walk import reshape_groups
 from transpile.thread.context import Lowering, Tile
+from transpile.thread.exchange import reshaped
 from transpile.thread.ir import Apply, Const, Convert, Expr, HostScalar, Random, add, both, mul
 from transpile.thread.layout import Digits, Layout
+from transpile.thread.memory import load
 from transpile.thread.nests import Env
+from transpile.thread.plan import Key, Plan, keys_of
 
 
 def const(_: Lowering, op: ir.Const, layout: Layout) -> Tile:
@@ -51,7 +54,7 @@ def tile_index(low: Lowering, op: ir.TileIndex, layout: Layout) -> Tile:
 def tile_attr(low: Lowering, op: ir.TileAttr, layout: Layout) -> Tile:
     """A scalar of a tile."""
     run = low.runs[op.tile]
-    size = Const(run.block, low.index_dtype)
+    size = run.block
     match op.attr:
         case "begin":
             value = run.begin
@@ -124,7 +127,10 @@ def cast(low: Lowering, op: ir.Cast, layout: Layout) -> Tile:
 
 
 def mask(low: Lowering, op: ir.Mask, layout: Layout) -> Tile:
-    """``where(guards, value, fill)``."""
+    """``where(guards, value, fill)``; of a load that nothing else reads, the load's own fill."""
+    source = low.deferred.get(op.value, (None,))[0]
+    if isinstance(source, ir.Load) and _fills(low, source, op):
+        return load(low, source, layout, other=op.fill, name=op.result.name)
     tile = low.tile(op.value, layout)
     fill = Const(op.fill, op.result.dtype)
     shape = op.value.shape
@@ -138,6 +144,12 @@ def mask(low: Lowering, op: ir.Mask, layout: Layout) -> Tile:
         return Apply("where", (condition, tile.read(env), fill), fill.dtype)
 
     return low.define(layout, fill.dtype, compute, [tile], name=op.result.name)
+
+
+def _fills(low: Lowering, source: ir.Load, op: ir.Mask) -> bool:
+    """Whether a mask excludes just what its load does."""
+    alone = low.uses.get(source.result) == 1 and source.mask is None
+    return alone and set(source.guards) == set(op.guards) and not op.result.dtype.is_fp8
 
 
 def _zeros(layout: Layout) -> Env:
@@ -162,7 +174,7 @@ def join(low: Lowering, op: ir.Join, layout: Layout) -> Tile:
     lhs, rhs = low.tile(op.lhs, part), low.tile(op.rhs, part)
 
     def compute(env: Env) -> Expr:
-        at = env[digit]
+        at = env[digit.loop]
         if isinstance(at, Const):
             return (rhs if at.value else lhs).read(env)
         first = Apply("eq", (at, Const(0)), BOOL)
@@ -175,7 +187,7 @@ def split(low: Lowering, op: ir.Split, layout: Layout, which: int) -> Tile:
     """One half of a last axis of size 2."""
     last = low.plan.layout(op.value.shape).axes[-1]
     tile = low.tile(op.value, Layout((*layout.axes, last)))
-    half = {last[0]: Const(which)} if last else {}
+    half = {last[0].loop: Const(which)} if last else {}
     result = op.results[which]
 
     def compute(env: Env) -> Expr:
@@ -184,23 +196,43 @@ def split(low: Lowering, op: ir.Split, layout: Layout, which: int) -> Tile:
     return low.define(layout, tile.dtype, compute, [tile], name=result.name)
 
 
-def kept_axes(old: tuple[Size, ...], new: tuple[Size, ...]) -> dict[int, int] | None:
-    """Old axis of each new one, for a reshape that only adds or drops axes of size 1."""
-    groups = reshape_groups(old, new)
-    if any(len(a) != 1 or len(b) != 1 or old[a[0]] != new[b[0]] for a, b in groups):
-        return None
-    return {b[0]: a[0] for a, b in groups}
+def same_threads(plan: Plan, old: tuple[Size, ...], new: tuple[Size, ...]) -> bool:
+    """Whether a reshape leaves every element with its thread: it adds or drops axes of size 1, and
+    takes apart or puts together axes that the plan has prepared for it."""
+    before, after = keys_of(old), keys_of(new)
+    for a, b in reshape_groups(old, new):
+        if len(a) == len(b) == 1:
+            if before[a[0]] != after[b[0]]:
+                return False
+        elif not (_is_split(plan, before, a, after, b) or _is_split(plan, after, b, before, a)):
+            return False
+    return True
+
+
+def _is_split(
+    plan: Plan, one: tuple[Key, ...], whole: tuple[int, ...], other: tuple[Key, ...],
+    parts: tuple[int, ...],
+) -> bool:  # fmt: skip
+    if len(whole) != 1 or len(parts) != 2:
+        return False
+    split = plan.splits.get(one[whole[0]])
+    return split is not None and (split.major, split.minor) == (other[parts[0]], other[parts[1]])
 
 
 def reshape(low: Lowering, op: ir.Reshape, layout: Layout) -> Tile:
-    """Axes of one element added or dropped; others go through shared memory."""
-    kept = kept_axes(op.value.shape, op.result.shape)
-    if kept is None:
-        from transpile.thread.exchange import reshaped
-
+    """Elements that stay where they are under other axes; others go through shared memory."""
+    old, new = op.value.shape, op.result.shape
+    plan = low.plan
+    if not same_threads(plan, old, new):
         return reshaped(low, op, layout)
-    axes: list[Digits] = [()] * len(op.value.shape)
-    for new, old in kept.items():
-        axes[old] = layout.axes[new]
-    assert all(s == ONE for i, s in enumerate(op.result.shape) if i not in kept)
+    axes: list[Digits] = [()] * len(old)
+    for a, b in reshape_groups(old, new):
+        if len(a) == len(b) == 1:
+            axes[a[0]] = layout.axes[b[0]]
+            continue
+        usual = plan.layout(new)
+        if any(layout.axes[i] != usual.axes[i] for i in b):
+            return reshaped(low, op, layout)
+        for i in a:
+            axes[i] = plan.layout(old).axes[i]
     return low.tile(op.value, Layout(tuple(axes))).moved(layout)

@@ -43,7 +43,8 @@ class Digit:
 
     A register digit has ``stride`` 0; ``vector`` marks the one that counts the components of
     vectors (or of fragments), ``pair`` one of which code is written out for each value (the halves
-    of a split). A thread digit is ``(thread // stride) % count``.
+    of a split). A thread digit is ``(thread // stride) % count``. ``twin`` is the digit of another
+    axis that the same lane loop counts: an axis that a reshape splits, and its parts.
     """
 
     axis: Axis
@@ -52,6 +53,12 @@ class Digit:
     stride: int = 0
     vector: bool = False
     pair: bool = False
+    twin: Digit | None = None
+
+    @property
+    def loop(self) -> Digit:
+        """The digit under which lane loops know it."""
+        return self.twin or self
 
     @property
     def of_thread(self) -> bool:
@@ -156,7 +163,7 @@ def thread_position(digits: Digits, threads: int, simd: int) -> Expr:
 
 def register_position(digits: Digits, registers: Mapping[Digit, Expr]) -> Expr:
     """What the register digits contribute, for the lane loops' variables ``registers``."""
-    parts = [mul(registers[d], d.weight) for d in digits if not d.of_thread]
+    parts = [mul(registers[d.loop], d.weight) for d in digits if not d.of_thread]
     return add(*parts) if parts else integer(0)
 
 
@@ -186,6 +193,6 @@ def lanes_of(digits: Iterable[Digit], simd: int) -> tuple[int, ...]:
 def array_of(layout: Layout, name: str, dtype: object) -> Var:
     """A variable that holds a thread's registers of a tile with this layout."""
     digits = layout.registers
-    components = digits[-1].count if digits and digits[-1].vector else 1
+    components = prod(d.count for d in digits if d.vector)
     shape = tuple(d.count for d in digits if not d.vector)
     return Var(name, dtype, shape, components)  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ def _lower_op(low: Lowering, op: ir.Op, errors: list[KtError]) -> None:
     elif kind in CONTROL:
         CONTROL[kind](low, op, lambda block: lower_block(low, block, errors))
     elif kind in POINTWISE or kind is ir.Split:
-        if not _moves(op) and all(_is_free(low, v) for v in operands(op)):
+        if not _moves(low, op) and all(_is_free(low, v) for v in operands(op)):
             low.defer(op)
             return
         for result in op.results:
@@ -110,10 +110,10 @@ def _lower_op(low: Lowering, op: ir.Op, errors: list[KtError]) -> None:
         raise low.unsupported(_WORDS.get(kind, "this operation"), "it has no lowering to threads")
 
 
-def _moves(op: ir.Op) -> bool:
+def _moves(low: Lowering, op: ir.Op) -> bool:
     """Whether elements change threads."""
-    return isinstance(op, ir.Reshape) and (
-        elementwise.kept_axes(op.value.shape, op.result.shape) is None
+    return isinstance(op, ir.Reshape) and not elementwise.same_threads(
+        low.plan, op.value.shape, op.result.shape
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from transpile.ir import ir
+from transpile.ir.ops import Number
 from transpile.ir.sizes import ONE, Size
 from transpile.ir.walk import entry_axes, index_shape
 from transpile.thread import ir as tir
@@ -93,23 +95,25 @@ class _Address:
 
     def vector(self) -> _Vector | None:
         """How whole vectors are accessed, None where elements are accessed one by one."""
-        digits = self.layout.registers
-        if not digits or not digits[-1].vector or self.op.mask is not None:
+        digits = tuple(d for d in self.layout.registers if d.vector)
+        if not digits or self.op.mask is not None:
             return None
-        digit = digits[-1]
-        dim = next(d for d, axis in enumerate(self.layout.axes) if digit in axis)
+        dims = [d for d, axis in enumerate(self.layout.axes) if set(digits) & set(axis)]
+        if len(dims) != 1:
+            return None
+        dim, width = dims[0], prod(d.count for d in digits)
         along = [n for n, (_, dims) in enumerate(self._entries()) if dim in dims]
         if len(along) != 1 or self.op.tensor.strides[along[0]] != ONE:
             return None
         entry = self.op.index[along[0]]
         if not isinstance(entry, ir.AtTile | ir.AtSlice) or self._bound_within(entry, along[0]):
             return None
-        aligned = self._aligned(entry, along[0], digit.count)
+        aligned = self._aligned(entry, along[0], width)
         if not aligned and not self.low.limits.unaligned_vectors:
             return None
         run = self._run(entry)
         guarded = any(g.dim == dim for g in self.guards) and self._ragged(dim, entry)
-        return _Vector(self, digit, dim, run, guarded, aligned)
+        return _Vector(self, digits, width, dim, run, guarded, aligned)
 
     def _bound_within(self, entry: ir.AtTile | ir.AtSlice, number: int) -> bool:
         """Whether a slice may end after its dimension does, wherever it starts."""
@@ -150,7 +154,8 @@ class _Vector:
     """An access of vectors along axis ``dim``."""
 
     address: _Address
-    digit: Digit
+    digits: tuple[Digit, ...]
+    width: int
     dim: int
     run: Run
     guarded: bool
@@ -158,7 +163,7 @@ class _Vector:
 
     def parts(self, env: Env) -> tuple[Expr, Expr | None, Expr | None]:
         """Offset of the first component, guard, and the number of components that exist."""
-        first = {**env, self.digit: Const(0)}
+        first = {**env, **{d.loop: Const(0) for d in self.digits}}
         low = self.address.low
         conditions = self.address.conditions(first, self.dim)
         count = None
@@ -174,9 +179,9 @@ class _Vector:
         """Whether no vector is cut by the end of the axis."""
         low = self.address.low
         end = self.run.end_size
-        if end is None or not low.begins_at(self.run, self.digit.count):
+        if end is None or not low.begins_at(self.run, self.width):
             return False
-        return end.substitute(low.blocks).divisible_by(self.digit.count, low.kernel.multiple_of)
+        return end.substitute(low.blocks).divisible_by(self.width, low.kernel.multiple_of)
 
 
 def tensor_layout(layout: Layout, entry: ir.AtTensor, shape: tuple[Size, ...]) -> Layout:
@@ -208,24 +213,31 @@ def _address(low: Lowering, op: Access, layout: Layout) -> _Address:
     return _Address(low, op, layout, shape, operands, guards)
 
 
-def load(low: Lowering, op: ir.Load, layout: Layout) -> Tile:
-    """Reads a tile, in vectors where memory allows."""
+def load(
+    low: Lowering,
+    op: ir.Load,
+    layout: Layout,
+    other: Number = 0,
+    name: str | None = None,
+) -> Tile:
+    """Reads a tile, in vectors where memory allows; ``other`` where it is out of range."""
     address = _address(low, op, layout)
     vector = address.vector()
 
     def element(env: Env) -> Expr:
-        return tir.Load(op.tensor, address.offset(env), guard=both(address.conditions(env)))
+        guard = both(address.conditions(env))
+        return tir.Load(op.tensor, address.offset(env), guard=guard, other=other)
 
     def whole(env: Env) -> Expr:
         assert vector is not None
         offset, guard, count = vector.parts(env)
-        width = vector.digit.count
-        return tir.Load(op.tensor, offset, width, guard, count, aligned=vector.aligned)
+        width = vector.width
+        return tir.Load(op.tensor, offset, width, guard, count, other, vector.aligned)
 
-    inner = tuple(d for d in layout.registers if d.inner and not (vector and d.vector))
+    inner = _inner(layout, whole=vector is not None)
     return low.define(
         layout, op.tensor.dtype, whole if vector else element, address.operands,
-        name=op.result.name, hint=op.tensor.name, inner=inner,
+        name=name or op.result.name, hint=op.tensor.name, inner=inner,
         reads=frozenset({op.tensor.name}), cell=(op.tensor.name, op.index),
     )  # fmt: skip
 
@@ -255,9 +267,14 @@ def store(low: Lowering, op: ir.Store) -> None:
     low.before_write(op.tensor.name)
     low.effect(
         layout, whole if vector else element, [*address.operands, value],
-        inner=tuple(d for d in layout.registers if d.inner and not (vector and d.vector)),
+        inner=_inner(layout, whole=vector is not None),
         writes=frozenset({op.tensor.name}), cell=(op.tensor.name, op.index),
     )  # fmt: skip
+
+
+def _inner(layout: Layout, *, whole: bool) -> tuple[Digit, ...]:
+    """The digits that loops around single accesses count; not those within whole vectors."""
+    return tuple(d.loop for d in layout.registers if d.inner and not (whole and d.vector))
 
 
 def _as_vector(low: Lowering, value: Tile, layout: Layout, hint: str) -> Tile:
@@ -290,7 +307,7 @@ def atomic(low: Lowering, op: ir.Atomic) -> None:
         if v is not None
     ]
     result = None
-    if op.results and op.result in low.used:
+    if op.results and op.result in low.uses:
         result = Held(layout, op.tensor.dtype, op.result.name, "previous")
 
     def emit(env: Env) -> Body:

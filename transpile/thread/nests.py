@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 from transpile.ir.dtypes import I32, DType
@@ -29,6 +30,8 @@ from transpile.thread.ir import (
     Let,
     Stmt,
     Var,
+    add,
+    mul,
 )
 from transpile.thread.layout import Digit, Digits, Layout, loop_order
 from transpile.thread.walk import nodes
@@ -68,23 +71,30 @@ class Held:
     def entry(self, env: Env) -> Var | Element:
         """The variable, or the entry of the array, that is this element."""
         assert self.var is not None
-        index = tuple(env[d] for d in self.dims if not d.vector)
-        last = self.dims[-1] if self.dims and self.dims[-1].vector else None
-        if last is None and not index:
+        index = tuple(env[d.loop] for d in self.dims if not d.vector)
+        component: Expr | None = None
+        for digit in self.dims:
+            if digit.vector:
+                part = env[digit.loop]
+                component = part if component is None else add(mul(component, digit.count), part)
+        if component is None and not index:
             return self.var
-        return Element(self.var, index, None if last is None else env[last])
+        return Element(self.var, index, component)
 
     def whole(self, env: Env) -> Expr:
         """The vector that a nest's body holds of it."""
         assert self.var is not None
-        index = tuple(env[d] for d in self.dims if not d.vector)
-        return Element(self.var, index)
+        return Element(self.var, tuple(env[d.loop] for d in self.dims if not d.vector))
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not self.name.strip("_"):
+            self.name = None  # the source's word for what it does not need
 
     def keep(self, dims: Digits) -> Let:
         """Declare a variable of its own for it, an array over ``dims``."""
         ordered = tuple(sorted(dims, key=loop_order))
         shape = tuple(d.count for d in ordered if not d.vector)
-        components = ordered[-1].count if ordered and ordered[-1].vector else 1
+        components = prod(d.count for d in ordered if d.vector)
         self.var = Var(self.name or self.hint, self.dtype, shape, components, self.fragment)
         self.dims = ordered
         return Let(self.var)
@@ -119,18 +129,28 @@ class Item:
     scope: Scope | None = None
 
     @property
+    def loops(self) -> Digits:
+        """The inner digits that loops count; those of pairs are written out."""
+        return tuple(d for d in self.inner if not d.pair)
+
+    @property
+    def pairs(self) -> Digits:
+        """The inner digits that are written out."""
+        return tuple(d for d in self.inner if d.pair)
+
+    @property
     def accumulates(self) -> bool:
         return bool(self.reduced)
 
     @property
     def ends_with_nest(self) -> bool:
         """Whether what it defines is complete only after its nest."""
-        return any(d in self.key for d in self.reduced)
+        return any(d.loop in self.key for d in self.reduced)
 
 
 def split_digits(registers: Iterable[Digit]) -> tuple[frozenset[Digit], Digits]:
     """Register digits as the key of a nest and the inner digits."""
-    found = tuple(registers)
+    found = tuple(d.loop for d in registers)
     return frozenset(d for d in found if not d.inner), tuple(d for d in found if d.inner)
 
 
@@ -195,76 +215,72 @@ class _Printer:
     # -- order ---------------------------------------------------------------------------------
 
     def _groups(self) -> list[_Group]:
-        groups: list[_Group] = []
-        done: set[Item] = set()
-
-        def need(item: Item) -> None:
-            for other in self._before(item):
-                if other not in done:
-                    schedule(other)
-
-        def schedule(item: Item) -> None:
-            if item in done:
-                return
-            members = self._with_same_loops(item, done)
-            for member in members:
-                for other in self._before(member):
-                    if other not in done and other not in members:
-                        need(other)
-                        schedule(other)
-            group = _Group(item.inner, members)
-            groups.append(group)
-            for member in members:
-                done.add(member)
-                self.group_of[member] = group
-
+        self.groups: list[_Group] = []
+        self.done: set[Item] = set()
+        self.claimed: set[Item] = set()  # in a group, which others are still to precede
         for item in self.items:
             if item.inner or item.compute is None:
-                schedule(item)
+                self._schedule(item)
         for item in self.items:
-            schedule(item)
-        return groups
+            self._schedule(item)
+        return self.groups
+
+    def _schedule(self, item: Item) -> None:
+        """Puts an item into a group, with later ones that can share its loops."""
+        if item in self.claimed:
+            return
+        members = self._with_same_loops(item)
+        self.claimed.update(members)
+        for member in members:
+            for other in self._before(member):
+                self._schedule(other)
+        group = _Group(item.loops, sorted(members, key=self.items.index))
+        self.groups.append(group)
+        self.done.update(members)
+        self.group_of.update(dict.fromkeys(members, group))
 
     def _before(self, item: Item) -> list[Item]:
         found = [h.item for h in item.uses if h.item is not None and h.item in self.members]
         found += self.after.get(item, [])
         return sorted(dict.fromkeys(found), key=lambda i: i.order)
 
-    def _with_same_loops(self, first: Item, done: set[Item]) -> list[Item]:
-        """The item and later ones that can stand in the same inner loops."""
+    def _with_same_loops(self, first: Item) -> list[Item]:
         members = [first]
-        if not first.inner:
+        if not first.loops:
             return members
-        for item in self.items:
-            later = item.order > first.order and item not in done
-            if later and item.inner == first.inner and self._joins(item, members, done, {}):
-                members.append(item)
+        for item in self.items[self.items.index(first) + 1 :]:
+            if item.loops == first.loops and item not in self.claimed and item not in members:
+                more = self._joining(item, members)
+                members += more if more is not None else []
         return members
 
-    def _joins(
-        self, item: Item, members: list[Item], done: set[Item], seen: dict[Item, bool]
-    ) -> bool:
-        """Whether all that must precede the item can precede the group, or is in it."""
+    def _joining(self, item: Item, members: list[Item]) -> list[Item] | None:
+        """The item with what has to join the group with it; None if it cannot join: something that
+        must precede it has to follow a member of the group."""
+        joining = [item]
         for other in self._before(item):
-            if other in done:
+            if other in self.done or other in joining:
                 continue
             if other in members:
-                if other.accumulates and other.defines[0] in item.uses:
-                    return False
-                if other.writes & item.reads:
-                    return False
-                continue
-            if other not in seen:
-                free = other.compute is not None and not other.accumulates
-                seen[other] = free and self._independent(other, members, done)
-            if not seen[other]:
-                return False
-        return True
+                complete = other.accumulates and other.defines[0] in item.uses
+                if complete or other.writes & item.reads:
+                    return None
+            elif other.loops == item.loops and other not in self.claimed:
+                more = self._joining(other, members)
+                if more is None or other.accumulates or other.writes & item.reads:
+                    return None
+                joining += [m for m in more if m not in joining]
+            elif other.compute is None or not self._independent(other, members):
+                return None
+        return joining
 
-    def _independent(self, item: Item, members: list[Item], done: set[Item]) -> bool:
-        if item in members:
+    def _independent(self, item: Item, members: list[Item]) -> bool:
+        """Whether an item, with all that must precede it, can precede the group."""
+        if item in self.done:
+            return True
+        if item in members or item in self.claimed:
             return False
-        return all(o in done or self._independent(o, members, done) for o in self._before(item))
+        return all(self._independent(other, members) for other in self._before(item))
 
     # -- storage -------------------------------------------------------------------------------
 
@@ -290,6 +306,8 @@ class _Printer:
 
     def _writes_in(self, item: Item, at: dict[Item, int], flat: list[Item], size: int) -> bool:
         if item.compute is None or item.pinned or item.accumulates or len(item.defines) != 1:
+            return False
+        if item.clobbers is not None:
             return False
         held = item.defines[0]
         if held.name is not None or held.fixed or len(held.readers) != 1 or size > _LONG:
@@ -330,49 +348,57 @@ class _Printer:
         items = [item for item in group.items if item not in self.inlined]
         if not items:
             return
-        scalars: set[Held] = set()
+        self.scalars: set[Held] = set()
+        self.paired: set[Held] = set()
         for item in items:
             for held in item.defines:
                 if held.fixed and item.compute is not None:
-                    scalars.add(held)
+                    self.scalars.add(held)
                 elif held.fixed:
                     assert held.var is not None
                     self.before.append(Let(held.var))
                 elif held.var is None:
-                    self._local(held, item, group, scalars)
-        self._inner(group.inner, items, env, self.before, scalars)
+                    self._local(held, item, group)
+        self._inner(group.inner, items, env, self.before)
 
-    def _local(self, held: Held, item: Item, group: _Group, scalars: set[Held]) -> None:
-        vector = split_digits(held.layout.registers)[1] if not item.inner else ()
+    def _local(self, held: Held, item: Item, group: _Group) -> None:
+        """Decides how a value that only this nest reads is kept: inside the group's loops where
+        all readers are in them, else as an array before."""
         together = all(self.group_of.get(r) is group for r in held.readers)
-        if item.compute is not None and not item.accumulates and (not item.inner or together):
-            scalars.add(held)
-            if vector:
-                held.keep(vector)
-                return
+        if item.compute is not None and not item.accumulates and (together or not item.inner):
+            if not item.inner:
+                self.scalars.add(held)
+                held.keep(tuple(d for d in held.layout.registers if d.inner))
+            elif item.pairs:
+                self.paired.add(held)
+            else:
+                self.scalars.add(held)
             return
-        dims = tuple(d for d in held.layout.registers if d not in item.key)
+        dims = tuple(d for d in held.layout.registers if d.loop not in item.key)
         self.before.append(_kept(held, item, dims))
 
-    def _inner(
-        self, inner: Digits, items: list[Item], env: dict[Digit, Expr], out: Body,
-        scalars: set[Held],
-    ) -> None:  # fmt: skip
-        """The items inside the loops over ``inner``."""
-        if not inner:
+    def _inner(self, loops: Digits, items: list[Item], env: dict[Digit, Expr], out: Body) -> None:
+        """The items inside the loops over inner digits."""
+        if not loops:
             for item in items:
-                out.extend(_item(item, env, scalars))
-            return
-        digit, rest = inner[0], inner[1:]
-        if digit.pair:
-            for number in range(digit.count):
-                self._inner(rest, items, {**env, digit: Const(number)}, out, scalars)
+                self._pairs(item, item.pairs, env, out)
             return
         var = Var("v", I32)
         body: Body = []
-        self._inner(rest, items, {**env, digit: var}, body, scalars)
+        self._inner(loops[1:], items, {**env, loops[0]: var}, body)
         if body:
-            out.append(LaneLoop(var, digit.count, body))
+            out.append(LaneLoop(var, loops[0].count, body))
+
+    def _pairs(self, item: Item, pairs: Digits, env: dict[Digit, Expr], out: Body) -> None:
+        """One item's statements, for each value of its pairs."""
+        for held in item.defines:
+            if held in self.paired and pairs == item.pairs:
+                out.append(held.keep(tuple(d for d in held.layout.registers if d.pair)))
+        if not pairs:
+            out.extend(_item(item, env, self.scalars))
+            return
+        for number in range(pairs[0].count):
+            self._pairs(item, pairs[1:], {**env, pairs[0]: Const(number)}, out)
 
 
 def _kept(held: Held, item: Item, dims: Digits) -> Let:
@@ -392,7 +418,7 @@ def _item(item: Item, env: Env, scalars: set[Held]) -> Body:
         held = item.defines[0]
         value = item.compute(env)
         if held in scalars:
-            if not held.fixed and not (held.dims and held.dims[-1].vector):
+            if item.inner and not held.fixed:
                 held.var, held.dims = Var(held.name or held.hint, held.dtype), ()
             assert held.var is not None
             body = [Let(held.var, value)]
@@ -411,7 +437,7 @@ def _live(items: Sequence[Item]) -> list[Item]:
     """Without computations that nothing reads."""
     alive: list[Item] = []
     for item in reversed(items):
-        if item.compute is None or any(h.readers for h in item.defines):
+        if item.compute is None or item.clobbers or any(h.readers for h in item.defines):
             alive.append(item)
         else:
             for held in item.uses:

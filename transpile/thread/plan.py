@@ -15,7 +15,7 @@ from typing import Any
 from transpile.ir import ir
 from transpile.ir.diagnostics import error
 from transpile.ir.sizes import ONE, Size, Sym
-from transpile.ir.walk import entry_axes, index_shape, walk
+from transpile.ir.walk import entry_axes, index_shape, reshape_groups, walk
 from transpile.thread.dot_plan import Products, plan_products
 from transpile.thread.layout import Axis, Digit, Digits, Layout, spread
 from transpile.thread.limits import Limits
@@ -25,6 +25,16 @@ _GROUP = 256  # threads that are enough where each holds few elements
 
 Key = tuple[Size, int]
 """A size, and the how-manyth axis of that size in a tile it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """An axis that a reshape takes apart, or puts together: the major part, and the minor one of
+    ``count`` elements, which one thread holds all of."""
+
+    major: Key
+    minor: Key
+    count: int
 
 
 @dataclass(eq=False)
@@ -39,6 +49,7 @@ class Plan:
     capacities: tuple[tuple[Size, int], ...]
     layouts: dict[ir.Value, Layout] = field(default_factory=dict)
     products: Products = field(default_factory=Products)
+    splits: Mapping[Key, Split] = field(default_factory=dict)
 
     def layout(self, shape: Iterable[Size]) -> Layout:
         """The usual layout of tiles of this shape."""
@@ -83,6 +94,7 @@ class _AxisUse:
     paired: bool = False  # the axis of a join or split: two registers
     meets: set[Key] = field(default_factory=set)
     threads: int = 1
+    whole: Key | None = None  # the axis of which it is the major part
 
 
 class _Planner:
@@ -100,6 +112,7 @@ class _Planner:
         self.rows: dict[Size, int] = {}
         self.axes: dict[Key, _AxisUse] = {}
         self.shapes: dict[tuple[Size, ...], ir.Span | None] = {}
+        self.splits: dict[Key, Split] = {}
         self._collect()
 
     # -- what the phase does with its axes -----------------------------------------------------
@@ -116,6 +129,32 @@ class _Planner:
                 self._use(op.result.shape, -1).paired = True
             elif isinstance(op, ir.Split):
                 self._use(op.value.shape, -1).paired = True
+            elif isinstance(op, ir.Reshape):
+                self._reshape(op)
+
+    def _reshape(self, op: ir.Reshape) -> None:
+        """Notes axes that come apart into two, the last one small, or the reverse."""
+        self._shape(op.value.shape, op.span)
+        self._shape(op.result.shape, op.span)
+        old, new = keys_of(op.value.shape), keys_of(op.result.shape)
+        for mine, theirs in reshape_groups(op.value.shape, op.result.shape):
+            pairs = ((old, mine, new, theirs), (new, theirs, old, mine))
+            for one, (whole, *more), other, parts in pairs:
+                if not more and len(parts) == 2:
+                    self._split(one[whole], other[parts[0]], other[parts[1]])
+
+    def _split(self, whole: Key, major: Key, minor: Key) -> None:
+        count = minor[0].as_int() or 0
+        known = self.splits.get(whole)
+        uses = [self.axes[k] for k in (whole, major)]
+        if known is not None or count not in (2, 4) or any(u.scanned for u in uses):
+            return
+        if any(major in (s.major, w) or whole == s.major for w, s in self.splits.items()):
+            return
+        self.splits[whole] = Split(major, minor, count)
+        self.axes[major].whole = whole
+        self.axes[minor].paired = True
+        self.axes[whole].meets |= self.axes[major].meets - {minor}
 
     def _shape(self, shape: tuple[Size, ...], span: ir.Span | None) -> None:
         if shape in self.shapes:
@@ -164,6 +203,8 @@ class _Planner:
         for key, use in self.axes.items():
             axis = Axis(key[0], key[1], ranks[key])
             digits[key] = self._digits(axis, use, strides.get(key, 1))
+        for whole in self.splits:
+            self._split_digits(whole, digits)
         capacities = tuple(
             (size, min(prod(d.count for d in v) for k, v in digits.items() if k[0] == size))
             for size in self.rows
@@ -179,6 +220,7 @@ class _Planner:
             capacities,
             products.layouts,
             products,
+            self.splits,
         )
         self._check(plan)
         return plan
@@ -196,6 +238,33 @@ class _Planner:
             if use.vector > 1:
                 for key in use.meets:
                     self.axes[key].vector = 1
+        for whole, split in self.splits.items():
+            use = self.axes[whole]
+            use.vector = max(use.vector, split.count)
+            self.axes[split.major].vector = use.vector // split.count
+
+    def _split_digits(self, whole: Key, digits: dict[Key, Digits]) -> None:
+        """The digits of an axis that is split, and of its parts: the same threads and loops."""
+        split = self.splits[whole]
+        found: list[Digit] = []
+        major: list[Digit] = []
+        axis = Axis(*split.major, rank=digits[whole][0].axis.rank)
+        for digit in digits[whole]:
+            if not digit.vector:
+                found.append(digit)
+                twin = None if digit.of_thread else digit
+                weight = digit.weight // split.count
+                major.append(Digit(axis, digit.count, weight, digit.stride, twin=twin))
+                continue
+            rest = Digit(digit.axis, digit.count // split.count, split.count, vector=True)
+            last = Digit(digit.axis, split.count, 1, vector=True, pair=True)
+            if rest.count > 1:
+                found.append(rest)
+                major.append(Digit(axis, rest.count, 1, vector=True, twin=rest))
+            found.append(last)
+            minor = Axis(*split.minor, rank=axis.rank)
+            digits[split.minor] = (Digit(minor, split.count, 1, vector=True, pair=True, twin=last),)
+        digits[whole], digits[split.major] = tuple(found), tuple(major)
 
     def _digits(self, axis: Axis, use: _AxisUse, stride: int) -> Digits:
         if use.paired and use.threads == 1:
@@ -245,7 +314,7 @@ class _Planner:
         strides: dict[Key, int] = {}
         for key in self._priority():
             use = self.axes[key]
-            if use.paired and use.extent <= 4:
+            if (use.paired and use.extent <= 4) or use.whole is not None:
                 continue
             wanted = min(threads, _power(use.extent // use.vector))
             if use.scanned:
@@ -257,6 +326,9 @@ class _Planner:
             use.threads = max(1, min(wanted, room))
             if use.threads > 1:
                 strides[key] = stride
+            if key in self.splits:
+                self.axes[self.splits[key].major].threads = use.threads
+                strides[self.splits[key].major] = stride
         return strides
 
     def _priority(self) -> list[Key]:

@@ -283,7 +283,7 @@ def _several_in_registers(
         body += assigned(entries, combined)
         if spec.starts:
             return body
-        first = both([Apply("eq", (env[d], integer(0)), BOOL) for d in registers])
+        first = both([Apply("eq", (env[d.loop], integer(0)), BOOL) for d in registers])
         assert first is not None
         begin: Body = [Assign(e, v) for e, v in zip(entries, values, strict=True)]
         return [If(first, begin, body)]
@@ -361,7 +361,7 @@ def _in_group(
         return thread_part(stride, parts, low.plan.threads, simd)
 
     def cell(env: Env, last: Expr) -> tuple[Expr, ...]:
-        registers = [env[d] for d in layout.registers]
+        registers = [env[d.loop] for d in layout.registers]
         return (*registers, *(part(d.stride, d.count) for d in cells), last)
 
     def number() -> Expr:

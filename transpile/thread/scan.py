@@ -92,7 +92,7 @@ def _loops(
         var = Var("i", I32)
         loops.append((var, digit.count))
         last = integer(digit.count - 1)
-        env[digit] = Apply("sub", (last, var), I32) if reverse else var
+        env[digit.loop] = Apply("sub", (last, var), I32) if reverse else var
     return env, loops
 
 
@@ -165,7 +165,7 @@ def _along_lanes(
         return found
 
     def emit(outer: Env) -> Body:
-        last: Env = {**outer, **{d: Const(0 if reverse else d.count - 1) for d in along}}
+        last: Env = {**outer, **{d.loop: Const(0 if reverse else d.count - 1) for d in along}}
         totals = [Var(f"total_{h.name or h.hint}", h.dtype) for h in helds]
         body: Body = [Let(t, h.read(last)) for t, h in zip(totals, helds, strict=True)]
         distance = 1
