@@ -7,6 +7,7 @@ struct after them, and a dispatch of whole threadgroups.
 
     Library          the .metal file of a module, compiled once, when it is first needed
     Launcher         checks a kernel's arguments and launches it
+    by_row           a launcher that chooses between kernels for shorter and longer rows
     mlx              a generated function for MLX arrays
     set_backend      something else than the GPU to run the kernels, for tests
     cdiv             rounded-up quotient, for grids
@@ -97,11 +98,11 @@ def no_signature(kernel: str, **arguments: Any) -> KtError:
     )
 
 
-def too_long(kernel: str, size: int, limits: str) -> KtError:
+def too_long(kernel: str, size: int, limit: int) -> KtError:
     """The error of a row that no kernel of a generated function has registers for."""
     return KtError(
-        f"{kernel}: a row of {size} elements is too long: kernels were built for {limits}; rebuild "
-        "with `reduction_loops` in the config, which walks rows in chunks"
+        f"{kernel}: a row of {size} elements is too long, kernels were built for up to {limit}; "
+        "rebuild with `reduction_loops` in the config, which walks rows in chunks"
     )
 
 
@@ -297,6 +298,38 @@ class Launcher:
                 if spec.access != "in":
                     back.append((tensor, buffers[i]))
         return back
+
+
+def by_row(
+    library: Library,
+    row: str,
+    kernels: Mapping[int | None, tuple[str, int]],
+    tensors: Mapping[str, str],
+    scalars: Mapping[str, str],
+    *,
+    index64: bool = False,
+) -> Callable[..., None]:
+    """A launcher that chooses its kernel by the length of a row.
+
+    Args:
+        row: the scalar that says how long a row is.
+        kernels: kernel and number of threads for rows up to each length, the least first; for
+            None, of any length.
+        library, tensors, scalars, index64: see Launcher; all kernels have the same parameters.
+    """
+    launchers = [
+        (limit, Launcher(library, kernel, tensors, scalars, threads=(n, 1, 1), index64=index64))
+        for limit, (kernel, n) in kernels.items()
+    ]
+    position = len(tensors) + list(scalars).index(row)
+
+    def launch(groups: tuple[int, ...], *args: Any) -> None:
+        for limit, launcher in launchers:
+            if limit is None or args[position] <= limit:
+                return launcher(groups, *args)
+        raise too_long(launchers[0][1].kernel, args[position], max(n or 0 for n, _ in launchers))
+
+    return launch
 
 
 #: what takes launches instead of the backend, innermost last (see _kt_metal_mlx.py)

@@ -45,6 +45,21 @@ class Arguments:
         self.member_names = Scope()
         self.named = dict(reversed(source.size_names))
 
+    def struct(self) -> list[Member]:
+        """The members in the order of the source: scalars, sizes, strides."""
+
+        def place(key: object) -> tuple[int, int, int, str]:
+            if isinstance(key, str):
+                names = [s.name for s in self.source.scalars]
+                return 0, names.index(key), 0, key
+            for i, tensor in enumerate(self.source.tensors):
+                for kind, table in ((1, tensor.shape), (2, tensor.strides)):
+                    if key in table and (kind == 1) == (key in tensor.shape):
+                        return kind, i, table.index(key), ""
+            return 3, 0, 0, str(key)
+
+        return [self.members[key] for key in sorted(self.members, key=place)]
+
     def scalar(self, name: str, dtype: DType) -> Text:
         """A scalar argument of the source."""
         if name not in self.members:

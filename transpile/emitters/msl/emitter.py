@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
 from transpile.emitters.common.hostfunctions import HostVariant, host_functions, tags
@@ -11,7 +13,7 @@ from transpile.emitters.msl import ops
 from transpile.emitters.msl.comments import ascii_text
 from transpile.emitters.msl.dtypes import NAMES
 from transpile.emitters.msl.helpers import TEXTS, in_order
-from transpile.emitters.msl.host import PhaseLaunch, Version, host_sizes, launcher_text
+from transpile.emitters.msl.host import Version, launched, launcher_texts
 from transpile.emitters.msl.kernel import MetalKernel
 from transpile.emitters.msl.lower import Variant, lower_kernel
 from transpile.emitters.msl.names import Scope, legal
@@ -105,18 +107,21 @@ def _metal_file(source: SourceInfo, groups: list[list[Variant]]) -> tuple[str, l
 def _name_phases(variant: Variant, tag: str, names: _Names) -> list[str]:
     """Names for the kernels of a variant, and the text of their launchers."""
     texts = []
-    sizes = host_sizes(variant.kernel, variant.schedule)
     for i, codes in enumerate(variant.phases):
         step = f"_{i + 1}" if len(variant.phases) > 1 else ""
         versions = []
         for code in codes:
             capacities = code.kernel.capacities
-            row = f"_{capacities[0][1]}" if capacities else ""
-            name = f"{variant.kernel.name}{tag}{step}{row}"
-            function = names.function(name, code, tag)
-            versions.append(Version(code, f"_{name}_launch", capacities))
-            texts.append(launcher_text(versions[-1], function, "_METAL"))
-        variant.launches.append(PhaseLaunch(versions, sizes))
+            row = f"_{capacities[0][1]}" if capacities else "_long" if len(codes) > 1 else ""
+            name = f"{variant.kernel.name}{tag}{step}"
+            function = names.function(name + row, code, tag)
+            versions.append(Version(code, function, f"_{name}{row}_launch"))
+        launch = launched(versions)
+        if launch.row:
+            first = replace(versions[0], launcher=f"_{name}_launch")
+            launch = replace(launch, versions=[first, *versions[1:]])
+        variant.launches.append(launch)
+        texts += launcher_texts(launch, "_METAL")
     return texts
 
 

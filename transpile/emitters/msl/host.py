@@ -20,8 +20,12 @@ class Version:
     """A kernel that is right where the sizes are at most what it was written for."""
 
     code: MetalKernel
+    function: str
     launcher: str
-    capacities: tuple[tuple[Size, int], ...] = ()
+
+    @property
+    def capacities(self) -> tuple[tuple[Size, int], ...]:
+        return self.code.kernel.capacities
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,55 +33,96 @@ class PhaseLaunch:
     """The launch of one phase: of the first version whose capacities suffice."""
 
     versions: list[Version]
-    sizes: HostSizes
+    row: str = ""  # the scalar by which one launcher chooses between all versions
 
     def lines(self, indent: int) -> list[str]:
+        if self.row:
+            return wrap(launch_call(self.versions[0]), indent)
         pad = " " * indent
         lines: list[str] = []
         for i, version in enumerate(self.versions):
-            call = launch_call(version, self.sizes)
-            limits = [f"{self.sizes.text(s)} <= {n}" for s, n in version.capacities]
-            last = i == len(self.versions) - 1
+            call = launch_call(version)
+            sizes = version.code.sizes
+            limits = [f"{sizes.text(s)} <= {n}" for s, n in version.capacities]
             if not limits:
                 inner = wrap(call, indent + 4 if i else indent)
                 return [*lines, f"{pad}else:", *inner] if i else inner
             lines.append(f"{pad}{'elif' if i else 'if'} {' and '.join(limits)}:")
             lines += wrap(call, indent + 4)
-            if last:
-                lines += [f"{pad}else:", *wrap(self._too_long(version), indent + 4)]
-        return lines
+        return [*lines, f"{pad}else:", *wrap(self._too_long(self.versions[-1]), indent + 4)]
 
-    def _too_long(self, version: Version) -> str:
-        limits = ", ".join(f"{self.sizes.text(s)}={n}" for s, n in version.capacities)
-        size = self.sizes.text(version.capacities[0][0])
-        return f'raise kt.too_long("{version.code.source.name}", {size}, "{limits}")'
+    @staticmethod
+    def _too_long(version: Version) -> str:
+        (size, limit), *_ = version.capacities
+        length = version.code.sizes.text(size)
+        return f'raise kt.too_long("{version.code.source.name}", {length}, {limit})'
 
 
-def launch_call(version: Version, sizes: HostSizes) -> str:
+def launched(versions: list[Version]) -> PhaseLaunch:
+    """How the versions are launched: by one launcher where they have the same parameters and one
+    size tells which it is."""
+    first, *rest = versions
+    limited = [v for v in versions if v.capacities]
+    sizes = {s for v in limited for s, _ in v.capacities}
+    alike = all(_parameters(v) == _parameters(first) for v in rest)
+    if not rest or not alike or len(sizes) != 1 or any(len(v.capacities) > 1 for v in limited):
+        return PhaseLaunch(versions)
+    host = first.code.sizes.text(sizes.pop())
+    row = next((m.name for m in first.code.members if m.host == host), "")
+    return PhaseLaunch(versions, row)
+
+
+def _parameters(version: Version) -> tuple[object, ...]:
+    """What a call of the launcher passes, and what it is checked against."""
+    code = version.code
+    return launch_call(version).partition("(")[2], _specs(code), _scalars(code)
+
+
+def launch_call(version: Version) -> str:
     """``_softmax_launch((m,), x, out, n)``."""
     code = version.code
-    counts = [sizes.text(s) for s in code.kernel.grid]
+    counts = [code.sizes.text(s) for s in code.kernel.grid]
     groups = f"({', '.join(counts)}{',' if len(counts) == 1 else ''})"
     passed = [t.tensor.host for t in code.tensors] + [m.host for m in code.members]
     return f"{version.launcher}({', '.join([groups, *passed])})"
 
 
-def launcher_text(version: Version, function: str, library: str) -> str:
-    """``_softmax_launch = kt.Launcher(...)``."""
-    code = version.code
+def _specs(code: MetalKernel) -> str:
     specs = []
     for t in code.tensors:
         kind = f"{t.access} " if t.access else ""
         aligned = " @16" if t.aligned else ""
         specs.append(f'"{t.name}": "{kind}{tensor_spec(code.source, t.tensor)}{aligned}"')
+    return "{" + ", ".join(specs) + "}"
+
+
+def _scalars(code: MetalKernel) -> str:
     members = [f'"{m.name}": "{STRUCT[m.dtype]}"' for m in code.members]
-    arguments = [library, f'"{function}"', "{" + ", ".join(specs) + "}"]
-    if members:
-        arguments.append("{" + ", ".join(members) + "}")
-    arguments.append(f"threads=({code.kernel.threads}, 1, 1)")
-    if code.source.index_dtype is not None and code.source.index_dtype.bits == 64:
-        arguments.append("index64=True")
-    return "\n".join(wrap(f"{version.launcher} = kt.Launcher({', '.join(arguments)})", 0))
+    return "{" + ", ".join(members) + "}"
+
+
+def launcher_texts(launch: PhaseLaunch, library: str) -> list[str]:
+    """``_softmax_launch = kt.Launcher(...)`` for each version, or once for all."""
+    texts = []
+    for version in launch.versions[: 1 if launch.row else None]:
+        code = version.code
+        arguments = [library, f'"{version.function}"', _specs(code)]
+        arguments += [_scalars(code)] if code.members else []
+        arguments.append(f"threads=({code.kernel.threads}, 1, 1)")
+        function = "kt.Launcher"
+        if launch.row:
+            kernels = [
+                f"{v.capacities[0][1] if v.capacities else None}: "
+                f'("{v.function}", {v.code.kernel.threads})'
+                for v in launch.versions
+            ]
+            function = "kt.by_row"
+            choice = "{" + ", ".join(kernels) + "}"
+            arguments = [library, f'"{launch.row}"', choice, _specs(code), _scalars(code)]
+        if code.source.index_dtype is not None and code.source.index_dtype.bits == 64:
+            arguments.append("index64=True")
+        texts += wrap(f"{version.launcher} = {function}({', '.join(arguments)})", 0)
+    return texts
 
 
 def host_sizes(kernel: ir.Kernel, schedule: object) -> HostSizes:

@@ -45,6 +45,7 @@ class MetalKernel:
 
     source: tile.Kernel
     kernel: ir.Kernel
+    sizes: HostSizes
     tensors: list[Parameter]
     members: list[Member]
     ids: list[str]
@@ -108,7 +109,7 @@ def print_kernel(
         )  # fmt: skip
     ids = [name for name in _IDS if name in exprs.ids]
     return MetalKernel(
-        source, kernel, tensors, list(arguments.members.values()), ids, body,
+        source, kernel, sizes, tensors, arguments.struct(), ids, body,
         exprs.helpers, exprs.made, exprs.includes,
     )  # fmt: skip
 

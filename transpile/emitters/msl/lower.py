@@ -9,8 +9,10 @@ from transpile.emitters.msl.comments import worth_saying
 from transpile.emitters.msl.host import PhaseLaunch, host_sizes
 from transpile.emitters.msl.kernel import MAX_THREADS, SHARED_BYTES, MetalKernel, print_kernel
 from transpile.ir import ir
+from transpile.ir.diagnostics import KtError
 from transpile.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32
 from transpile.passes.pipeline import prepare
+from transpile.passes.roll import reduction_sizes
 from transpile.passes.schedule import Schedule, resolve
 from transpile.thread import ir as thread
 from transpile.thread.dot_fit import fitted_blocks
@@ -19,8 +21,11 @@ from transpile.thread.ir import Part
 from transpile.thread.limits import Limits
 from transpile.thread.lower import lower
 
-#: rows of a run-time length are kept in registers in kernels for these lengths
-CAPACITIES = (1024, 4096, 16384)
+#: rows of a run-time length are kept in registers in kernels for these lengths; longer ones are
+#: walked in chunks, or where that cannot be in a kernel for the last length
+CAPACITIES = (1024, 4096)
+LONGEST = 16384
+CHUNK = 4096
 #: 8x8 matrices of a SIMD group: lane l holds row 4 * (l / 16) + l / 2 % 4, and two neighbours in
 #: columns from 4 * (l / 8 % 2) + 2 * (l % 2) on (as MLX's steel kernels and others rely on)
 _EIGHT = MatrixMap(
@@ -33,7 +38,7 @@ _PRODUCTS = MatrixUnit(
 )  # fmt: skip
 LIMITS = Limits(
     "metal", MAX_THREADS, simd=32, shared_bytes=SHARED_BYTES, vector_bytes=16, vector_elements=4,
-    matrices=_PRODUCTS, row=CAPACITIES[-1],
+    matrices=_PRODUCTS, row=LONGEST,
 )  # fmt: skip
 
 
@@ -52,41 +57,84 @@ def lower_kernel(kernel: ir.Kernel, arch: str, text: str) -> Variant:
 
     ``text`` is the source file's, from which comments quote.
     """
-    kernel, schedule = _prepared(kernel, arch)
     comments = worth_saying(text, kernel)
-    phases = [_versions(kernel, phase, schedule, comments) for phase in kernel.phases]
-    return Variant(kernel, schedule, phases)
+    whole = _Prepared(kernel, arch)
+    phases = [whole.printed(i, comments) for i in range(len(kernel.phases))]
+    limited = [i for i, codes in enumerate(phases) if codes[-1].kernel.capacities]
+    if limited:
+        for i, code in _beyond(kernel, arch, comments, whole, limited):
+            phases[i].append(code)
+    return Variant(whole.kernel, whole.schedule, phases)
+
+
+def _beyond(
+    kernel: ir.Kernel, arch: str, comments: Mapping[int, str], whole: _Prepared, limited: list[int]
+) -> Iterator[tuple[int, MetalKernel]]:
+    """For phases that hold rows of a run-time length: their kernels for longer rows."""
+    for number in limited:
+        try:
+            rolled = _Prepared(kernel, arch, chunk=CHUNK)
+            (code,) = rolled.printed(number, comments)
+        except (KtError, ValueError):
+            code = None
+        if code is not None and not code.kernel.capacities:
+            yield number, code
+            continue
+        try:
+            code = whole.printed(number, comments, (LONGEST,))[0]
+        except KtError:
+            continue  # no registers for it
+        yield number, code
 
 
 def thread_kernels(kernel: ir.Kernel, arch: str = "") -> Iterator[thread.Kernel]:
     """The thread IR of every phase, and of each of its versions."""
-    kernel, schedule = _prepared(kernel, arch)
-    for phase in kernel.phases:
-        yield from _lowered(kernel, phase, schedule)
+    whole = _Prepared(kernel, arch)
+    for number in range(len(kernel.phases)):
+        yield from whole.lowered(number)
 
 
-def _prepared(kernel: ir.Kernel, arch: str) -> tuple[ir.Kernel, Schedule]:
-    schedule = resolve(kernel, "metal", arch)
-    if "num_warps" not in schedule.config:
-        schedule.num_warps = None  # the lowering chooses the number of threads
-    schedule.blocks = fitted_blocks(kernel, schedule.blocks, schedule.num_warps or 4, LIMITS)
-    return prepare(kernel, schedule), schedule
+class _Prepared:
+    """A kernel and its schedule after the passes; with ``chunk`` rows of a run-time length are
+    walked in chunks of it."""
 
+    def __init__(self, kernel: ir.Kernel, arch: str, chunk: int | None = None) -> None:
+        self.schedule = schedule = resolve(kernel, "metal", arch)
+        if "num_warps" not in schedule.config:
+            schedule.num_warps = None  # the lowering chooses the number of threads
+        if chunk is not None:
+            sizes = reduction_sizes(kernel)
+            given = [*schedule.reduction_loops, *[None] * len(sizes)]
+            schedule.reduction_loops = tuple(
+                chunk if size.as_int() is None else known
+                for size, known in zip(sizes, given, strict=False)
+            )
+        schedule.blocks = fitted_blocks(kernel, schedule.blocks, schedule.num_warps or 4, LIMITS)
+        self.kernel = prepare(kernel, schedule)
+        self.sizes = host_sizes(self.kernel, schedule)
 
-def _lowered(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule) -> Iterator[thread.Kernel]:
-    """The phase's kernels: one, or one for each length that a run-time row may have."""
-    for capacity in CAPACITIES:
-        lowered = lower(
-            kernel, phase, schedule.blocks, replace(LIMITS, row=capacity),
-            config=schedule.config, order=schedule.phase(phase).order,
-        )  # fmt: skip
-        yield lowered
-        if not lowered.capacities:
-            return
+    def lowered(
+        self, number: int, capacities: tuple[int, ...] = CAPACITIES
+    ) -> Iterator[thread.Kernel]:
+        """A phase's kernels: one, or one for each length that a run-time row may have."""
+        phase = self.kernel.phases[number]
+        for i, capacity in enumerate(capacities):
+            try:
+                lowered = lower(
+                    self.kernel, phase, self.schedule.blocks, replace(LIMITS, row=capacity),
+                    config=self.schedule.config, order=self.schedule.phase(phase).order,
+                )  # fmt: skip
+            except KtError:
+                if i == 0:
+                    raise
+                return  # no registers for longer rows
+            yield lowered
+            if not lowered.capacities:
+                return
 
-
-def _versions(
-    kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, comments: Mapping[int, str]
-) -> list[MetalKernel]:
-    sizes = host_sizes(kernel, schedule)
-    return [print_kernel(kernel, k, sizes, comments) for k in _lowered(kernel, phase, schedule)]
+    def printed(
+        self, number: int, comments: Mapping[int, str], capacities: tuple[int, ...] = CAPACITIES
+    ) -> list[MetalKernel]:
+        """The same as Metal."""
+        lowered = self.lowered(number, capacities)
+        return [print_kernel(self.kernel, k, self.sizes, comments) for k in lowered]
