@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that a change must pass, in the order in which it is cheapest to fail.
-# Needs `pip install -e ".[triton,metal,test,dev]"`. JOBS=n sets the number of processes (default 2).
+# Needs `pip install -e ".[triton,pallas,metal,test,dev]"`. JOBS=n sets the number of processes (default 2).
 set -eu
 cd "$(dirname "$0")/.."
 jobs="${JOBS:-2}"

@@ -32,10 +32,10 @@ def test_main_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_test_command_is_what_ci_runs() -> None:
-    assert 'pip install -e ".[triton,metal,test,dev]" && scripts/test.sh' in README
+    assert 'pip install -e ".[triton,pallas,metal,test,dev]" && scripts/test.sh' in README
     ci = (ROOT / ".ci" / "run").read_text()
     assert "scripts/test.sh" in ci
-    assert '-e ".[triton,metal,test,dev]"' in ci
+    assert '-e ".[triton,pallas,metal,test,dev]"' in ci
 
 
 def test_links_lead_somewhere() -> None:
