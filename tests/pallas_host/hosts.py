@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 from transpile import build as pipeline
+from transpile.emitters.common.hostfunctions import tags
 from transpile.emitters.common.layout import wrap
 from transpile.emitters.pallas import hostjax
 from transpile.ir import ir
@@ -17,8 +18,9 @@ HEAD = "import torch\nimport helion\nimport helion.language as hl\n\n\n"
 class Call:
     """``out = _call(x)``; structs of fresh outputs are passed by name."""
 
-    def __init__(self, kernel: ir.Kernel, phase: int, overwritten: bool) -> None:
+    def __init__(self, kernel: ir.Kernel, phase: int, overwritten: bool, tag: str) -> None:
         self.phase = phase
+        self.name = f"_call_{phase}{tag}"
         written = [op.tensor for op in kernel.phases[phase].body.ops if isinstance(op, ir.Store)]
         self.overwritten = frozenset(written if overwritten else ())
 
@@ -29,20 +31,33 @@ class Call:
         passed += [plan.scalar(s.name) for s in plan.program.kernel.scalars]
         passed += [f"{o.tensor.name}={o.struct}" for o in outputs if o.fresh]
         names = ", ".join(o.name for o in outputs)
-        return wrap(f"{names} = _call_{self.phase}({', '.join(passed)})", indent)
+        return wrap(f"{names} = {self.name}({', '.join(passed)})", indent)
 
 
-def host_text(tmp_path: Path, source: str, overwritten: bool = False, **args: str) -> str:
-    """What the host side prints for the one kernel of a source text."""
+def load(tmp_path: Path, source: str, signatures: list[dict[str, str]]) -> list[ir.Kernel]:
+    """The one kernel of a source text, for each signature."""
     path = tmp_path / "source.py"
     path.write_text(HEAD + textwrap.dedent(source))
-    loaded = pipeline.load(str(path), pipeline.BuildOptions(args=args))
+    options = [pipeline.BuildOptions(args=args) for args in signatures]
+    return [kernel for one in options for kernel in pipeline.load(str(path), one).kernels]
+
+
+def signatures_text(
+    tmp_path: Path, source: str, signatures: list[dict[str, str]], overwritten: bool = False
+) -> str:
+    """What the host side prints for a kernel under several signatures."""
+    kernels = load(tmp_path, source, signatures)
     variants = [
         hostjax.Variant(
             kernel,
             resolve(kernel, "triton"),
-            [Call(kernel, i, overwritten) for i in range(len(kernel.phases))],
+            [Call(kernel, i, overwritten, tag) for i in range(len(kernel.phases))],
         )
-        for kernel in loaded.kernels
+        for kernel, tag in zip(kernels, tags(kernels), strict=True)
     ]
     return hostjax.host_functions(variants)
+
+
+def host_text(tmp_path: Path, source: str, overwritten: bool = False, **args: str) -> str:
+    """What the host side prints for a kernel under one signature."""
+    return signatures_text(tmp_path, source, [args], overwritten)

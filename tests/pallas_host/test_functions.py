@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pallas_host.hosts import host_text
+from tests.pallas_host.hosts import host_text, load, signatures_text
+from transpile.emitters.pallas.hostjax import distinct
 from transpile.ir.diagnostics import KtError
 
 CASES = {
@@ -235,3 +236,31 @@ def test_write_through_a_rebound_parameter_is_refused(tmp_path: Path) -> None:
         """
     with pytest.raises(KtError, match="KT0631"):
         host_text(tmp_path, source, x="f32[M,N]")
+
+
+PICK = """
+    @helion.kernel()
+    def f(x: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        for t in hl.tile(x.size(0)):
+            out[t] = x[t] + i[t]
+        return out
+    """
+
+
+def test_signatures_are_told_apart_as_arrays(tmp_path: Path) -> None:
+    """An i64 tensor is an i32 array: dtypes of 64-bit integers tell nothing."""
+    specs = [("bf16[N]", "i64[N]"), ("f32[N]", "i32[N]")]
+    got = signatures_text(tmp_path, PICK, [{"x": x, "i": i} for x, i in specs])
+    assert "    if x.dtype == jnp.bfloat16:\n        return _f_bf16_i64(x, i)\n" in got
+
+
+def test_equal_arrays_are_one_signature(tmp_path: Path) -> None:
+    specs = [
+        {"x": "f32[M,N]", "i": i} for i in ("i64[M,N]", "i32[M,N]", "i32[M,N]{0,1}", "i8[M,N]")
+    ]
+    kernels = load(tmp_path, PICK.replace("[t]", "[t, :]"), specs)
+    assert [k.signature for k in distinct(kernels)] == [
+        "x=f32[M,N], i=i64[M,N]",
+        "x=f32[M,N], i=i8[M,N]",
+    ]

@@ -218,12 +218,18 @@ def host_functions(group: Sequence[Variant]) -> str:
 
 
 def distinct(kernels: Sequence[ir.Kernel]) -> list[ir.Kernel]:
-    """The kernels of one source kernel without those that differ from an earlier one in the layout
-    of tensors only: jax.Arrays have none."""
+    """The kernels of one source kernel without those whose arguments are, as jax.Arrays, the same
+    as an earlier one's."""
     found: dict[str, ir.Kernel] = {}
     for kernel in kernels:
-        found.setdefault(re.sub(r"\{[\d, ]*\}", "", kernel.signature), kernel)
+        found.setdefault(_as_arrays(kernel.signature), kernel)
     return list(found.values())
+
+
+def _as_arrays(signature: str) -> str:
+    """A signature as jax.Arrays can tell it: without layouts and 64-bit integers."""
+    text = re.sub(r"(?<=\])\{[\d, ]*\}", "", signature)
+    return re.sub(r"\b([iu])64(?=\[)", r"\g<1>32", text)
 
 
 _CAST = re.compile(r"\.astype\([^()]*(?:\([^()]*\))?[^()]*\)")
@@ -249,7 +255,8 @@ def _without_casts(text: str) -> str:
 
 def _choice(group: Sequence[Variant], names: Sequence[str], translator: Translator) -> list[str]:
     """``if x.dtype == jnp.float16: return _f_f16(x)``; the decorator has seen that one fits."""
-    _, tests = conditions([v.kernel for v in group], unknown=frozenset({"layout"}))
+    kernels = [replace(v.kernel, signature=_as_arrays(v.kernel.signature)) for v in group]
+    _, tests = conditions(kernels, unknown=frozenset({"layout"}))
     arguments = ", ".join(p.name for p in group[0].kernel.params)
     last = len(names) - 1
     while last and names[last - 1] == names[-1]:
@@ -259,8 +266,8 @@ def _choice(group: Sequence[Variant], names: Sequence[str], translator: Translat
         if not own:
             continue  # no test tells it from the others: it is what remains
         asked = " and ".join(translator.expression(t) for t in own)
-        lines += [*wrap(f"if {asked}:", 4), f"        return {name}({arguments})"]
-    return [*lines, f"    return {names[-1]}({arguments})"]
+        lines += [*wrap(f"if {asked}:", 4), *wrap(f"return {name}({arguments})", 8)]
+    return [*lines, *wrap(f"return {names[-1]}({arguments})", 4)]
 
 
 def _checked(variant: Variant) -> dict[str, str]:
