@@ -183,6 +183,17 @@ def _stepped(key: tuple[int, ...], unit: int | None, part: int) -> tuple[int, ..
     return (*key[:unit], key[unit] + part, *key[unit + 1 :])
 
 
+def numbers(expr: Expr, scope: Scope, guard: Expr | None, values: Mapping[Var, Expr]) -> list[int]:
+    """What an index is where the guard may be true; empty if it is no number known here."""
+    known = Scope(scope.threads, scope.simd, scope.lanes, values, scope.symbols)
+    forms = _Forms(known, known.points())
+    form = forms.of(expr)
+    if form is None or form.keys() - {()}:
+        return []
+    taken = forms.holds(guard)
+    return [value for value, there in zip(form[()], taken, strict=True) if there]
+
+
 class _Forms:
     """Evaluates expressions at all points."""
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from transpile.thread import ir
 from transpile.thread.addresses import Access, Scope, accesses
-from transpile.thread.ir import Barrier, Body, Expr, Kernel, Stmt, Var
+from transpile.thread.ir import Barrier, Body, Kernel, Stmt, Var
+from transpile.thread.uniform import single_values
 from transpile.thread.walk import bodies, expressions, nodes, walk
 
 
@@ -46,7 +47,7 @@ class _Walker:
 
     def run(self) -> None:
         body = self.kernel.body
-        self.values = _single_values(body)
+        self.values = single_values(body)
         self.contended = _contended(body)
         self.symbols: dict[Var, str] = {}
         self.generation = 0
@@ -160,18 +161,3 @@ def _all_accesses(stmt: Stmt, scope: Scope, contended: set[str]) -> list[Access]
         for part in body:
             found += _all_accesses(part, inner, contended)
     return found
-
-
-def _single_values(body: Body) -> dict[Var, Expr]:
-    """Scalars that are given a value where they are declared and never another one."""
-    values: dict[Var, Expr] = {}
-    changed: set[Var] = set()
-    for stmt in walk(body):
-        match stmt:
-            case ir.Let(var=var, value=value) if value is not None and not var.shape:
-                values[var] = value
-            case ir.Assign(target=Var() as target):
-                changed.add(target)
-            case ir.Atomic(result=Var() as target):
-                changed.add(target)
-    return {var: value for var, value in values.items() if var not in changed}

@@ -17,6 +17,7 @@ from transpile.thread.interpreter import ThreadError
 from transpile.thread.ir import Body, Element, Expr, Kernel, Stmt, Var
 from transpile.thread.orders import Memory, Order, bits
 from transpile.thread.printer import format_stmt
+from transpile.thread.walk import walk
 
 _COMBINE = {
     "sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and",
@@ -56,6 +57,12 @@ class Machine:
             b: Memory.of_group(b.name, b.elements, b.dtype, self.groups, self.order)
             for b in kernel.shared
         }
+        stores = (s for s in walk(kernel.body) if isinstance(s, ir.Store | ir.Atomic))
+        written = {s.tensor.name for s in stores} | {
+            s.destination.name for s in walk(kernel.body) if isinstance(s, ir.FragmentStore)
+        }
+        for name, memory in self.device.items():
+            memory.constant = name not in written
         self.values: dict[Var, Tensor] = {}
         self.lanes: dict[Var, int] = {}  # variables of lane loops
         self.active = torch.ones(self.total, dtype=torch.bool)

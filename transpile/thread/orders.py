@@ -103,6 +103,7 @@ class Memory:
     writes: Trace
     reads: Trace
     written: Tensor | None = None
+    constant: bool = False  # nothing writes it
 
     @classmethod
     def of_tensor(cls, name: str, tensor: Tensor, order: Order) -> Memory:
@@ -141,8 +142,9 @@ class Memory:
         at, threads = self._reached(offset, mask)
         if self.written is not None and not bool(self.written[at].all()):
             raise ValueError(f"{self.name} read where nothing was written")
-        self._ordered(self.writes, at, threads, "a write and a read")
-        self.reads.note(self.order, self.kind, at, threads)
+        if not self.constant:
+            self._ordered(self.writes, at, threads, "a write and a read")
+            self.reads.note(self.order, self.kind, at, threads)
         result = torch.zeros(mask.numel(), dtype=self.data.dtype)
         bits(result)[threads] = bits(self.data)[at]
         return result

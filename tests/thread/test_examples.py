@@ -1,0 +1,30 @@
+"""Every example lowered to threads and run, all threads of all groups, against the IR's interpreter."""
+
+import glob
+import os
+
+import pytest
+
+from tests.thread.programs import LIMITS, differences, has_products, load_example, lower_kernel
+
+FILES = sorted(glob.glob(os.path.join(os.path.dirname(__file__), "..", "..", "examples", "*.py")))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: os.path.basename(p)[:-3])
+def test_examples_run_by_threads_agree(path):
+    loaded = load_example(path)
+    kernels = [k for k in loaded.kernels if not has_products(k)]
+    if not kernels:
+        pytest.skip("matrix products have tests of their own")
+    for kernel in kernels:
+        lowered = lower_kernel(kernel)
+        lowered.check()
+        for phase in lowered.phases:
+            assert phase.threads <= LIMITS.max_threads
+            assert phase.shared_bytes <= LIMITS.shared_bytes
+        for shape in range(3):
+            assert differences(lowered, loaded.project, shape) == [], (
+                kernel.name,
+                kernel.signature,
+                shape,
+            )
