@@ -7,6 +7,7 @@ program, elementwise kernels a long block along the fastest axis.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,7 +131,33 @@ def _product(kernel: ir.Kernel, roles: _Roles, target: str) -> Defaults:
     for sym in _blocks_of(kernel) - roles.all():
         defaults.blocks[sym] = 16 if sym in dense and sym not in roles.batch else 1
     defaults.inner = roles.m | roles.n
+    if target == "metal":
+        _fit_in_registers(kernel, defaults.blocks, roles)
     return defaults
+
+
+_MOST_ELEMENTS = 128 * 128  # of a tile: 128 registers of each of 128 threads
+
+
+def _fit_in_registers(kernel: ir.Kernel, blocks: dict[Sym, int], roles: _Roles) -> None:
+    """Smaller blocks where tiles of several axes are large, those of no product first."""
+    shapes = {r.shape for op in walk_kernel(kernel) for r in op.results if _is_tile(r)}
+
+    def elements(shape: tuple[Size, ...]) -> int:
+        sizes = (size.substitute(blocks).as_int() or 1 for size in shape)
+        return math.prod(sizes)
+
+    for shape in sorted(shapes, key=str):
+        while elements(shape) > _MOST_ELEMENTS:
+            syms = {s for size in shape for s in size.syms if blocks.get(s, 0) > 4}
+            if not syms:
+                break
+            widest = max(syms, key=lambda s: (s not in roles.all(), blocks[s], s.name))
+            blocks[widest] //= 2
+
+
+def _is_tile(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.TileType)
 
 
 def _simdgroup_products(roles: _Roles) -> Defaults:

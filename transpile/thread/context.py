@@ -69,6 +69,7 @@ class Run:
     count: Expr
     scope: Scope
     bases: dict[Digits, Expr] = field(default_factory=dict)
+    named: dict[Expr, Var] = field(default_factory=dict)  # variables for what bases are
 
 
 class Lowering:
@@ -282,9 +283,10 @@ class Lowering:
         base = add(run.begin, part)
         if isinstance(base, Const | Var | Extent):
             return base
-        var = Var(run.name, self.index_dtype)
-        run.scope.prologue.append(Let(var, base))
-        return var
+        if base not in run.named:
+            run.named[base] = Var(run.name, self.index_dtype)
+            run.scope.prologue.append(Let(run.named[base], base))
+        return run.named[base]
 
     def indexed(self, expr: Expr) -> Expr:
         """A 32-bit integer in the dtype of indices."""

@@ -149,9 +149,21 @@ def _scaled(low: Lowering, op: ir.Dot, acc: ir.Value, tile: Tile, layout: Layout
     for arg in maker.args:
         held = _own(low, op, arg, layout) if arg.shape == acc.shape else None
         if held is not None and held.dtype == tile.dtype:
-            _overwrite(low, held, tile)
+            _compute_in(low, held, tile)
             return held
     return None
+
+
+def _compute_in(low: Lowering, held: Held, tile: Tile) -> None:
+    """Has a tile that is not computed yet computed in a variable that it reads."""
+    new = tile.held
+    item = None if new is None else new.item
+    if new is None or item is None or item.nest is not None or new.layout != held.layout:
+        _overwrite(low, held, tile)
+        return
+    item.clobbers = held
+    new.var, new.dims = held.var, held.dims
+    low.place(tile)
 
 
 def _overwrite(low: Lowering, held: Held, tile: Tile) -> None:

@@ -24,12 +24,14 @@ Kind = Literal["batch", "rows", "cols", "copy"]
 @dataclass(eq=False, slots=True)
 class Slot:
     """One axis of tiles that are distributed alike. ``whole``: no two SIMD groups share it, as it
-    is the depth of another product. ``merged`` is the slot that it has become a part of."""
+    is the depth of another product. ``reduced``: elements along it are combined, so that there may
+    be none but the tile's own. ``merged`` is the slot that it has become a part of."""
 
     kind: Kind
     size: Size
     digits: Digits = ()
     whole: bool = False
+    reduced: bool = False
     merged: Slot | None = None
 
     def final(self) -> Slot:
@@ -149,6 +151,9 @@ class Frames:
 
     def _reduce(self, op: ir.Reduce) -> bool:
         rank = len(op.value.shape)
+        slots = self.of(op.value)
+        if slots is not None and (along := slots[op.dim]) is not None:
+            along.reduced = True
         kept = {d: d if op.keepdim or d < op.dim else d - 1 for d in range(rank) if d != op.dim}
         return self._moved(op.value, op.result, kept, exact=False)
 
@@ -198,6 +203,7 @@ def _merge(a: Slot | None, b: Slot | None) -> bool:
         return False
     b.merged = a
     a.whole = a.whole or b.whole
+    a.reduced = a.reduced or b.reduced
     a.digits = a.digits or b.digits
     return True
 

@@ -124,10 +124,7 @@ class _Planner:
             return self.result
         for op in dots:
             self.result.products[op] = self._product(op)
-        matrices = [p for p in self.result.products.values() if self._by_matrices(p)]
-        for product in matrices:
-            self._seed(product)
-        self.frames.close()
+        matrices = self._seeded([p for p in self.result.products.values() if self._fits(p)])
         self._chain(matrices)
         for family in self._families(matrices):
             self._divide(family)
@@ -151,16 +148,35 @@ class _Planner:
         sides = (Operand(op.lhs, dtype, "lhs"), Operand(op.rhs, dtype, "rhs"))
         return Product(op, batch[0] if batch else 1, m, n, k, *sides)
 
-    def _by_matrices(self, product: Product) -> bool:
-        """Whether the target's matrices take the product. Dimensions of the source may leave rows
-        and columns of them empty, tiles of loops may not: nothing masks what lies beyond."""
+    def _seeded(self, products: list[Product]) -> list[Product]:
+        """Those products whose results can be tiles of matrices: where a tile does not fill them,
+        nothing may be reduced along their empty rows or columns, which nothing masks."""
+        while True:
+            self.frames = Frames(self.body)
+            for product in products:
+                self._seed(product)
+            self.frames.close()
+            kept = [p for p in products if not self._reduces_padding(p)]
+            if len(kept) == len(products):
+                return products
+            products = kept
+
+    def _reduces_padding(self, product: Product) -> bool:
+        unit, slots = self.unit, self._sides(product.op.result)
+        assert unit is not None
+        assert slots is not None
+        edges = ((product.m, unit.m), (product.n, unit.n))
+        return any(
+            extent % edge and slot is not None and slot.reduced
+            for slot, (extent, edge) in zip(slots, edges, strict=True)
+        )
+
+    def _fits(self, product: Product) -> bool:
+        """Whether the target's matrices take the product, without too many empty rows."""
         unit, op = self.unit, product.op
         if unit is None or unit.operand(op.lhs.dtype, op.acc_dtype) is None:
             return False
-        if product.k % unit.k or max(product.m, product.n) < min(unit.m, unit.n):
-            return False
-        sides = zip(op.result.shape[-2:], (product.m, product.n), (unit.m, unit.n), strict=True)
-        return all(extent % edge == 0 or not size.syms for size, extent, edge in sides)
+        return product.k % unit.k == 0 and max(product.m, product.n) >= min(unit.m, unit.n)
 
     def _seed(self, product: Product) -> None:
         shape = product.op.result.shape
@@ -277,6 +293,8 @@ class _Planner:
             return
         extents = self._room(operand)
         vector = self.limits.vector(value.dtype.bits)
+        if self._is_copy(value) and value.dtype == operand.dtype:
+            vector = self.limits.vector_bytes * 8 // value.dtype.bits
         dim = rank - 2 if operand.transposed else rank - 1
         layout = staging(self._axes(value), extents, dim, self.result.threads, vector)
         slots = tuple(
@@ -294,6 +312,13 @@ class _Planner:
             for dim, edge in zip((-2, -1), edges, strict=True):
                 extents[dim] = -(-extents[dim] // edge) * edge
         return extents
+
+    def _is_copy(self, value: Value) -> bool:
+        """Whether the value is what a load reads, unchanged."""
+        maker = self.frames.makers.get(value)
+        while isinstance(maker, ir.Permute):
+            maker = self.frames.makers.get(maker.value)
+        return isinstance(maker, ir.Load) and maker.mask is None
 
     def _fresh(self, value: Value) -> Op | None:
         """What makes the value, if that is only loads and arithmetic on them."""

@@ -70,7 +70,7 @@ class _Address:
 
     def conditions(self, env: Env, skip: int | None = None) -> list[Expr]:
         """What must hold for the element to exist; guards of axis ``skip`` left out."""
-        guards = [g for g in self.guards if g.dim != skip]
+        guards = [g for g in self.guards if g.dim != skip or self._is_room(g)]
         found = self.low.guard(guards, self.shape, self.layout, env)
         for number, (entry, dims) in enumerate(self._entries()):
             if isinstance(entry, ir.AtSlice) and entry.start is not None and dims[0] != skip:
@@ -82,6 +82,13 @@ class _Address:
             wanted = self.low.sub(self.layout, self.op.mask.shape, self.shape)
             found.append(self.low.tile(self.op.mask, wanted).read(env))
         return found
+
+    def _is_room(self, guard: ir.Guard) -> bool:
+        """Whether a guard keeps within a tile, whose layout has room for more."""
+        if guard.tile is not None:
+            return False
+        entries = (entry for entry, dims in self._entries() if guard.dim in dims)
+        return any(isinstance(entry, ir.AtTile) for entry in entries)
 
     def _inside(self, entry: ir.AtSlice, extent: Size) -> bool:
         assert entry.start is not None
@@ -210,7 +217,13 @@ def _address(low: Lowering, op: Access, layout: Layout) -> _Address:
     if op.mask is not None:
         operands.append(low.tile(op.mask, low.sub(layout, op.mask.shape, shape)))
     guards = tuple(g for g in op.guards if g.tile not in low.whole)
-    return _Address(low, op, layout, shape, operands, guards)
+    known = {g.dim for g in guards if g.tile is None}
+    padded = (
+        ir.Guard(dim, None)
+        for dim, (size, digits) in enumerate(zip(shape, layout.axes, strict=True))
+        if size != ONE and dim not in known and low.is_padded(size, digits)
+    )
+    return _Address(low, op, layout, shape, operands, (*guards, *padded))
 
 
 def load(

@@ -113,12 +113,15 @@ class _Planner:
         self.axes: dict[Key, _AxisUse] = {}
         self.shapes: dict[tuple[Size, ...], ir.Span | None] = {}
         self.splits: dict[Key, Split] = {}
+        self.products = self._products()
         self._collect()
 
     # -- what the phase does with its axes -----------------------------------------------------
 
     def _collect(self) -> None:
         for op in walk(self.phase.body):
+            if self._has_layout(op):
+                continue
             for shape in _shapes(op):
                 self._shape(shape, op.span)
             if isinstance(op, ir.Load | ir.Store | ir.Atomic):
@@ -131,6 +134,13 @@ class _Planner:
                 self._use(op.value.shape, -1).paired = True
             elif isinstance(op, ir.Reshape):
                 self._reshape(op)
+
+    def _has_layout(self, op: ir.Op) -> bool:
+        """Whether the distribution of what the operation handles follows from a product."""
+        known = self.products.layouts
+        if isinstance(op, ir.Store | ir.Atomic):
+            return op.value in known and op.value.shape == index_shape(op.index)
+        return bool(op.results) and all(r in known for r in op.results)
 
     def _reshape(self, op: ir.Reshape) -> None:
         """Notes axes that come apart into two, the last one small, or the reverse."""
@@ -195,7 +205,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._vectors()
-        products = self._products()
+        products = self.products
         threads = products.threads or self._threads()
         strides = self._place(threads)
         ranks = self._ranks()
@@ -205,10 +215,7 @@ class _Planner:
             digits[key] = self._digits(axis, use, strides.get(key, 1))
         for whole in self.splits:
             self._split_digits(whole, digits)
-        capacities = tuple(
-            (size, min(prod(d.count for d in v) for k, v in digits.items() if k[0] == size))
-            for size in self.rows
-        )
+        capacities = tuple((size, self._room(size, digits)) for size in self.rows)
         used = max((d.stride * d.count for v in digits.values() for d in v), default=1)
         fixed = products.threads or self._asked()
         threads = max(self.limits.simd, threads if fixed else used)
@@ -224,6 +231,11 @@ class _Planner:
         )
         self._check(plan)
         return plan
+
+    def _room(self, size: Size, digits: Mapping[Key, Digits]) -> int:
+        """The longest value of a run-time dimension that all its tiles have room for."""
+        rooms = (prod(d.count for d in v) for k, v in digits.items() if k[0] == size)
+        return min([self.rows[size], *rooms])
 
     def _products(self) -> Products:
         """The phase's products, whose results decide how many threads there are."""

@@ -44,6 +44,8 @@ def extreme(dtype: DType, which: str) -> Number:
 
 def poison(dtype: DType) -> Number:
     """A value that spoils whatever consumes it."""
+    if dtype.is_bool:
+        return True
     return math.nan if dtype.is_float else int(torch.iinfo(torch_dtype(dtype)).max) - 3
 
 
