@@ -93,6 +93,24 @@ def test_correct_program_runs(body: str, reverse: bool) -> None:
     run(program(body), usual(), reverse=reverse)
 
 
+def test_lines_of_callers_are_named() -> None:
+    helpers = """static inline float first(device const float* p) {
+  return p[1];  // inner
+}
+static inline float second(device const float* p) {
+  return first(p) * 2.0f;  // middle
+}
+"""
+    source = program("float v = second(x + i);  // outer\ny[i] = v;", before=helpers)
+    lines = [line_of(source, mark) for mark in ("inner", "middle", "outer")]
+    with pytest.raises(ExecutionError) as caught:
+        run(source, usual())
+    place = "at line {} from {} from {}; line {}: `float v = second(x + i);".format(
+        *lines, lines[2]
+    )
+    assert place in str(caught.value)
+
+
 # -- the rules around a launch -----------------------------------------------------------------
 
 COPY = program(

@@ -14,6 +14,7 @@ from typing import Any
 
 from transpile.verify.msl import prepass, toolchain
 from transpile.verify.msl.counters import Counters, Traffic
+from transpile.verify.msl.inlined import InlineTable
 from transpile.verify.msl.lexer import MslSyntaxError
 from transpile.verify.msl.lines import LineTable
 from transpile.verify.msl.memory import Span, spans
@@ -92,6 +93,7 @@ class Module:
         if translation.problems:
             texts = [f"line {p.line}: {p.message}" for p in translation.problems]
             raise SyntaxError("; ".join(texts))
+        self.source = source
         kernels = translation.kernels
         self.kernels = {n: k for n, k in kernels.items() if only is None or n in only}
         defines = [
@@ -110,8 +112,8 @@ class Module:
         self.library.kt_image(*map(ctypes.byref, self.image))
 
     @functools.cached_property
-    def lines(self) -> LineTable:
-        return LineTable(self.path)
+    def _lines(self) -> tuple[LineTable, InlineTable]:
+        return LineTable(self.path), InlineTable(self.path)
 
     def launch(
         self,
@@ -171,11 +173,21 @@ class Module:
             )
 
     def _placed(self, message: str) -> str:
-        def line(match: re.Match[str]) -> str:
-            found = self.lines.line(int(match.group(1), 16), toolchain.SOURCE_NAME)
-            return f"at line {found or '?'}"
+        """Lines in place of addresses, and the kernel's line that led to the first."""
+        lines, inlined = self._lines
+        name = toolchain.SOURCE_NAME
 
-        return re.sub(r"@([0-9a-f]+)", line, message)
+        def place(match: re.Match[str]) -> str:
+            address = int(match.group(1), 16)
+            calls = "".join(f" from {n}" for n in inlined.callers(address, lines.number(name)))
+            return f"at line {lines.line(address, name) or '?'}{calls}"
+
+        message = re.sub(r"@([0-9a-f]+)", place, message)
+        first = re.search(r"at line (\d+)((?: from \d+)*)", message)
+        if first is None:
+            return message
+        number = int(first.group(2).split()[-1] if first.group(2) else first.group(1))
+        return f"{message}; line {number}: `{self.source.splitlines()[number - 1].strip()}`"
 
 
 def _literal(value: bool | int | float) -> str:

@@ -9,31 +9,48 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """From ``address`` on, code belongs to ``line`` of ``file``."""
+    """From ``address`` on, code belongs to ``line`` of file number ``file``."""
 
     address: int
-    file: str
+    file: int
     line: int
 
 
 class LineTable:
-    """Line numbers by address relative to the library's start."""
+    """Line numbers by address relative to the library's start. ``files`` are names by number."""
 
     def __init__(self, path: str) -> None:
         with open(path, "rb") as stream:
             image = stream.read()
-        self.rows = sorted(_rows(_section(image, b".debug_line")))
+        self.files: list[str] = []
+        self.rows = sorted(self._rows(section(image, b".debug_line")))
         self.addresses = [row.address for row in self.rows]
+
+    def number(self, file: str) -> int:
+        """A file's number; 0 if it is not there."""
+        return next((i for i, name in enumerate(self.files) if name == file), 0)
 
     def line(self, address: int, file: str) -> int | None:
         """The line of ``file`` at or, where the code is another file's, next before ``address``."""
+        number = self.number(file)
         at = bisect.bisect_right(self.addresses, address) - 1
-        while at >= 0 and (not self.rows[at].file.endswith(file) or not self.rows[at].line):
+        while at >= 0 and (self.rows[at].file != number or not self.rows[at].line):
             at -= 1
         return self.rows[at].line if at >= 0 else None
 
+    def _rows(self, data: bytes) -> Iterator[Row]:
+        at = 0
+        while at < len(data):
+            reader = Reader(data, at)
+            length = reader.take("I")
+            end = reader.at + length
+            program = _Program(reader)
+            self.files = program.files
+            yield from program.rows(end)
+            at = end
 
-def _section(image: bytes, name: bytes) -> bytes:
+
+def section(image: bytes, name: bytes) -> bytes:
     """Contents of a section of a 64-bit little-endian ELF file."""
     (table,) = struct.unpack_from("<Q", image, 0x28)
     size, count, names_at = struct.unpack_from("<HHH", image, 0x3A)
@@ -46,16 +63,20 @@ def _section(image: bytes, name: bytes) -> bytes:
     return b""
 
 
-class _Reader:
+class Reader:
+    """Numbers and texts, one after the other."""
+
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at
 
     def take(self, form: str) -> int:
+        """A number of a struct format."""
         (value,) = struct.unpack_from("<" + form, self.data, self.at)
         self.at += struct.calcsize("<" + form)
         return int(value)
 
     def leb(self, signed: bool = False) -> int:
+        """A number of variable length."""
         value, shift = 0, 0
         while True:
             byte = self.take("B")
@@ -65,26 +86,17 @@ class _Reader:
                 return value - (1 << shift) if signed and byte & 0x40 else value
 
     def text(self) -> str:
+        """A text up to its zero byte."""
         end = self.data.index(b"\0", self.at)
         found = self.data[self.at : end].decode(errors="replace")
         self.at = end + 1
         return found
 
 
-def _rows(data: bytes) -> Iterator[Row]:
-    at = 0
-    while at < len(data):
-        reader = _Reader(data, at)
-        length = reader.take("I")
-        end = reader.at + length
-        yield from _Program(reader).rows(end)
-        at = end
-
-
 class _Program:
     """One unit's line number program (DWARF 4, section 6.2)."""
 
-    def __init__(self, reader: _Reader) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.reader = reader
         reader.take("H")  # version
         header = reader.take("I")
@@ -106,7 +118,7 @@ class _Program:
         self.address, self.file, self.line = 0, 1, 1
 
     def _row(self) -> Row:
-        return Row(self.address, self.files[self.file], self.line)
+        return Row(self.address, self.file, self.line)
 
     def rows(self, end: int) -> Iterator[Row]:
         while self.reader.at < end:
@@ -127,7 +139,7 @@ class _Program:
         following = self.reader.at + size
         opcode = self.reader.take("B")
         if opcode == 1:  # end of a sequence
-            yield Row(self.address, "", 0)
+            yield Row(self.address, 0, 0)
             self._reset()
         elif opcode == 2:
             self.address = self.reader.take("Q")

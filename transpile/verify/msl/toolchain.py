@@ -35,7 +35,7 @@ STRICT = (
 # every operation; a loop that copies stays a loop, so that accesses are counted as written.
 EXECUTE = (
     *_MSL, "-DKT_STRICT=0", "-O2", "-march=x86-64-v3", "-fPIC", "-fvisibility=hidden",
-    "-gline-tables-only", "-gdwarf-4", "-ffp-contract=off", "-fno-stack-protector", "-fwrapv",
+    "-gdwarf-4", "-gline-tables-only", "-ffp-contract=off", "-fno-stack-protector", "-fwrapv",
     "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern", "-w", "-fno-vectorize",
     "-fno-slp-vectorize", "-Xclang", "-ffloat16-excess-precision=none",
     "-Xclang", "-fbfloat16-excess-precision=none", "-mllvm", "-disable-loop-idiom-all",
