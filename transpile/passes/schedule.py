@@ -7,7 +7,7 @@ out of range is a KT021x diagnostic. What the config leaves open is chosen by th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,8 +171,9 @@ class Schedule:
                 options[key.removeprefix("_triton_config_")] = value
         return options
 
-    def describe(self) -> str:
-        """One line for the generated file's header: what was used, keys in a fixed order."""
+    def describe(self, keys: Collection[str] | None = None) -> str:
+        """One line for the generated file's header: what was used of these keys (None: of all), in
+        a fixed order."""
         parts = []
         if sizes := [self.blocks[s] for s in self.tunable]:
             parts.append(f"block_sizes={sizes}")
@@ -182,6 +183,8 @@ class Schedule:
         shown.setdefault("num_stages", self.num_stages)
         if self.indexing != "pointer":
             shown.setdefault("indexing", self.indexing)
+        if keys is not None:
+            shown = {k: v for k, v in shown.items() if k in keys}
         parts += [f"{k}={v!r}" for k, v in sorted(shown.items()) if v is not None]
         return ", ".join(parts)
 

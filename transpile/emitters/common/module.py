@@ -79,9 +79,12 @@ def _is_standard(line: str) -> bool:
     return line.split()[1].split(".", maxsplit=1)[0] in sys.stdlib_module_names
 
 
-def kernel_header(kernel: ir.Kernel, schedule: Schedule) -> list[str]:
-    """What one signature of a kernel was built for, as lines of the file's head."""
-    config = schedule.describe()
+def kernel_header(
+    kernel: ir.Kernel, schedule: Schedule, keys: Collection[str] | None = None
+) -> list[str]:
+    """What one signature of a kernel was built for, as lines of the file's head. ``keys`` are
+    those of the config that the target follows, None for all."""
+    config = schedule.describe(keys)
     return _folded(f"{kernel.name}: {kernel.signature}" + (f"; {config}" if config else ""))
 
 

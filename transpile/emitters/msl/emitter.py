@@ -15,7 +15,7 @@ from transpile.emitters.msl.dtypes import NAMES
 from transpile.emitters.msl.helpers import TEXTS, in_order
 from transpile.emitters.msl.host import Version, launched, launcher_texts
 from transpile.emitters.msl.kernel import MetalKernel
-from transpile.emitters.msl.lower import Variant, lower_kernel
+from transpile.emitters.msl.lower import FOLLOWED, Variant, lower_kernel
 from transpile.emitters.msl.names import Scope, legal
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
@@ -89,7 +89,7 @@ def _metal_file(source: SourceInfo, groups: list[list[Variant]]) -> tuple[str, l
     wanted = {h for c in codes for h in c.helpers}
     helpers = [TEXTS[h] for h in in_order(wanted - {"UNROLL"})]
     helpers += dict.fromkeys(text for c in codes for _, text in sorted(c.made.items()))
-    headers = [h for g in groups for v in g for h in kernel_header(v.kernel, v.schedule)]
+    headers = [h for g in groups for v in g for h in kernel_header(v.kernel, v.schedule, FOLLOWED)]
     text = render_template(
         "msl", "module.metal.jinja",
         version=__version__,
@@ -149,7 +149,7 @@ def _python_file(
         "msl", "module.py.jinja",
         version=__version__,
         source=source,
-        headers=[h for v in variants for h in kernel_header(v.kernel, v.schedule)],
+        headers=[h for v in variants for h in kernel_header(v.kernel, v.schedule, FOLLOWED)],
         host_imports=host_imports(imported, [*functions, *definitions], ("import torch",)),
         future=any(line.startswith("from __future__") for line in imported),
         prelude=joined(definitions),

@@ -175,7 +175,7 @@ class Expressions:
         args = []
         for arg, need in zip(expr.args, self._needs(expr, spelling), strict=False):
             if arg.dtype == dtype:
-                args.append(self._as_float(arg))
+                args.append(self.widened(arg))
             else:
                 args.append(self.text(arg, need))
         text = spelling.template.format(*args)
@@ -183,7 +183,8 @@ class Expressions:
             return text, spelling.prec
         return f"{NAMES[dtype]}({text})", ATOM
 
-    def _as_float(self, arg: ir.Expr) -> str:
+    def widened(self, arg: ir.Expr) -> str:
+        """A 16-bit value as a float."""
         if isinstance(arg, ir.Const):
             return self.text(ir.Const(arg.value, F32), UNARY)
         return f"float({self.text(arg)})"
@@ -207,7 +208,7 @@ class Expressions:
             return self._bytes(expr.value, source, target)
         if target == BOOL:
             zero = number(0, F32 if source == BF16 else source)
-            value = self._as_float(expr.value) if source == BF16 else self.text(expr.value, ops.ADD)
+            value = self.widened(expr.value) if source == BF16 else self.text(expr.value, ops.ADD)
             return f"{value} != {zero}", ops.EQUAL
         if BF16 in (source, target) and F32 not in (source, target):
             return f"{NAMES[target]}(float({self.text(expr.value)}))", ATOM

@@ -251,6 +251,16 @@ inline void set_elements(thread simdgroup_matrix<T, 8, 8>& matrix, vec<T, 2> v) 
   matrix.thread_elements()[1] = v.y;
 }"""
 
+_ELEMENTS = """\
+// This lane's two elements of a matrix.
+template <typename T>
+inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
+  vec<T, 2> v;
+  v[0] = matrix.thread_elements()[0];
+  v[1] = matrix.thread_elements()[1];
+  return v;
+}"""
+
 _PHILOX = """\
 // First word of Philox4x32-10 (Salmon et al., SC 2011) for a seed and a counter.
 inline uint kt_philox(ulong seed, ulong offset) {
@@ -396,6 +406,7 @@ TEXTS: dict[str, str] = {
     "e5m2_to_float": _E5M2_TO_FLOAT,
     "float_to_e4m3": _FLOAT_TO_E4M3,
     "float_to_e5m2": _FLOAT_TO_E5M2,
+    "elements": _ELEMENTS,
     "set_elements": _SET_ELEMENTS,
     "kt_philox": _PHILOX,
     "kt_uniform": _UNIFORM,

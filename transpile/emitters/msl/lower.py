@@ -21,6 +21,11 @@ from transpile.thread.ir import Part
 from transpile.thread.limits import Limits
 from transpile.thread.lower import lower
 
+#: keys of the config that matter here
+FOLLOWED = frozenset(
+    {"flatten_loops", "index_dtype", "loop_orders", "num_threads", "num_warps", "reduction_loops"}
+)
+
 #: rows of a run-time length are kept in registers in kernels for these lengths; longer ones are
 #: walked in chunks, or where that cannot be in a kernel for the last length
 CAPACITIES = (1024, 4096)

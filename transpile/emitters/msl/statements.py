@@ -10,6 +10,7 @@ from transpile.emitters.msl.dtypes import NAMES
 from transpile.emitters.msl.expr import Expressions
 from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.ops import ADD, ATOM, LESS, TERNARY
+from transpile.emitters.msl.vectors import Vectors
 from transpile.emitters.msl.wrap import wrap
 from transpile.ir.dtypes import BF16, F16, F32, I32, U32
 from transpile.thread import ir
@@ -28,20 +29,91 @@ class Statements:
 
     def body(self, body: ir.Body, scope: Scope, indent: int) -> list[str]:
         lines: list[str] = []
-        for stmt in body:
-            lines += self._comment(stmt, indent)
-            self.exprs.span = stmt.span or self.exprs.span
-            lines += self._statement(stmt, scope, indent)
+        at = 0
+        while at < len(body):
+            stmt = body[at]
+            vectors, loop = self._vectors(body, at, scope)
+            for each in body[at : loop + 1]:
+                lines += self._comment(each, indent)
+                self.exprs.span = each.span or self.exprs.span
+            if vectors is not None:
+                lines += [line for text in vectors for line in wrap(text, indent)]
+            else:
+                loop = at
+                lines += self._statement(stmt, scope, indent)
+            at = loop + 1
         return lines
 
+    def _vectors(self, body: ir.Body, at: int, scope: Scope) -> tuple[list[str] | None, int]:
+        """The loop over the components of vectors that stands here, after the declarations of what
+        it fills, as statements on vectors; and where it is."""
+        loop = at
+        fresh: dict[ir.Var, None] = {}
+        while loop < len(body) and isinstance(let := body[loop], ir.Let) and let.value is None:
+            fresh[let.var] = None
+            loop += 1
+        stmt = body[loop] if loop < len(body) else None
+        if not isinstance(stmt, ir.LaneLoop) or stmt.count > 4:
+            return None, at
+        found = self._loop_as_vectors(stmt, fresh, scope)
+        return found, loop if found is not None else at
+
+    def _loop_as_vectors(
+        self, loop: ir.LaneLoop, fresh: dict[ir.Var, None], scope: Scope
+    ) -> list[str] | None:
+        vectors = Vectors(self.exprs, loop)
+        inner = scope.inner()  # names are taken only if all of the loop can be vectors
+        texts, unset = [], dict(fresh)
+        for stmt in loop.body:
+            value = vectors.of(stmt.value) if isinstance(stmt, ir.Let | ir.Assign) and stmt.value \
+                else None  # fmt: skip
+            if value is None:
+                return None
+            if isinstance(stmt, ir.Let):
+                name = vectors.names[stmt.var] = inner.declare(self._hint(stmt.var))
+                texts.append(f"{self.exprs.type(stmt.var.dtype, loop.count)} {name} = {value[0]};")
+                continue
+            assert isinstance(stmt, ir.Assign)
+            text = self._assigned_whole(stmt.target, value[0], vectors, unset, inner)
+            if text is None:
+                return None
+            texts.append(text)
+        if unset:
+            return None
+        scope.names |= inner.names
+        return texts
+
+    def _assigned_whole(
+        self, target: ir.Var | ir.Element, value: str, vectors: Vectors,
+        unset: dict[ir.Var, None], scope: Scope,
+    ) -> str | None:  # fmt: skip
+        if not isinstance(target, ir.Element) or target.component != vectors.component:
+            return None
+        array = target.array
+        if array.components != vectors.width:
+            return None
+        if array in unset and not array.shape and array.fragment is None:
+            del unset[array]
+            name = self.exprs.names[array] = scope.declare(self._hint(array))
+            return f"{self._type(array)} {name} = {value};"
+        if array in unset or array not in self.exprs.names:
+            return None
+        place = self.exprs.place_of(ir.Element(array, target.index))
+        if array.fragment is None:
+            return f"{place} = {value};"
+        self.exprs.helpers.add("set_elements")
+        return f"set_elements({place}, {value});"
+
     def _comment(self, stmt: ir.Stmt, indent: int) -> list[str]:
-        """The source statement whose code begins here."""
-        line = stmt.span.line if stmt.span else 0
-        if line in self.said or isinstance(stmt, ir.For):
-            return []
-        self.said.add(line)
-        text = self.source.get(line, "")
-        return [f"{' ' * indent}// {part}" for part in text.split("\n") if part]
+        """The source statements whose code begins here, above the whole loop over registers."""
+        lines: list[str] = []
+        for line in dict.fromkeys(_lines_of(stmt)):
+            if line not in self.said:
+                self.said.add(line)
+                lines += [
+                    f"{' ' * indent}// {p}" for p in self.source.get(line, "").split("\n") if p
+                ]
+        return lines
 
     def _statement(self, stmt: ir.Stmt, scope: Scope, indent: int) -> list[str]:
         return _PRINT[type(stmt)](self, stmt, scope, indent)
@@ -293,6 +365,22 @@ class Statements:
         leave = [*cond, f"{pad}    break;", f"{pad}  }}"]
         return [f"{pad}while (true) {{", *before, *leave, *self.body(stmt.body, inner, deeper),
                 f"{pad}}}"]  # fmt: skip
+
+
+def _lines_of(stmt: ir.Stmt) -> Iterator[int]:
+    """Lines of the source that a statement comes from; those of a loop of the source, or of its
+    branches, come from the statements inside."""
+    if isinstance(stmt, ir.For | ir.While):
+        return
+    if stmt.span is not None:
+        yield stmt.span.line
+    inner: ir.Body = []
+    if isinstance(stmt, ir.LaneLoop):
+        inner = stmt.body
+    elif isinstance(stmt, ir.If) and stmt.span is None:
+        inner = [*stmt.then, *stmt.orelse]
+    for each in inner:
+        yield from _lines_of(each)
 
 
 def _assigned(body: ir.Body) -> Iterator[ir.Var]:
