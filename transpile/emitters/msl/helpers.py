@@ -66,7 +66,7 @@ _EXPM1 = """\
 inline float kt_expm1(float x) {
   float y = precise::exp(x);
   float minus_1 = y - 1.0f;
-  return y == 1.0f ? x : minus_1 == -1.0f || isinf(y) ? minus_1 : minus_1 * x / precise::log(y);
+  return y == 1.0f ? x : minus_1 == -1.0f || isinf(y) ? minus_1 : minus_1 * (x / precise::log(y));
 }"""
 
 _LOG1P = """\
@@ -214,12 +214,12 @@ inline float e5m2_to_float(uchar x) {
 }"""
 
 _FLOAT_TO_E4M3 = """\
-// f32 to 8 bits (sign, 4 of exponent, 3 of fraction), to the nearest, even on a tie; NaN from 480.
+// f32 to 8 bits (sign, 4 of exponent, 3 of fraction), to the nearest, even on a tie; at most 448.
 inline uchar float_to_e4m3(float x) {
   uint a = as_type<uint>(x) & 0x7fffffffu;
   uint s = (as_type<uint>(x) >> 24) & 0x80u;
-  if (a >= 0x43f00000u) {
-    return uchar(s | 0x7fu);
+  if (a > 0x43e00000u) {
+    return uchar(s | (a > 0x7f800000u ? 0x7fu : 0x7eu));
   }
   if (a < 0x3c800000u) {  // below 2^-6 multiples of 2^-9, which the sum rounds to
     return uchar(s | (as_type<uint>(as_type<float>(a) + 0x1p14f) - as_type<uint>(0x1p14f)));

@@ -15,10 +15,10 @@ from transpile.ir.dtypes import BF16, F16, F32, DType
 from transpile.thread import ir
 
 _OPERATORS = frozenset({"add", "sub", "mul", "div"})
-_FUNCTIONS = frozenset(
-    ["neg", "abs", "exp", "exp2", "log", "log2", "log10", "sqrt", "rsqrt", "sin", "cos", "tan"]
-    + ["asin", "acos", "atan", "sinh", "cosh", "tanh", "sigmoid", "floor", "ceil", "round", "trunc"]
-)
+_FUNCTIONS = frozenset(ops.FLOATS) & {
+    "neg", "abs", "exp", "exp2", "log", "log2", "log10", "sqrt", "rsqrt", "sin", "cos", "tan",
+    "asin", "acos", "atan", "sinh", "cosh", "tanh", "sigmoid", "floor", "ceil", "round", "trunc",
+}  # fmt: skip
 _FLOATS = (F16, BF16, F32)
 
 
