@@ -188,13 +188,19 @@ class _Walk:
                     cursor.location.line,
                     f"program-scope variable `{cursor.spelling}` is not in address space constant",
                 )
-        elif cursor.storage_class == clang.StorageClass.STATIC:
+        elif cursor.storage_class == clang.StorageClass.STATIC and self._local(cursor):
             self._note(cursor.location.line, f"local variable `{cursor.spelling}` is static")
         if self._placed(cursor):
             function = cursor.lexical_parent
             key = function.spelling, function.location.line
             size = (type_.get_pointee().get_size() + 15) // 16 * 16
             self.threadgroup_bytes[key] = self.threadgroup_bytes.get(key, 0) + size
+
+    def _local(self, cursor: Any) -> bool:
+        """Whether the variable is declared in a function."""
+        kinds = _clang().CursorKind
+        functions = (kinds.FUNCTION_DECL, kinds.CXX_METHOD, kinds.FUNCTION_TEMPLATE)
+        return cursor.lexical_parent.kind in functions
 
     def _placed(self, cursor: Any) -> bool:
         """Whether the pre-pass made this reference from a threadgroup variable."""
