@@ -10,7 +10,7 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
 from transpile.ir.dtypes import BOOL, I32, DType
 from transpile.ir.sizes import ONE, ZERO, Size, Sym
-from transpile.ir.walk import use_counts
+from transpile.ir.walk import use_counts, walk
 from transpile.passes.ranges import kernel_ranges
 from transpile.thread.ir import (
     Apply,
@@ -99,6 +99,7 @@ class Lowering:
         self.names: dict[str, int] = {}
         self.ranges = kernel_ranges(kernel, blocks, True)
         self.uses = use_counts(phase.body)
+        self.hints = _hints(phase.body)
         self.instantiate: Callable[[ir.Op, ir.Value, Layout], Tile]
         self.exchange: Callable[[Tile, Layout, ir.Value], Tile]
         self.whole: frozenset[ir.Value] = frozenset()  # tiles known to end within their loops
@@ -197,13 +198,14 @@ class Lowering:
         uses: Iterable[Tile],
         *,
         name: str | None = None,
-        hint: str = "t",
+        hint: str = "value",
+        same_as: Held | None = None,
         **more: Any,
     ) -> Tile:
         """A value computed element by element; it has its place when something reads it.
         ``more`` are fields of :class:`Item`."""
         key, inner = split_digits(layout.registers)
-        held = Held(layout, dtype, name, hint)
+        held = Held(layout, dtype, name, hint, same_as=same_as)
         sources = tuple(s for t in uses for s in t.sources)
         settings: dict[str, Any] = {"inner": inner, "span": self.span, "order": self.order} | more
         held.item = Item(
@@ -264,7 +266,7 @@ class Lowering:
         """The positions of a whole dimension."""
         if size not in self.slices:
             sym = size.as_sym()
-            name = sym.name.lower() if sym is not None and sym.name.isidentifier() else "i"
+            name = sym.name.lower() if sym is not None and sym.name.isidentifier() else "d"
             extent = self.size(size)
             one = Const(1, self.index_dtype)
             zero = Const(0, self.index_dtype)
@@ -364,6 +366,31 @@ class Lowering:
             "KT0602", f"{what} is not supported by the {self.limits.name} target", self.span,
             why=why, remedy=remedy,
         )  # fmt: skip
+
+
+#: what to call values that the source gives no name
+_WORDS = {
+    "add": "total", "sub": "difference", "mul": "product", "div": "quotient", "fma": "total",
+    "where": "chosen", "eq": "condition", "ne": "condition", "lt": "condition",
+    "le": "condition", "gt": "condition", "ge": "condition", "and": "both", "or": "either",
+    "floordiv": "quotient", "mod": "remainder", "maximum": "larger", "minimum": "smaller",
+}  # fmt: skip
+
+
+def _hints(body: ir.Block) -> dict[ir.Value, str]:
+    """Names for values without one: the tensor they are stored to, or what computes them."""
+    found: dict[ir.Value, str] = {}
+    for op in walk(body):
+        if isinstance(op, ir.Elementwise):
+            found[op.result] = _WORDS.get(op.name, op.name)
+        elif isinstance(op, ir.Cast):
+            source = op.value.name or found.get(op.value, "value")
+            found[op.result] = f"{source}_{op.result.dtype}"
+        elif isinstance(op, ir.Store):
+            found[op.value] = op.tensor.name
+        elif isinstance(op, ir.Load):
+            found.setdefault(op.result, op.tensor.name)
+    return found
 
 
 def _joined(parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ _AXES: tuple[tir.IdKind, ...] = ("group_x", "group_y", "group_z")
 def grid(low: Lowering, order: Sequence[int]) -> tuple[Size, ...]:
     """Binds the phase's axes to the group's place in the grid; ``order[0]`` varies fastest."""
     axes = [low.phase.axes[i] for i in order]
-    counts = [axis.count.substitute(low.blocks) for axis in axes]
+    counts = [axis.count.substitute(low.fixed).substitute(low.blocks) for axis in axes]
     if len(axes) <= len(_AXES):
         for kind, axis in zip(_AXES, axes, strict=False):
             _grid_axis(low, axis, low.indexed(Id(kind)))

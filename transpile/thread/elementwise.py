@@ -108,7 +108,8 @@ def elementwise(low: Lowering, op: ir.Elementwise, layout: Layout) -> Tile:
     def compute(env: Env) -> Expr:
         return Apply(op.name, tuple(a.read(env) for a in args), dtype)
 
-    return low.define(layout, dtype, compute, args, name=op.result.name)
+    name, hint = op.result.name, low.hints[op.result]
+    return low.define(layout, dtype, compute, args, name=name, hint=hint)
 
 
 def cast(low: Lowering, op: ir.Cast, layout: Layout) -> Tile:
@@ -123,7 +124,8 @@ def cast(low: Lowering, op: ir.Cast, layout: Layout) -> Tile:
 
     if not tile.sources:
         return Tile(layout, dtype, compute)
-    return low.define(layout, dtype, compute, [tile], name=op.result.name)
+    name, hint = op.result.name, low.hints[op.result]
+    return low.define(layout, dtype, compute, [tile], name=name, hint=hint)
 
 
 def mask(low: Lowering, op: ir.Mask, layout: Layout) -> Tile:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Env = Mapping[Digit, Expr]
 """The lane loops' variables."""
 
+_LOOP_NAMES = "ijklpqrs"
 _LONG = 14  # nodes of an expression that is not written into another one
 
 
@@ -52,12 +53,13 @@ class Held:
     layout: Layout
     dtype: DType
     name: str | None = None
-    hint: str = "t"
+    hint: str = "value"
     item: Item | None = None  # None: a variable from outside, such as a carried value
     readers: list[Item] = field(default_factory=list)
     var: Var | None = None
     dims: Digits = ()
     fixed: bool = False  # the variable was needed before the nest is printed
+    same_as: Held | None = None  # it takes over this one's variable
     fragment: FragmentShape | None = None  # its entries are matrices
 
     def read(self, env: Env) -> Expr:
@@ -89,6 +91,11 @@ class Held:
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip("_"):
             self.name = None  # the source's word for what it does not need
+
+    def take_over(self) -> None:
+        """Use the variable of the value that it replaces, if that has one."""
+        if self.same_as is not None and self.same_as.var is not None and self.var is None:
+            self.var, self.dims = self.same_as.var, self.same_as.dims
 
     def keep(self, dims: Digits) -> Let:
         """Declare a variable of its own for it, an array over ``dims``."""
@@ -200,8 +207,8 @@ class _Printer:
         groups = self._groups()
         self._inline(groups)
         loops = sorted(self.nest.key, key=loop_order)
-        names = "ijklpq"
-        env: dict[Digit, Expr] = {d: Var(n, I32) for d, n in zip(loops, names, strict=False)}
+        env: dict[Digit, Expr] = {d: Var(n, I32) for d, n in zip(loops, _LOOP_NAMES, strict=False)}
+        self.depth = len(loops)
         self._declare()
         for group in groups:
             self._group(group, env)
@@ -339,6 +346,7 @@ class _Printer:
             return
         for item in self.items:
             for held in item.defines:
+                held.take_over()
                 here = all(r.nest is self.nest for r in held.readers)
                 outside = not here or item.ends_with_nest
                 if held.var is None and item not in self.inlined and outside:
@@ -358,7 +366,9 @@ class _Printer:
                     assert held.var is not None
                     self.before.append(Let(held.var))
                 elif held.var is None:
-                    self._local(held, item, group)
+                    held.take_over()
+                    if held.var is None:
+                        self._local(held, item, group)
         self._inner(group.inner, items, env, self.before)
 
     def _local(self, held: Held, item: Item, group: _Group) -> None:
@@ -383,7 +393,7 @@ class _Printer:
             for item in items:
                 self._pairs(item, item.pairs, env, out)
             return
-        var = Var("v", I32)
+        var = Var(_LOOP_NAMES[self.depth], I32)
         body: Body = []
         self._inner(loops[1:], items, {**env, loops[0]: var}, body)
         if body:

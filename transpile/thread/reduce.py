@@ -247,6 +247,11 @@ def _held(spec: _Reduction, layout: Layout) -> list[Held]:
     ]
 
 
+def _own(spec: _Reduction, total: Tile) -> Held | None:
+    """The partial result, if it is the reduction's own: its variable is for the next one too."""
+    return None if total.held in (t.held for t in spec.tiles) else total.held
+
+
 def _as_tiles(layout: Layout, helds: list[Held]) -> list[Tile]:
     return [Tile(layout, h.dtype, h.read, (h,), h) for h in helds]
 
@@ -319,6 +324,7 @@ def _in_lanes(
             low.define_here(
                 layout, total.dtype, lambda env: LaneReduce(name, total.read(env), lanes),
                 totals, name=spec.names[0], hint=spec.hint, pinned=True,
+                same_as=_own(spec, total), clobbers=_own(spec, total),
             )
         ]  # fmt: skip
     helds = _held(spec, layout)
@@ -392,8 +398,9 @@ def _in_group(
 
         return [
             low.define_here(
-                layout, totals[0].dtype, gathered, [], name=spec.names[0], hint=spec.hint,
-                pinned=True, reads=keys,
+                layout, totals[0].dtype, gathered, totals, name=spec.names[0], hint=spec.hint,
+                pinned=True, reads=keys, same_as=_own(spec, totals[0]),
+                clobbers=_own(spec, totals[0]),
             )
         ]  # fmt: skip
     helds = _held(spec, layout)
