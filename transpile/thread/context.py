@@ -129,10 +129,12 @@ class Lowering:
         """A computation from memory and indices only, done where and how it is first needed."""
         if (value, layout) not in self.copies:
             op, scope, order = self.deferred[value]
-            saved = self.scope, self.order, self.span
+            saved = self.scope, self.order, self.span, self.whole
+            if scope is not self.scope:
+                self.whole = frozenset()  # what is known here need not be so there
             self.scope, self.order, self.span = scope, order, op.span
             tile = self.instantiate(op, value, layout)
-            self.scope, self.order, self.span = saved
+            self.scope, self.order, self.span, self.whole = saved
             self.copies[value, layout] = tile
         return self.copies[value, layout]
 

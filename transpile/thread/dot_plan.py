@@ -176,7 +176,9 @@ class _Planner:
         unit, op = self.unit, product.op
         if unit is None or unit.operand(op.lhs.dtype, op.acc_dtype) is None:
             return False
-        return product.k % unit.k == 0 and max(product.m, product.n) >= min(unit.m, unit.n)
+        if min(product.m, product.n) == 1 or product.k % unit.k:
+            return False
+        return max(product.m, product.n) >= min(unit.m, unit.n)
 
     def _seed(self, product: Product) -> None:
         shape = product.op.result.shape

@@ -95,16 +95,15 @@ def _apart(low: Lowering, whole: frozenset[ir.Value], fill: Callable[[], None]) 
     """A block of its own, in which the loads of this one are done again."""
     here, outer = low.scope, low.whole
     copies, deferred = low.copies, low.deferred
+    again = {value for value, (_, scope, _) in deferred.items() if scope is here}
     low.scope, low.whole = Scope(here), outer | whole
-    low.copies = {key: tile for key, tile in copies.items() if key[0] not in deferred}
+    low.copies = {key: tile for key, tile in copies.items() if key[0] not in again}
     low.deferred = {
-        value: (op, low.scope if scope is here else scope, order)
+        value: (op, low.scope if value in again else scope, order)
         for value, (op, scope, order) in deferred.items()
     }
-    for key, tile in copies.items():
-        if key[0] in deferred and deferred[key[0]][1] is not here:
-            low.copies[key] = tile
     fill()
+    copies |= {key: tile for key, tile in low.copies.items() if key[0] not in again}
     filled = low.scope
     low.scope, low.whole, low.copies, low.deferred = here, outer, copies, deferred
     return filled
@@ -115,8 +114,7 @@ def _ragged(low: Lowering, product: Product, operands: list[Operand]) -> list[ir
     products = low.plan.products
     found: list[ir.Value] = []
     for operand in operands:
-        if operand.value in low.deferred:
-            found += _guards(low, operand.value)
+        found += _guards(low, operand.value)
     block = products.homes[product.op.result]
     tiles = [p for p in block.params if isinstance(p.type, ir.TileVar)]
     if not tiles or _is_last(low, low.runs[tiles[0]]):
@@ -134,8 +132,10 @@ def _is_last(low: Lowering, run: Run) -> bool:
 
 
 def _guards(low: Lowering, value: ir.Value) -> list[ir.Value]:
-    """Tiles in the guards of what a value is computed from."""
+    """Tiles in the guards of what a value is computed from in this block."""
     found: list[ir.Value] = []
+    if value not in low.deferred or low.deferred[value][1] is not low.scope:
+        return found
     maker = low.plan.products.makers.get(value)
     if isinstance(maker, ir.Load | ir.Mask):
         found += [g.tile for g in maker.guards if g.tile is not None]
