@@ -93,6 +93,8 @@ class _Walker:
         """A branch or loop; what its conditions read comes first."""
         found = list(accesses(stmt, scope, self.contended))
         clashes = _clashes(pending, found)
+        if self.inserting and isinstance(stmt, ir.If) and not clashes:
+            clashes = self._in_both_arms(stmt, pending, scope)
         self._report(clashes)
         inserted = 0
         if clashes and self.inserting:
@@ -104,6 +106,18 @@ class _Walker:
             after = [self.body(arm, list(pending), scope) for arm in bodies(stmt)]
             return _union(after), inserted
         return self._loop(stmt, pending, scope), inserted
+
+    def _in_both_arms(
+        self, stmt: ir.If, pending: list[Access], scope: Scope
+    ) -> list[tuple[Access, Access]]:
+        """What both arms of a branch would wait for: they can do that before it."""
+        arms = [
+            _clashes(
+                pending, [a for part in arm for a in _all_accesses(part, scope, self.contended)]
+            )
+            for arm in bodies(stmt)
+        ]
+        return [clash for arm in arms for clash in arm] if all(arms) else []
 
     def _loop(self, stmt: Stmt, pending: list[Access], scope: Scope) -> list[Access]:
         first = self._iteration(stmt, pending, scope)
