@@ -58,7 +58,7 @@ def _leaves(expr: ir.Expr) -> list[ir.Expr]:
     return [leaf for e in inner for leaf in _leaves(e)] or [expr]
 
 
-A, H, B16, I = loaded(F32), loaded(F16), loaded(BF16), loaded(I32)
+A, H, B16, WHOLE = loaded(F32), loaded(F16), loaded(BF16), loaded(I32)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ A, H, B16, I = loaded(F32), loaded(F16), loaded(BF16), loaded(I32)
         (apply("add", A, apply("mul", A, number(2.0))), "x[tid] + x[tid] * 2.0f"),
         (apply("mul", apply("add", A, A), A), "(x[tid] + x[tid]) * x[tid]"),
         (apply("sub", A, apply("sub", A, A)), "x[tid] - (x[tid] - x[tid])"),
-        (apply("add", I, apply("add", I, ir.integer(1))), "x[tid] + x[tid] + 1"),
+        (apply("add", WHOLE, apply("add", WHOLE, ir.integer(1))), "x[tid] + x[tid] + 1"),
         (apply("add", A, apply("add", A, A)), "x[tid] + (x[tid] + x[tid])"),
         (apply("exp", A), "precise::exp(x[tid])"),
         (apply("exp", H), "half(precise::exp(float(x[tid])))"),
@@ -75,7 +75,7 @@ A, H, B16, I = loaded(F32), loaded(F16), loaded(BF16), loaded(I32)
         (apply("add", B16, B16), "bfloat(float(x[tid]) + float(x[tid]))"),
         (apply("lt", B16, ir.Const(0.5, BF16)), "float(x[tid]) < 0.5f"),
         (apply("maximum", A, number(0.0)), "nan_max(x[tid], 0.0f)"),
-        (apply("maximum", I, ir.integer(0)), "max(x[tid], 0)"),
+        (apply("maximum", WHOLE, ir.integer(0)), "max(x[tid], 0)"),
         (apply("neg", number(1.0)), "-1.0f"),
         (apply("sub", A, ir.Const(-1.0, F32)), "x[tid] - -1.0f"),
         (apply("sigmoid", A), "1.0f / (1.0f + precise::exp(-x[tid]))"),
@@ -84,17 +84,17 @@ A, H, B16, I = loaded(F32), loaded(F16), loaded(BF16), loaded(I32)
             apply("lor", apply("land", loaded(BOOL), loaded(BOOL)), loaded(BOOL)),
             "(x[tid] && x[tid]) || x[tid]",
         ),
-        (apply("and", I, apply("add", I, I)), "x[tid] & (x[tid] + x[tid])"),
+        (apply("and", WHOLE, apply("add", WHOLE, WHOLE)), "x[tid] & (x[tid] + x[tid])"),
         (apply("not", loaded(BOOL)), "!x[tid]"),
-        (apply("not", I), "~x[tid]"),
+        (apply("not", WHOLE), "~x[tid]"),
         (apply("add", loaded(I8), loaded(I8)), "char(x[tid] + x[tid])"),
         (apply("floordiv", TID, ir.integer(4)), "tid / 4"),
-        (apply("floordiv", I, ir.integer(4)), "floor_div(x[tid], 4)"),
+        (apply("floordiv", WHOLE, ir.integer(4)), "floor_div(x[tid], 4)"),
         (apply("mod", loaded(U32), ir.Const(4, U32)), "x[tid] % 4u"),
         (apply("mod", A, number(4.0)), "floor_mod(x[tid], 4.0f)"),
         (ir.Convert(H, F32), "float(x[tid])"),
         (ir.Convert(B16, F16), "half(float(x[tid]))"),
-        (ir.Convert(I, BF16), "bfloat(float(x[tid]))"),
+        (ir.Convert(WHOLE, BF16), "bfloat(float(x[tid]))"),
         (ir.Convert(A, BOOL), "x[tid] != 0.0f"),
         (ir.Convert(A, I32, bitcast=True), "as_type<int>(x[tid])"),
         (ir.Convert(loaded(F8E4M3), F32), "e4m3_to_float(x[tid])"),
@@ -104,7 +104,7 @@ A, H, B16, I = loaded(F32), loaded(F16), loaded(BF16), loaded(I32)
         (ir.Convert(ir.integer(3), F32), "3.0f"),
         (ir.LaneReduce("sum", A, LANES), "simd_sum(x[tid])"),
         (ir.LaneReduce("max", A, LANES), "simd_nan_max(x[tid])"),
-        (ir.LaneReduce("max", I, LANES), "simd_max(x[tid])"),
+        (ir.LaneReduce("max", WHOLE, LANES), "simd_max(x[tid])"),
         (ir.LaneReduce("max", A, (1, 8)), "simd_row_max(x[tid])"),
         (ir.LaneReduce("sum", A, (2, 4, 16)), "simd_column_sum(x[tid])"),
         (ir.LaneReduce("sum", A, (1, 2)), "simd_xor_sum_1_2(x[tid])"),
@@ -113,7 +113,7 @@ A, H, B16, I = loaded(F32), loaded(F16), loaded(BF16), loaded(I32)
         (ir.Shuffle("xor", A, ir.integer(4)), "simd_shuffle_xor(x[tid], 4)"),
         (ir.Shuffle("up", loaded(I64), ir.integer(1)), "shuffle_up(x[tid], 1)"),
         (ir.Shuffle("index", loaded(BOOL), ir.integer(0)), "bool(simd_shuffle(ushort(x[tid]), 0))"),
-        (ir.Random("uniform", I, I, F32), "kt_uniform(kt_philox(x[tid], x[tid]))"),
+        (ir.Random("uniform", WHOLE, WHOLE, F32), "kt_uniform(kt_philox(x[tid], x[tid]))"),
         (ir.Load(X, TID, guard=apply("lt", TID, ir.Extent(N))), "tid < params.n ? x[tid] : 0.0f"),
         (ir.Load(X, ir.mul(TID, 4), 4), "*(const device float4*)(x + tid * 4)"),
         (ir.Load(X, TID, 4, aligned=False), "load4_any(x + tid)"),

@@ -30,7 +30,7 @@ class HostSizes:
 
     def text(self, size: Size) -> str:
         """An expression for a size."""
-        size = size.substitute(self.schedule.blocks)
+        size = size.substitute(self.schedule.blocks).substitute(self.schedule.dynamic_blocks)
         for known, name in self.kernel.size_names:
             if known == size:
                 return name

@@ -29,7 +29,7 @@ FOLLOWED = frozenset(
 #: rows of a run-time length are kept in registers in kernels for these lengths; longer ones are
 #: walked in chunks, or where that cannot be in a kernel for the last length
 CAPACITIES = (1024, 4096)
-LONGEST = 16384
+SHORTEST, LONGEST = 32, 16384
 CHUNK = 4096
 #: 8x8 matrices of a SIMD group: lane l holds row 4 * (l / 16) + l / 2 % 4, and two neighbours in
 #: columns from 4 * (l / 8 % 2) + 2 * (l % 2) on (as MLX's steel kernels and others rely on)
@@ -122,20 +122,35 @@ class _Prepared:
         self, number: int, capacities: tuple[int, ...] = CAPACITIES
     ) -> Iterator[thread.Kernel]:
         """A phase's kernels: one, or one for each length that a run-time row may have."""
-        phase = self.kernel.phases[number]
         for i, capacity in enumerate(capacities):
             try:
-                lowered = lower(
-                    self.kernel, phase, self.schedule.blocks, replace(LIMITS, row=capacity),
-                    config=self.schedule.config, order=self.schedule.phase(phase).order,
-                )  # fmt: skip
-            except KtError:
+                lowered = self._for(number, capacity)
+            except KtError as problem:
                 if i == 0:
-                    raise
+                    yield self._shorter(number, capacity, problem)
                 return  # no registers for longer rows
             yield lowered
             if not lowered.capacities:
                 return
+
+    def _shorter(self, number: int, capacity: int, problem: KtError) -> thread.Kernel:
+        """The kernel for the longest rows there are registers for; the problem if there are none
+        even for short ones."""
+        while all(d.code == "KT0605" for d in problem.diagnostics) and capacity > SHORTEST:
+            capacity //= 2
+            try:
+                return self._for(number, capacity)
+            except KtError as again:
+                if {d.code for d in again.diagnostics} != {"KT0605"}:
+                    raise
+        raise problem
+
+    def _for(self, number: int, capacity: int) -> thread.Kernel:
+        phase = self.kernel.phases[number]
+        return lower(
+            self.kernel, phase, self.schedule.blocks, replace(LIMITS, row=capacity),
+            config=self.schedule.config, order=self.schedule.phase(phase).order,
+        )  # fmt: skip
 
     def printed(
         self, number: int, comments: Mapping[int, str], capacities: tuple[int, ...] = CAPACITIES
