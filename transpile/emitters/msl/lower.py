@@ -30,6 +30,7 @@ FOLLOWED = frozenset(
 #: walked in chunks, or where that cannot be in a kernel for the last length
 CAPACITIES = (1024, 4096)
 SHORTEST, LONGEST = 32, 16384
+_NO_ROOM = ("KT0605", "KT0606")  # in registers, in shared memory
 CHUNK = 4096
 #: 8x8 matrices of a SIMD group: lane l holds row 4 * (l / 16) + l / 2 % 4, and two neighbours in
 #: columns from 4 * (l / 8 % 2) + 2 * (l % 2) on (as MLX's steel kernels and others rely on)
@@ -136,12 +137,12 @@ class _Prepared:
     def _shorter(self, number: int, capacity: int, problem: KtError) -> thread.Kernel:
         """The kernel for the longest rows there are registers for; the problem if there are none
         even for short ones."""
-        while all(d.code == "KT0605" for d in problem.diagnostics) and capacity > SHORTEST:
+        while all(d.code in _NO_ROOM for d in problem.diagnostics) and capacity > SHORTEST:
             capacity //= 2
             try:
                 return self._for(number, capacity)
             except KtError as again:
-                if {d.code for d in again.diagnostics} != {"KT0605"}:
+                if not all(d.code in _NO_ROOM for d in again.diagnostics):
                     raise
         raise problem
 
