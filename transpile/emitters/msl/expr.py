@@ -100,7 +100,7 @@ class Expressions:
         name = NAMES[self.dtype(dtype)]
         if width <= _LONGEST:
             return name + (str(width) if width > 1 else "")
-        self.made[f"struct {name} {width}"] = helpers.chunk(name, width)
+        self.made[f" struct {name} {width}"] = helpers.chunk(name, width)
         return helpers.chunk_name(name, width)
 
     def unsupported(self, what: str, why: str, remedy: str = "") -> KtError:
