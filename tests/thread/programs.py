@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tests.thread.matrices import UNIT
 from transpile import proofs
 from transpile.build import BuildOptions, Loaded, load
 from transpile.emitters import TARGETS
@@ -20,6 +21,7 @@ from transpile.ir.walk import walk_kernel
 from transpile.passes.pipeline import prepare
 from transpile.passes.schedule import resolve
 from transpile.thread import barriers
+from transpile.thread.dot_fit import fitted_blocks
 from transpile.thread.interpreter import run_program
 from transpile.thread.ir import Kernel
 from transpile.thread.limits import Limits
@@ -27,7 +29,7 @@ from transpile.thread.lower import lower
 from transpile.thread.verifier import verify
 from transpile.verify import inputs, numerics
 
-LIMITS = Limits("test", row=1024)  # the longest row of the examples' shapes
+LIMITS = Limits("test", row=1024, matrices=UNIT)  # the longest row of the examples' shapes
 torch.set_num_threads(1)  # the tests run in parallel already
 HEAD = "import torch\nimport helion\nimport helion.language as hl\n\n\n@helion.kernel\n"
 
@@ -56,8 +58,8 @@ class Lowered:
 
 def lower_kernel(kernel: ir.Kernel, limits: Limits = LIMITS, **options: Any) -> Lowered:
     """All phases of a kernel for its config; ``options`` are those of ``lower``."""
-    schedule = resolve(kernel)
-    schedule.config["indexing"] = "tensor_descriptor"  # products are peeled for pointers only
+    schedule = resolve(kernel, "metal")
+    schedule.blocks = fitted_blocks(kernel, schedule.blocks, schedule.num_warps or 4, limits)
     prepared = prepare(kernel, schedule)
     phases = [
         lower(

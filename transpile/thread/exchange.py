@@ -8,6 +8,7 @@ from transpile.ir import ir
 from transpile.ir.sizes import Size
 from transpile.thread.context import Lowering, Tile
 from transpile.thread.ir import (
+    Barrier,
     Body,
     Const,
     Expr,
@@ -21,7 +22,7 @@ from transpile.thread.ir import (
     mul,
 )
 from transpile.thread.layout import Digits, Layout, register_position, thread_position
-from transpile.thread.nests import Env
+from transpile.thread.nests import Control, Env
 
 
 def exchange(low: Lowering, tile: Tile, layout: Layout, value: ir.Value) -> Tile:
@@ -54,6 +55,19 @@ def position(low: Lowering, digits: Digits, env: Env) -> Expr:
 def coordinates(low: Lowering, layout: Layout, env: Env) -> tuple[Expr, ...]:
     """Positions along all axes."""
     return tuple(position(low, digits, env) for digits in layout.axes)
+
+
+def barrier(low: Lowering, op: ir.Barrier) -> None:
+    """The source's own barrier: stores before it are seen by loads after it."""
+    low.before_any_write()
+    stmt = Barrier("group", shared=True, device=True, span=op.span)
+    low.scope.close()
+    low.scope.add(Control(lambda: [stmt]))
+
+
+def inline(low: Lowering, op: ir.Inline) -> None:
+    """Target code of the source is for targets that compute on tiles."""
+    raise low.unsupported("this inline code", f"it is for {', '.join(op.targets)}")
 
 
 def publish(low: Lowering, tile: Tile, name: str) -> SharedBuffer:

@@ -9,9 +9,9 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.sizes import Size, Sym
 from transpile.ir.walk import operands
-from transpile.thread import barriers, control, dot, elementwise, memory, reduce, scan
+from transpile.thread import barriers, control, dot, elementwise, memory, reduce, reorder, scan
 from transpile.thread.context import Lowering, Tile
-from transpile.thread.exchange import exchange
+from transpile.thread.exchange import barrier, exchange, inline
 from transpile.thread.ir import Kernel
 from transpile.thread.layout import Layout
 from transpile.thread.limits import Limits
@@ -33,6 +33,7 @@ POINTWISE: dict[type[ir.Op], Callable[..., Tile]] = {
 PLACED: dict[type[ir.Op], Callable[..., None]] = {
     ir.Store: memory.store, ir.Atomic: memory.atomic, ir.Reduce: reduce.reduce,
     ir.ReduceWith: reduce.reduce_with, ir.Scan: scan.scan, ir.Dot: dot.dot,
+    ir.Gather: reorder.gather, ir.Sort: reorder.sort, ir.Barrier: barrier, ir.Inline: inline,
 }  # fmt: skip
 
 CONTROL: dict[type[ir.Op], Callable[..., None]] = {
@@ -107,7 +108,7 @@ def _lower_op(low: Lowering, op: ir.Op, errors: list[KtError]) -> None:
             low.place(tile)
             low.bind(result, tile)
     else:
-        raise low.unsupported(_WORDS.get(kind, "this operation"), "it has no lowering to threads")
+        raise low.unsupported("this operation", f"{kind.__name__} has no lowering to threads")
 
 
 def _moves(low: Lowering, op: ir.Op) -> bool:
@@ -145,9 +146,3 @@ def instantiate(low: Lowering, op: ir.Op, value: ir.Value, layout: Layout) -> Ti
     if isinstance(op, ir.Split):
         return elementwise.split(low, op, layout, op.results.index(value))
     return POINTWISE[type(op)](low, op, layout)
-
-
-_WORDS = {
-    ir.Gather: "a gather from a tile", ir.Sort: "a sort",
-    ir.Inline: "inline target code", ir.Barrier: "a barrier",
-}  # fmt: skip
