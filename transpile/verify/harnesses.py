@@ -43,6 +43,8 @@ class Harness:
 
 _SIMULATED = {"KT_INTERPRET": "1", "TRITON_INTERPRET": "1"}  # torch may import triton first
 _JAX_ON_CPU = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+# each compiled function runs once: optimising it takes longer than it saves
+_UNOPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 # libtpu compiles for chips that are not there. It asks a metadata server of the cloud for its
 # topology unless told not to, and wants to be the only one of its kind on the host.
 _TPU_COMPILER = {
@@ -69,7 +71,7 @@ HARNESSES: dict[str, Harness] = {
         run="pallas_run",
         environments={
             "compile": _JAX_ON_CPU | _TPU_COMPILER,
-            "numerics": _JAX_ON_CPU | {"KT_INTERPRET": "1"},
+            "numerics": _JAX_ON_CPU | _UNOPTIMISED | {"KT_INTERPRET": "1"},
             "simulate": _JAX_ON_CPU | {"KT_INTERPRET": "1"},
         },
     ),
