@@ -133,8 +133,8 @@ def results(
     changed = written_parameters(job.kernel)
     behind, inside = returned_parameters(job.kernel, changed)
     count = len(values) - len(behind)
-    found = {f"out{i}": value for i, value in enumerate(values[:count])}
-    found |= dict(zip(behind, values[count:], strict=True))
+    found = {f"out{i}": value for i, value in enumerate(values[: max(count, 0)])}
+    found |= dict(zip(behind, values[max(count, 0) :], strict=False))
     found |= {name: values[i] for name, i in inside.items()}
     wide = {torch.int32: torch.int64, torch.uint32: torch.uint64}
     for name, value in found.items():
