@@ -877,14 +877,14 @@ struct NearestCodeParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 8; ++k) {
+    UNROLL for (short kk = 0; kk < 8; ++kk) {
       simdgroup_half8x8 vectors_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(vectors_frag[i], &vectors_shared[sg / 2 * 8 + i * 16][k * 8], 72);
+        simdgroup_load(vectors_frag[i], &vectors_shared[sg / 2 * 8 + i * 16][kk * 8], 72);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 codes_frag;
-        simdgroup_load(codes_frag, &codes_shared[sg % 2 * 8 + j * 16][k * 8], 72, ulong2(0, 0),
+        simdgroup_load(codes_frag, &codes_shared[sg % 2 * 8 + j * 16][kk * 8], 72, ulong2(0, 0),
             true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], vectors_frag[i], codes_frag, acc[i][j]);
@@ -1078,14 +1078,14 @@ struct NearestCodeParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 4; ++k) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 vectors_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(vectors_frag[i], &vectors_shared[sg / 2 * 8 + i * 16][k * 8], 40);
+        simdgroup_load(vectors_frag[i], &vectors_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 codes_frag;
-        simdgroup_load(codes_frag, &codes_shared[sg % 2 * 8 + j * 16][k * 8], 40, ulong2(0, 0),
+        simdgroup_load(codes_frag, &codes_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0),
             true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], vectors_frag[i], codes_frag, acc[i][j]);

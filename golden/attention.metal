@@ -171,11 +171,11 @@ struct AttentionParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 8; ++k) {
+    UNROLL for (short kk = 0; kk < 8; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 k_tile_frag;
-        simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][k * 8], 72, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(acc_2[j], q_tile[k], k_tile_frag, acc_2[j]);
+        simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
+        simdgroup_multiply_accumulate(acc_2[j], q_tile[kk], k_tile_frag, acc_2[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
@@ -227,11 +227,11 @@ struct AttentionParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 4; ++k) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 v_flat_frag;
-        simdgroup_load(v_flat_frag, &v_flat_shared[k * 8][j * 8], 72);
-        simdgroup_multiply_accumulate(acc[j], probs_f16[k], v_flat_frag, acc[j]);
+        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 72);
+        simdgroup_multiply_accumulate(acc[j], probs_f16[kk], v_flat_frag, acc[j]);
       }
     }
     row_max = new_max;
@@ -303,11 +303,11 @@ struct AttentionParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 4; ++k) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 k_tile_frag;
-        simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][k * 8], 36, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(acc_2[j], q_tile[k], k_tile_frag, acc_2[j]);
+        simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][kk * 8], 36, ulong2(0, 0), true);
+        simdgroup_multiply_accumulate(acc_2[j], q_tile[kk], k_tile_frag, acc_2[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
@@ -358,11 +358,11 @@ struct AttentionParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 4; ++k) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 v_flat_frag;
-        simdgroup_load(v_flat_frag, &v_flat_shared[k * 8][j * 8], 36);
-        simdgroup_multiply_accumulate(acc[j], probs[k], v_flat_frag, acc[j]);
+        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 36);
+        simdgroup_multiply_accumulate(acc[j], probs[kk], v_flat_frag, acc[j]);
       }
     }
     row_max = new_max;
@@ -443,11 +443,11 @@ struct AttentionCausalParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 8; ++k) {
+    UNROLL for (short kk = 0; kk < 8; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 k_flat_frag;
-        simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][k * 8], 72, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(acc_2[j], q_tile[k], k_flat_frag, acc_2[j]);
+        simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
+        simdgroup_multiply_accumulate(acc_2[j], q_tile[kk], k_flat_frag, acc_2[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
@@ -503,11 +503,11 @@ struct AttentionCausalParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 4; ++k) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 v_flat_frag;
-        simdgroup_load(v_flat_frag, &v_flat_shared[k * 8][j * 8], 72);
-        simdgroup_multiply_accumulate(acc[j], probs_bf16[k], v_flat_frag, acc[j]);
+        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 72);
+        simdgroup_multiply_accumulate(acc[j], probs_bf16[kk], v_flat_frag, acc[j]);
       }
     }
     row_max = new_max;
@@ -578,11 +578,11 @@ struct AttentionCausalParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 16; ++k) {
+    UNROLL for (short kk = 0; kk < 16; ++kk) {
       UNROLL for (short j = 0; j < 2; ++j) {
         simdgroup_half8x8 k_flat_frag;
-        simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][k * 8], 136, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(acc_2[j], q_tile[k], k_flat_frag, acc_2[j]);
+        simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][kk * 8], 136, ulong2(0, 0), true);
+        simdgroup_multiply_accumulate(acc_2[j], q_tile[kk], k_flat_frag, acc_2[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
@@ -634,11 +634,11 @@ struct AttentionCausalParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k = 0; k < 2; ++k) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       UNROLL for (short j = 0; j < 16; ++j) {
         simdgroup_half8x8 v_flat_frag;
-        simdgroup_load(v_flat_frag, &v_flat_shared[k * 8][j * 8], 136);
-        simdgroup_multiply_accumulate(acc[j], probs_f16[k], v_flat_frag, acc[j]);
+        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 136);
+        simdgroup_multiply_accumulate(acc[j], probs_f16[kk], v_flat_frag, acc[j]);
       }
     }
     row_max = new_max;
@@ -727,11 +727,11 @@ struct AttentionGqaParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 8; ++k_2) {
+    UNROLL for (short kk = 0; kk < 8; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 k_frag;
-        simdgroup_load(k_frag, &k_shared[j * 8][k_2 * 8], 72, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(scores[j], q_tile[k_2], k_frag, scores[j]);
+        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
+        simdgroup_multiply_accumulate(scores[j], q_tile[kk], k_frag, scores[j]);
       }
     }
     // scores = scores * (sm_scale * 1.4426950408889634)
@@ -785,11 +785,11 @@ struct AttentionGqaParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 v_frag;
-        simdgroup_load(v_frag, &v_shared[k_2 * 8][j * 8], 72);
-        simdgroup_multiply_accumulate(acc[j], probs_bf16[k_2], v_frag, acc[j]);
+        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 72);
+        simdgroup_multiply_accumulate(acc[j], probs_bf16[kk], v_frag, acc[j]);
       }
     }
     row_max = new_max;
@@ -865,11 +865,11 @@ struct AttentionGqaParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 k_frag;
-        simdgroup_load(k_frag, &k_shared[j * 8][k_2 * 8], 36, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(scores[j], q_tile[k_2], k_frag, scores[j]);
+        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 36, ulong2(0, 0), true);
+        simdgroup_multiply_accumulate(scores[j], q_tile[kk], k_frag, scores[j]);
       }
     }
     // scores = scores * (sm_scale * 1.4426950408889634)
@@ -922,11 +922,11 @@ struct AttentionGqaParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 v_frag;
-        simdgroup_load(v_frag, &v_shared[k_2 * 8][j * 8], 36);
-        simdgroup_multiply_accumulate(acc[j], probs[k_2], v_frag, acc[j]);
+        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 36);
+        simdgroup_multiply_accumulate(acc[j], probs[kk], v_frag, acc[j]);
       }
     }
     row_max = new_max;

@@ -152,14 +152,14 @@ struct BmmParams {
       *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -179,14 +179,14 @@ struct BmmParams {
         : Bfloat8{};
     *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -258,14 +258,14 @@ struct BmmParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -289,14 +289,14 @@ struct BmmParams {
       *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -363,14 +363,14 @@ struct BroadcastMatmulParams {
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_flat_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
@@ -388,14 +388,14 @@ struct BroadcastMatmulParams {
         k_2 < params.k ? load8_first(w + k_2 * params.w_stride_0 + n, params.n - n) : Half8{};
     *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_flat_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
@@ -462,14 +462,14 @@ struct BroadcastMatmulParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_flat_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
@@ -492,14 +492,14 @@ struct BroadcastMatmulParams {
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_flat_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }

@@ -152,11 +152,11 @@ struct DecodeAttentionParams {
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 8; ++k_2) {
+    UNROLL for (short kk = 0; kk < 8; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 k_frag;
-        simdgroup_load(k_frag, &k_shared[j * 8][k_2 * 8], 72, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(scores[j], q_tile[k_2], k_frag, scores[j]);
+        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
+        simdgroup_multiply_accumulate(scores[j], q_tile[kk], k_frag, scores[j]);
       }
     }
     // scores = scores * (sm_scale * 1.4426950408889634)
@@ -210,11 +210,11 @@ struct DecodeAttentionParams {
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 v_frag;
-        simdgroup_load(v_frag, &v_shared[k_2 * 8][j * 8], 72);
-        simdgroup_multiply_accumulate(acc[j], probs_bf16[k_2], v_frag, acc[j]);
+        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 72);
+        simdgroup_multiply_accumulate(acc[j], probs_bf16[kk], v_frag, acc[j]);
       }
     }
     row_max = new_max;
@@ -281,11 +281,11 @@ struct DecodeAttentionParams {
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 k_frag;
-        simdgroup_load(k_frag, &k_shared[j * 8][k_2 * 8], 36, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(scores[j], q_tile[k_2], k_frag, scores[j]);
+        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 36, ulong2(0, 0), true);
+        simdgroup_multiply_accumulate(scores[j], q_tile[kk], k_frag, scores[j]);
       }
     }
     // scores = scores * (sm_scale * 1.4426950408889634)
@@ -338,11 +338,11 @@ struct DecodeAttentionParams {
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 v_frag;
-        simdgroup_load(v_frag, &v_shared[k_2 * 8][j * 8], 36);
-        simdgroup_multiply_accumulate(acc[j], probs[k_2], v_frag, acc[j]);
+        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 36);
+        simdgroup_multiply_accumulate(acc[j], probs[kk], v_frag, acc[j]);
       }
     }
     row_max = new_max;

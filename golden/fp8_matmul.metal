@@ -230,14 +230,14 @@ struct Fp8MatmulScaledParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 2; ++k_2) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_2 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][k_2 * 8], 24, ulong2(0, 0), true);
+        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 24, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -266,14 +266,14 @@ struct Fp8MatmulScaledParams {
       *(threadgroup half4*)&w_shared[tid / 4 + i * 32][lane % 4 * 4] = w_tile_2;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 2; ++k_2) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_2 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][k_2 * 8], 24, ulong2(0, 0), true);
+        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 24, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -376,14 +376,14 @@ struct Fp8MatmulScaled2Params {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -413,14 +413,14 @@ struct Fp8MatmulScaled2Params {
       *(threadgroup half4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile_2;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }

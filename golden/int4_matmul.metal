@@ -193,14 +193,14 @@ struct Int4MatmulParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 a_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(a_frag[i], &a_shared[sg / 2 * 8 + i * 16][k_2 * 8], 40);
+        simdgroup_load(a_frag[i], &a_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_2 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_frag[i], w_frag, acc[i][j]);
         }
@@ -310,14 +310,14 @@ struct Int4MatmulParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_half8x8 a_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(a_frag[i], &a_shared[sg / 2 * 8 + i * 16][k_2 * 8], 40);
+        simdgroup_load(a_frag[i], &a_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_2 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_frag[i], w_frag, acc[i][j]);
         }
@@ -415,14 +415,14 @@ struct Uint4MatmulHalvesParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 4; ++k_3) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_half8x8 a_low_frag[2];
       UNROLL for (short i = 0; i < 2; ++i) {
-        simdgroup_load(a_low_frag[i], &a_low_shared[sg / 2 * 8 + i * 16][k_3 * 8], 40);
+        simdgroup_load(a_low_frag[i], &a_low_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 2; ++j) {
         simdgroup_half8x8 rhs_frag;
-        simdgroup_load(rhs_frag, &rhs_shared[k_3 * 8][sg % 2 * 8 + j * 16], 40);
+        simdgroup_load(rhs_frag, &rhs_shared[kk * 8][sg % 2 * 8 + j * 16], 40);
         UNROLL for (short i = 0; i < 2; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_low_frag[i], rhs_frag, acc[i][j]);
         }
@@ -464,14 +464,14 @@ struct Uint4MatmulHalvesParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 4; ++k_3) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_half8x8 a_high_frag[2];
       UNROLL for (short i = 0; i < 2; ++i) {
-        simdgroup_load(a_high_frag[i], &a_high_shared[sg / 2 * 8 + i * 16][k_3 * 8], 40);
+        simdgroup_load(a_high_frag[i], &a_high_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 2; ++j) {
         simdgroup_half8x8 rhs_frag;
-        simdgroup_load(rhs_frag, &rhs_shared_1[k_3 * 8][sg % 2 * 8 + j * 16], 40);
+        simdgroup_load(rhs_frag, &rhs_shared_1[kk * 8][sg % 2 * 8 + j * 16], 40);
         UNROLL for (short i = 0; i < 2; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_high_frag[i], rhs_frag, acc[i][j]);
         }
@@ -593,14 +593,14 @@ struct Uint4MatmulHalvesParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 4; ++k_3) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 a_low_frag[2];
       UNROLL for (short i = 0; i < 2; ++i) {
-        simdgroup_load(a_low_frag[i], &a_low_shared[sg / 2 * 8 + i * 16][k_3 * 8], 40);
+        simdgroup_load(a_low_frag[i], &a_low_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 2; ++j) {
         simdgroup_bfloat8x8 rhs_frag;
-        simdgroup_load(rhs_frag, &rhs_shared[k_3 * 8][sg % 2 * 8 + j * 16], 40);
+        simdgroup_load(rhs_frag, &rhs_shared[kk * 8][sg % 2 * 8 + j * 16], 40);
         UNROLL for (short i = 0; i < 2; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_low_frag[i], rhs_frag, acc[i][j]);
         }
@@ -642,14 +642,14 @@ struct Uint4MatmulHalvesParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 4; ++k_3) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 a_high_frag[2];
       UNROLL for (short i = 0; i < 2; ++i) {
-        simdgroup_load(a_high_frag[i], &a_high_shared[sg / 2 * 8 + i * 16][k_3 * 8], 40);
+        simdgroup_load(a_high_frag[i], &a_high_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 2; ++j) {
         simdgroup_bfloat8x8 rhs_frag;
-        simdgroup_load(rhs_frag, &rhs_shared_1[k_3 * 8][sg % 2 * 8 + j * 16], 40);
+        simdgroup_load(rhs_frag, &rhs_shared_1[kk * 8][sg % 2 * 8 + j * 16], 40);
         UNROLL for (short i = 0; i < 2; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_high_frag[i], rhs_frag, acc[i][j]);
         }

@@ -150,14 +150,14 @@ struct MatmulParams {
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -175,14 +175,14 @@ struct MatmulParams {
         k_2 < params.k ? load8_first(y + k_2 * params.y_stride_0 + n, params.n - n) : Half8{};
     *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -247,14 +247,14 @@ struct MatmulBf16Params {
       *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 2; ++k_2) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_2 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[sg % 2 * 8 + j * 16][k_2 * 8], 24, ulong2(0, 0), true);
+        simdgroup_load(y_frag, &y_shared[sg % 2 * 8 + j * 16][kk * 8], 24, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -271,14 +271,14 @@ struct MatmulBf16Params {
         n < params.n ? load8_first(y + k + n * params.y_stride_1, params.k - k) : Bfloat8{};
     *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 2; ++k_2) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_2 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[sg % 2 * 8 + j * 16][k_2 * 8], 24, ulong2(0, 0), true);
+        simdgroup_load(y_frag, &y_shared[sg % 2 * 8 + j * 16][kk * 8], 24, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -345,14 +345,14 @@ struct MatmulBf16Params {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -374,14 +374,14 @@ struct MatmulBf16Params {
       *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -448,14 +448,14 @@ struct MatmulBf16Params {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 4; ++k_3) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][k_3 * 8], 40);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 136);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -477,14 +477,14 @@ struct MatmulBf16Params {
       *(threadgroup Half8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 4; ++k_3) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][k_3 * 8], 40);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 136);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -551,14 +551,14 @@ struct MatmulBf16Params {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 4; ++k_3) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][k_3 * 8], 40);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 136);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -580,14 +580,14 @@ struct MatmulBf16Params {
       *(threadgroup Bfloat8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 4; ++k_3) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][k_3 * 8], 40);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 136);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -662,14 +662,14 @@ struct MatmulPersistentParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][k_2 * 8], 40);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][k_2 * 8], 40, ulong2(0, 0), true);
+        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -690,14 +690,14 @@ struct MatmulPersistentParams {
       *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][k_2 * 8], 40);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][k_2 * 8], 40, ulong2(0, 0), true);
+        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -764,14 +764,14 @@ struct MatmulPersistentParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][k_2 * 8], 40);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][k_2 * 8], 40, ulong2(0, 0), true);
+        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -792,14 +792,14 @@ struct MatmulPersistentParams {
       *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_2 = 0; k_2 < 4; ++k_2) {
+    UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][k_2 * 8], 40);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][k_2 * 8], 40, ulong2(0, 0), true);
+        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }

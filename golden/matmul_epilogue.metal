@@ -233,14 +233,14 @@ struct LinearGeluParams {
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -258,14 +258,14 @@ struct LinearGeluParams {
         k_2 < params.k ? load8_first(w + k_2 * params.w_stride_0 + n, params.n - n) : Half8{};
     *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -343,14 +343,14 @@ struct LinearGeluParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -372,14 +372,14 @@ struct LinearGeluParams {
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -445,14 +445,14 @@ struct LinearGeluParams {
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -470,14 +470,14 @@ struct LinearGeluParams {
         k_2 < params.k ? load8_first(w + k_2 * params.w_stride_0 + n, params.n - n) : Bfloat8{};
     *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -548,14 +548,14 @@ struct LinearGeluParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -577,14 +577,14 @@ struct LinearGeluParams {
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -667,14 +667,14 @@ struct MatmulResidualParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 8; ++k_3) {
+    UNROLL for (short kk = 0; kk < 8; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 32][k_3 * 8], 72);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 32][kk * 8], 72);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][j * 8], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -748,14 +748,14 @@ struct MatmulResidualParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 8; ++k_3) {
+    UNROLL for (short kk = 0; kk < 8; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 32][k_3 * 8], 72);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 32][kk * 8], 72);
       }
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][j * 8], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }

@@ -191,14 +191,14 @@ struct MatmulSplitKParams {
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -269,14 +269,14 @@ struct MatmulSplitKParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -350,14 +350,14 @@ struct LinearSplitKParams {
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -454,14 +454,14 @@ struct LinearSplitKParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -547,14 +547,14 @@ struct LinearSplitKParams {
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -654,14 +654,14 @@ struct MatmulSplitKBarrierParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short k_3 = 0; k_3 < 2; ++k_3) {
+    UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_float8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][k_3 * 8], 20);
+        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
       }
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[k_3 * 8][sg % 2 * 8 + j * 16], 68);
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }

@@ -146,12 +146,12 @@ struct SqueezeExcitationParams {
     *(threadgroup float4*)&w1_shared[tid / 4 + i * 32][lane % 4 * 4] = w1_f32;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short k = 0; k < 8; ++k) {
+  UNROLL for (short kk = 0; kk < 8; ++kk) {
     simdgroup_float8x8 lhs_frag;
-    simdgroup_load(lhs_frag, &lhs_shared[sg * 8][k * 8], 68);
+    simdgroup_load(lhs_frag, &lhs_shared[sg * 8][kk * 8], 68);
     UNROLL for (short j = 0; j < 2; ++j) {
       simdgroup_float8x8 w1_frag;
-      simdgroup_load(w1_frag, &w1_shared[k * 8][j * 8], 20);
+      simdgroup_load(w1_frag, &w1_shared[kk * 8][j * 8], 20);
       simdgroup_multiply_accumulate(acc[j], lhs_frag, w1_frag, acc[j]);
     }
   }
@@ -172,11 +172,11 @@ struct SqueezeExcitationParams {
     *(threadgroup float4*)&w2_shared[tid / 16 + i * 8][lane % 16 * 4] = w2_f32;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short k = 0; k < 2; ++k) {
+  UNROLL for (short kk = 0; kk < 2; ++kk) {
     UNROLL for (short j = 0; j < 8; ++j) {
       simdgroup_float8x8 w2_frag;
-      simdgroup_load(w2_frag, &w2_shared[k * 8][j * 8], 68);
-      simdgroup_multiply_accumulate(acc_2[j], hidden[k], w2_frag, acc_2[j]);
+      simdgroup_load(w2_frag, &w2_shared[kk * 8][j * 8], 68);
+      simdgroup_multiply_accumulate(acc_2[j], hidden[kk], w2_frag, acc_2[j]);
     }
   }
   float2 gate[8];
@@ -272,12 +272,12 @@ struct SqueezeExcitationParams {
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short k = 0; k < 12; ++k) {
+  UNROLL for (short kk = 0; kk < 12; ++kk) {
     simdgroup_float8x8 lhs_frag;
-    simdgroup_load(lhs_frag, &lhs_shared[sg * 8][k * 8], 132);
+    simdgroup_load(lhs_frag, &lhs_shared[sg * 8][kk * 8], 132);
     UNROLL for (short j = 0; j < 3; ++j) {
       simdgroup_float8x8 w1_frag;
-      simdgroup_load(w1_frag, &w1_shared[k * 8][j * 8], 28);
+      simdgroup_load(w1_frag, &w1_shared[kk * 8][j * 8], 28);
       simdgroup_multiply_accumulate(acc[j], lhs_frag, w1_frag, acc[j]);
     }
   }
@@ -302,11 +302,11 @@ struct SqueezeExcitationParams {
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short k = 0; k < 3; ++k) {
+  UNROLL for (short kk = 0; kk < 3; ++kk) {
     UNROLL for (short j = 0; j < 12; ++j) {
       simdgroup_float8x8 w2_frag;
-      simdgroup_load(w2_frag, &w2_shared[k * 8][j * 8], 100);
-      simdgroup_multiply_accumulate(acc_2[j], hidden[k], w2_frag, acc_2[j]);
+      simdgroup_load(w2_frag, &w2_shared[kk * 8][j * 8], 100);
+      simdgroup_multiply_accumulate(acc_2[j], hidden[kk], w2_frag, acc_2[j]);
     }
   }
   float2 gate[12];

@@ -137,15 +137,18 @@ def _product(kernel: ir.Kernel, roles: _Roles, target: str) -> Defaults:
 
 
 _MOST_ELEMENTS = 128 * 128  # of a tile: 128 registers of each of 128 threads
+_ROW = 1024  # the length that results with rows of a run-time length have room for, at the least
 
 
 def _fit_in_registers(kernel: ir.Kernel, blocks: dict[Sym, int], roles: _Roles) -> None:
     """Smaller blocks where tiles of several axes are large, those of no product first."""
     shapes = {r.shape for op in walk_kernel(kernel) for r in op.results if _is_tile(r)}
+    results = {op.result.shape for op in walk_kernel(kernel) if isinstance(op, ir.Dot)}
 
     def elements(shape: tuple[Size, ...]) -> int:
-        sizes = (size.substitute(blocks).as_int() or 1 for size in shape)
-        return math.prod(sizes)
+        unknown = _ROW if shape in results else 1
+        sizes = (size.substitute(blocks).as_int() for size in shape)
+        return math.prod(unknown if n is None else n for n in sizes)
 
     for shape in sorted(shapes, key=str):
         while elements(shape) > _MOST_ELEMENTS:

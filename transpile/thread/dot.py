@@ -205,7 +205,7 @@ class _Multiply:
         def step(env: Env, k: Expr) -> Body:
             return self._step({**env, digit: k} if digit else env, k)
 
-        return self._batches(lambda env: looped("k", steps, lambda k: step(env, k)))
+        return self._batches(lambda env: looped("kk", steps, lambda k: step(env, k)))
 
     def _batches(self, inner: Callable[[Env], Body]) -> Body:
         digits = _registers(self.batch)

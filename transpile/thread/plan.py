@@ -370,7 +370,7 @@ class _Planner:
         held = plan.of(value).elements
         if held <= self.limits.registers:
             return
-        sizes = " x ".join(str(self.axes[k].extent) for k in keys_of(value.shape) if k in self.axes)
+        sizes = " x ".join(str(self._extent(size)) for size in value.shape)
         raise error(
             "KT0605", f"a tile of {sizes} elements does not fit in registers", span,
             why=f"each of {plan.threads} threads would hold {held} elements, more than "

@@ -11,6 +11,7 @@ from transpile.emitters.msl.kernel import MAX_THREADS, SHARED_BYTES, MetalKernel
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32
+from transpile.passes.depth import step_products
 from transpile.passes.pipeline import prepare
 from transpile.passes.roll import reduction_sizes
 from transpile.passes.schedule import Schedule, resolve
@@ -115,6 +116,7 @@ class _Prepared:
                 chunk if size.as_int() is None else known
                 for size, known in zip(sizes, given, strict=False)
             )
+        kernel = step_products(kernel, schedule.blocks)
         schedule.blocks = fitted_blocks(kernel, schedule.blocks, schedule.num_warps or 4, LIMITS)
         self.kernel = prepare(kernel, schedule)
         self.sizes = host_sizes(self.kernel, schedule)
