@@ -42,7 +42,7 @@ def check_shape(module: ModuleType, job: KernelJob, index: int) -> list[str]:
     if problems:
         return problems  # the simulator would only repeat them
     if products:
-        problems += _check_rounded(module, job, arguments, reference)
+        problems += _check_rounded(module, job, arguments)
     for mode in simulations(index):
         problems += _check_simulated(module, job, arguments, want, mode)
     return problems
@@ -53,25 +53,52 @@ def simulations(index: int) -> list[Any]:
     return [modes.simulator(cores=2 if index == 0 else 1)]
 
 
-def _check_rounded(
-    module: ModuleType, job: KernelJob, arguments: Mapping[str, Any], reference: Any
-) -> list[str]:
-    """With the operands of products rounded as a TPU does by default."""
+def _check_rounded(module: ModuleType, job: KernelJob, arguments: Mapping[str, Any]) -> list[str]:
+    """With the operands of products rounded as a TPU does by default, on both sides."""
     import torch
 
     from transpile.ir.reference.numerics import rounded_operands
 
+    function = getattr(module, job.kernel.name)
     with rounded_operands(torch.bfloat16):
         want = numerics.results(_interpreter(job), arguments)
-    function = getattr(module, job.kernel.name)
     with modes.running(module, True, rounding=True):
         got = results(job, function, arguments, want)
+    eps = compare.BF16_EPS
     by = "interpreter, operands rounded to bf16"
-    problems = numerics.compare_results(job, got, want, arguments, by, compare.BF16_EPS)
+    problems = numerics.compare_results(job, got, want, arguments, by, eps)
+    with rounded_torch(torch.bfloat16):
+        reference = _reference(job, arguments)
     if reference is not None:
         by = f"{_name(job)}, operands rounded to bf16"
-        problems += numerics.compare_results(job, got, reference, arguments, by, compare.BF16_EPS)
+        problems += numerics.compare_results(job, got, reference, arguments, by, eps)
     return problems
+
+
+@contextlib.contextmanager
+def rounded_torch(dtype: Any) -> Iterator[None]:
+    """Inside, torch's products round their operands to ``dtype`` (its fused attention does not)."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Rounding(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            count = _OPERANDS.get(func.overloadpacket.__name__, 0)
+            if count:  # the operands are the last tensors; an addend stands before them
+                first = len(args) - count
+                args = [
+                    a.to(dtype).to(a.dtype) if i >= first and a.is_floating_point() else a
+                    for i, a in enumerate(args)
+                ]
+            return func(*args, **(kwargs or {}))
+
+    with Rounding():
+        yield
+
+
+#: torch's products and how many operands they have
+_OPERANDS = {"mm": 2, "bmm": 2, "mv": 2, "dot": 2, "addmm": 2, "baddbmm": 2, "addmv": 2}
 
 
 def _check_simulated(
@@ -161,13 +188,18 @@ def to_torch(value: Any) -> Any:
     return torch.from_numpy(raw).view(getattr(torch, name))
 
 
+_VIEW = re.compile(
+    r"^(\w+) = (\w+)(?:\[|\.(?:view|reshape|flatten|permute|transpose|contiguous|t|T|mT|"
+    r"squeeze|unsqueeze|view_as|reshape_as)\b)",
+    re.MULTILINE,
+)
+
+
 def written_parameters(kernel: ir.Kernel) -> list[str]:
     """Tensor parameters that the kernel writes to, in parameter order, also through views."""
     written = {op.tensor.host for op in walk_kernel(kernel) if isinstance(op, ir.Store | ir.Atomic)}
     texts = [item.text for item in kernel.host if isinstance(item, ir.HostCode)]
-    views = dict(
-        match for text in texts for match in re.findall(r"^(\w+) = (\w+)[.\[]", text, re.MULTILINE)
-    )
+    views = dict(match for text in texts for match in _VIEW.findall(text))
     roots = set()
     for host in written:
         name = re.split(r"\W", host, maxsplit=1)[0]

@@ -244,6 +244,8 @@ def _shared(group: Sequence[Variant], texts: list[str]) -> list[str]:
         for j, other in enumerate(group):
             theirs = [device_dtype(t.dtype) for t in other.kernel.tensors]
             more = len(_CAST.findall(texts[j])) > len(_CAST.findall(shared[i]))
+            if "jnp.float16" in texts[j]:
+                continue  # it narrows, whatever came in
             if more and mine == theirs and _without_casts(texts[i]) == _without_casts(texts[j]):
                 shared[i] = texts[j]
     return shared

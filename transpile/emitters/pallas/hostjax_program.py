@@ -261,11 +261,12 @@ class HostProgram:
         for tensor in written:
             name = tensor.host if tensor.host.isidentifier() else tensor.name
             if device_dtype(tensor.dtype) != host_dtype(tensor.dtype):
-                cast = f".astype({self._host_dtype(tensor)})"
+                dtype = self._host_dtype(tensor)
                 if len(written) == 1 and launch[-1].endswith(")"):
-                    launch = self._with_cast(launch, cast, indent)
+                    launch = self._with_cast(launch, f".astype({dtype})", indent)
                 else:
-                    after.append(f"{name} = {name}{cast}")
+                    dtype = spell(host_dtype(tensor.dtype)) if dtype == f"{name}.dtype" else dtype
+                    after.append(f"{name} = {name}.astype({dtype})")
             after += self._put_back(name, tensor, index)
         return [*launch, *self._indented(after, indent)]
 
@@ -278,6 +279,8 @@ class HostProgram:
         owner = self.fresh.get(self._root(tensor.host))
         if owner is not None and not owner.kept:
             return owner.allocation.dtype
+        if tensor.host.isidentifier() and owner is None:
+            return f"{tensor.host}.dtype"  # it had it before the launch
         return spell(host_dtype(tensor.dtype))
 
     def _put_back(self, name: str, tensor: ir.Tensor, index: int) -> list[str]:
