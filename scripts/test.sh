@@ -17,3 +17,4 @@ step lint-imports --no-logo
 step kt build "examples/*.py" -t triton,metal -o golden --check
 step pytest -q -n "$jobs"
 step kt verify "examples/*.py" -t triton -j "$jobs"
+step kt verify "examples/*.py" -t metal -j "$jobs"

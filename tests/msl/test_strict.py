@@ -53,6 +53,7 @@ MISTAKES = [
     ("too few components", body("float4 f = float4(1.0f, 2.0f); // !\ny[t] = f.x;"), "wrong number of components"),
     ("wrong literal suffix", body("half h = 1.0hf; // !\ny[t] = float(h);"), "suffix|literal operator"),
     ("address of a component", body("float4 v = float4(0.0f);\nthread float* p = &v.x; // !\ny[t] = *p;"), "address of vector element"),
+    ("vector of 32 bytes", body("long4 v = long4(1); // !\ny[t] = float(v.x);"), "wider than a memory access"),
     ("array of run-time length", body("float a[n]; // !\na[0] = 1.0f; y[t] = a[0];"), "variable length array"),
     # library
     ("std::", body("y[t] = std::max(x[t], 0.0f); // !"), "`std` is not available"),
@@ -165,7 +166,9 @@ template [[host_name("scale_f16")]] [[kernel]] decltype(scale<half>) scale<half>
     assert strict.check(source) == []
 
 
-@pytest.mark.parametrize("text", ["threadgroup float s = 0.0f; y[i] = s;"])
+@pytest.mark.parametrize(
+    "text", ["threadgroup float s = 0.0f; y[i] = s;", "y[i] = float(ulong3(i).x);"]
+)
 def test_what_only_the_house_style_forbids(text: str) -> None:
     source = program(text)
     assert strict.check(source)

@@ -17,6 +17,9 @@ _UNAVAILABLE = (
     "thread_local", "asm", "__asm__", "std", "malloc", "printf",
 )  # fmt: skip
 
+# Accesses of more than 16 bytes are two to a GPU; the executor could not check them.
+_TOO_WIDE = ("long3", "long4", "ulong3", "ulong4")
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -88,6 +91,12 @@ class _Reader:
             for t in self.tokens
             if t.kind == "name" and t.text in _UNAVAILABLE
         ]
+        if self.house_style:
+            self.problems += [
+                Problem(t.line, f"`{t.text}` is wider than a memory access, which is 16 bytes")
+                for t in self.tokens
+                if t.text in _TOO_WIDE
+            ]
         self._declarations()
         self._variables()
         self._attributes()
