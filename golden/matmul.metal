@@ -15,6 +15,20 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
+// The quotient rounded down, where C++ rounds towards zero.
+template <typename T>
+inline T floor_div(T a, T b) {
+  T quotient = a / b;
+  return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
+}
+
+// The remainder with the sign of b, where C++'s has that of a.
+template <typename T>
+inline T floor_mod(T a, T b) {
+  T remainder = a % b;
+  return remainder != 0 && (a < 0) != (b < 0) ? remainder + b : remainder;
+}
+
 // Writes 2 elements to anywhere.
 template <typename T>
 inline void store2_any(device T* x, vec<T, 2> v) {
@@ -411,11 +425,16 @@ struct MatmulBf16Params {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup half x_shared[128][40];
   alignas(16) threadgroup half y_shared[32][136];
-  bool interior = int(tgid.x) * 128 + 128 <= params.m && int(tgid.y) * 128 + 128 <= params.n;
-  int m = int(tgid.x) * 128 + tid / 4;
-  int n = int(tgid.y) * 128 + lane % 16 * 8;
-  int m_2 = int(tgid.x) * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int band = (params.n + 127) / 128 * 8;
+  int band_start = int(tgid.x) / band * 8;
+  int band_height = min((params.m + 127) / 128 - band_start, 8);
+  int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
+  int pid_n = floor_div(int(tgid.x) % band, band_height);
+  bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
+  int m = pid_m * 128 + tid / 4;
+  int n = pid_n * 128 + lane % 16 * 8;
+  int m_2 = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n_2 = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -514,11 +533,16 @@ struct MatmulBf16Params {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup bfloat x_shared[128][40];
   alignas(16) threadgroup bfloat y_shared[32][136];
-  bool interior = int(tgid.x) * 128 + 128 <= params.m && int(tgid.y) * 128 + 128 <= params.n;
-  int m = int(tgid.x) * 128 + tid / 4;
-  int n = int(tgid.y) * 128 + lane % 16 * 8;
-  int m_2 = int(tgid.x) * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int band = (params.n + 127) / 128 * 8;
+  int band_start = int(tgid.x) / band * 8;
+  int band_height = min((params.m + 127) / 128 - band_start, 8);
+  int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
+  int pid_n = floor_div(int(tgid.x) % band, band_height);
+  bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
+  int m = pid_m * 128 + tid / 4;
+  int n = pid_n * 128 + lane % 16 * 8;
+  int m_2 = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n_2 = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -625,11 +649,16 @@ struct MatmulPersistentParams {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup half x_shared[128][40];
   alignas(16) threadgroup half w_shared[128][40];
-  bool interior = int(tgid.x) * 128 + 128 <= params.m && int(tgid.y) * 128 + 128 <= params.n;
-  int m = int(tgid.x) * 128 + tid / 4;
-  int n = int(tgid.y) * 128 + tid / 4;
-  int m_2 = int(tgid.x) * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int band = (params.n + 127) / 128 * 4;
+  int band_start = int(tgid.x) / band * 4;
+  int band_height = min((params.m + 127) / 128 - band_start, 4);
+  int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
+  int pid_n = floor_div(int(tgid.x) % band, band_height);
+  bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
+  int m = pid_m * 128 + tid / 4;
+  int n = pid_n * 128 + tid / 4;
+  int m_2 = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n_2 = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -727,11 +756,16 @@ struct MatmulPersistentParams {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup bfloat x_shared[128][40];
   alignas(16) threadgroup bfloat w_shared[128][40];
-  bool interior = int(tgid.x) * 128 + 128 <= params.m && int(tgid.y) * 128 + 128 <= params.n;
-  int m = int(tgid.x) * 128 + tid / 4;
-  int n = int(tgid.y) * 128 + tid / 4;
-  int m_2 = int(tgid.x) * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int band = (params.n + 127) / 128 * 4;
+  int band_start = int(tgid.x) / band * 4;
+  int band_height = min((params.m + 127) / 128 - band_start, 4);
+  int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
+  int pid_n = floor_div(int(tgid.x) % band, band_height);
+  bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
+  int m = pid_m * 128 + tid / 4;
+  int n = pid_n * 128 + tid / 4;
+  int m_2 = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n_2 = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {

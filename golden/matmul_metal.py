@@ -101,12 +101,12 @@ def matmul_l2_grouped(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     out = torch.empty([m, n], dtype=x.dtype, device=x.device)
     if x.dtype == torch.float16:
         _matmul_l2_grouped_f16_launch(
-            (kt.cdiv(m, 128), kt.cdiv(n, 128)),
+            (kt.cdiv(m, 128) * kt.cdiv(n, 128),),
             x, y, out, m, k, n, x.stride(0), y.stride(0),
         )
     elif x.dtype == torch.bfloat16:
         _matmul_l2_grouped_bf16_launch(
-            (kt.cdiv(m, 128), kt.cdiv(n, 128)),
+            (kt.cdiv(m, 128) * kt.cdiv(n, 128),),
             x, y, out, m, k, n, x.stride(0), y.stride(0),
         )
     else:
@@ -144,12 +144,12 @@ def matmul_persistent(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     out = torch.empty([m, n], dtype=x.dtype, device=x.device)
     if w.dtype == torch.float16:
         _matmul_persistent_f16_launch(
-            (kt.cdiv(m, 128), kt.cdiv(n, 128)),
+            (kt.cdiv(m, 128) * kt.cdiv(n, 128),),
             x, w, out, m, k, n, x.stride(0), w.stride(0),
         )
     elif w.dtype == torch.bfloat16:
         _matmul_persistent_bf16_launch(
-            (kt.cdiv(m, 128), kt.cdiv(n, 128)),
+            (kt.cdiv(m, 128) * kt.cdiv(n, 128),),
             x, w, out, m, k, n, x.stride(0), w.stride(0),
         )
     else:

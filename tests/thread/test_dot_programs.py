@@ -19,11 +19,13 @@ LIMITS = Limits("test", matrices=UNIT)
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 1e-5}
 
 
-def check(source: str, signature: str, blocks: list[int], args: dict[str, Any]) -> None:
+def check(
+    source: str, signature: str, blocks: list[int], args: dict[str, Any], **options: Any
+) -> None:
     """Lower, prove the barriers, run both ways and compare."""
     kernel, schedule = prepared(source, signature, blocks)
     phases = [
-        lower(kernel, phase, schedule.blocks, LIMITS, config={"num_warps": 4})
+        lower(kernel, phase, schedule.blocks, LIMITS, config={"num_warps": 4}, **options)
         for phase in kernel.phases
     ]
     assert not [race for phase in phases for race in unordered(phase)]
@@ -263,3 +265,9 @@ def transposed(x, y):
 def test_computed_operands_and_a_transposed_result():
     args = {"x": randn(37, 40, dtype=torch.float16), "y": randn(40, 24, dtype=torch.bfloat16)}
     check(TRANSPOSED, "x=f16[M,K] y=bf16[K,N]", [32, 16, 16], args)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 8])
+def test_bands_of_tiles(rows):
+    args = {"x": randn(70, 17), "y": randn(17, 40), "bias": randn(40)}
+    check(MATMUL, "x=f32[M,K] y=f32[K,N] bias=f32[N]", [16, 16, 16], args, swizzle=rows)

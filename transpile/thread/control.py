@@ -22,10 +22,19 @@ _AXES: tuple[tir.IdKind, ...] = ("group_x", "group_y", "group_z")
 # -- the grid ------------------------------------------------------------------------------------
 
 
-def grid(low: Lowering, order: Sequence[int]) -> tuple[Size, ...]:
-    """Binds the phase's axes to the group's place in the grid; ``order[0]`` varies fastest."""
+def grid(low: Lowering, order: Sequence[int], swizzle: int = 1) -> tuple[Size, ...]:
+    """Binds the phase's axes to the group's place in the grid; ``order[0]`` varies fastest.
+
+    With ``swizzle`` above 1 groups that follow each other walk down so many tiles of the first axis
+    before the next one of the second, so that they share what they load.
+    """
     axes = [low.phase.axes[i] for i in order]
     counts = [axis.count.substitute(low.fixed).substitute(low.blocks) for axis in axes]
+    if swizzle > 1 and 2 <= len(axes) <= len(_AXES):
+        _swizzled(low, axes[0], axes[1], counts, swizzle)
+        for kind, axis in zip(_AXES[1:], axes[2:], strict=False):
+            _grid_axis(low, axis, low.indexed(Id(kind)))
+        return (counts[0] * counts[1], *counts[2:])
     if len(axes) <= len(_AXES):
         for kind, axis in zip(_AXES, axes, strict=False):
             _grid_axis(low, axis, low.indexed(Id(kind)))
@@ -40,6 +49,36 @@ def grid(low: Lowering, order: Sequence[int]) -> tuple[Size, ...]:
         number = Apply("floordiv", (number, extent), number.dtype)
         total = total * count
     return (total,)
+
+
+def _swizzled(
+    low: Lowering, first: ir.GridAxis, second: ir.GridAxis, counts: Sequence[Size], rows: int
+) -> None:
+    """Two axes from one number: bands of ``rows`` tiles of the first axis, down before across."""
+    dtype = low.index_dtype
+
+    def let(name: str, value: Expr) -> Var:
+        var = Var(name, dtype)
+        low.top.prologue.append(Let(var, value))
+        return var
+
+    def op(name: str, a: Expr, b: Expr) -> Expr:
+        return Apply(name, (a, b), dtype)
+
+    number = low.indexed(Id("group_x"))
+    height = Const(rows, dtype)
+    band = let("band", mul(low.size(counts[1]), height))
+    top = let("band_start", mul(op("floordiv", number, band), height))
+    tall = let("band_height", op("minimum", op("sub", low.size(counts[0]), top), height))
+    within = op("mod", number, band)
+    down = let(f"pid_{_short(first)}", add(top, op("mod", within, tall)))
+    across = let(f"pid_{_short(second)}", op("floordiv", within, tall))
+    _grid_axis(low, first, down)
+    _grid_axis(low, second, across)
+
+
+def _short(axis: ir.GridAxis) -> str:
+    return axis_name(axis.var, axis.block.name if axis.block else "", axis.end)
 
 
 def _grid_axis(low: Lowering, axis: ir.GridAxis, number: Expr) -> None:

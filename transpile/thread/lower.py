@@ -50,12 +50,14 @@ def lower(
     *,
     config: Mapping[str, Any] | None = None,
     order: tuple[int, ...] | None = None,
+    swizzle: int = 1,
     capacities: Mapping[Size, int] | None = None,
 ) -> Kernel:
     """One phase of a kernel (after passes) as a grid of groups of threads.
 
     ``blocks`` gives all block sizes, ``config`` may hold num_threads or num_warps, ``order`` the
-    grid's axes from the fastest, ``capacities`` the longest value of run-time dimensions that are
+    grid's axes from the fastest, ``swizzle`` how many tiles of the first one are walked down before
+    the next of the second, ``capacities`` the longest value of run-time dimensions that are
     kept in registers. Raises KtError with everything the target cannot do.
     """
     plan = make_plan(kernel, phase, blocks, config or {}, limits, capacities or {})
@@ -63,7 +65,7 @@ def lower(
     low.instantiate = lambda op, value, layout: instantiate(low, op, value, layout)
     low.exchange = lambda tile, layout, value: exchange(low, tile, layout, value)
     errors: list[KtError] = []
-    groups = control.grid(low, order or tuple(range(len(phase.axes))))
+    groups = control.grid(low, order or tuple(range(len(phase.axes))), swizzle)
     lower_block(low, phase.body, errors)
     if errors:
         raise KtError(*(d for e in errors for d in e.diagnostics))

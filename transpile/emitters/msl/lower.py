@@ -150,9 +150,10 @@ class _Prepared:
 
     def _for(self, number: int, capacity: int) -> thread.Kernel:
         phase = self.kernel.phases[number]
+        plan = self.schedule.phase(phase)
         return lower(
             self.kernel, phase, self.schedule.blocks, replace(LIMITS, row=capacity),
-            config=self.schedule.config, order=self.schedule.phase(phase).order,
+            config=self.schedule.config, order=plan.order, swizzle=plan.group,
         )  # fmt: skip
 
     def printed(
