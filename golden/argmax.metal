@@ -47,7 +47,7 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 4) {
     return load4_any(x);
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -93,13 +93,11 @@ struct alignas(16) Half8 {
   half v[8];
 };
 
-// The first `count` of 8 elements; others are 0.
-inline Half8 load8_first(const device half* x, int count) {
-  Half8 v = {};
+// 8 elements that begin anywhere.
+inline Half8 load8_any(const device half* x) {
+  Half8 v;
   for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
+    v.v[i] = x[i];
   }
   return v;
 }
@@ -125,13 +123,11 @@ struct alignas(16) Bfloat8 {
   bfloat v[8];
 };
 
-// The first `count` of 8 elements; others are 0.
-inline Bfloat8 load8_first(const device bfloat* x, int count) {
-  Bfloat8 v = {};
+// 8 elements that begin anywhere.
+inline Bfloat8 load8_any(const device bfloat* x) {
+  Bfloat8 v;
   for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
+    v.v[i] = x[i];
   }
   return v;
 }
@@ -830,7 +826,7 @@ struct NearestCodeParams {
   // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
   UNROLL for (short i = 0; i < 4; ++i) {
     Half8 vectors =
-        m + i * 16 < params.m ? load8_first(x + (m + i * 16) * params.x_stride_0 + d, 8) : Half8{};
+        m + i * 16 < params.m ? load8_any(x + (m + i * 16) * params.x_stride_0 + d) : Half8{};
     *(threadgroup Half8*)&vectors_shared[tid / 8 + i * 16][lane % 8 * 8] = vectors;
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += 64) {
@@ -866,13 +862,13 @@ struct NearestCodeParams {
     }
     if (tile_v + 64 <= params.v) {
       UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 codes = load8_first(codebook + (v_3 + i * 16) * params.codebook_stride_0 + d, 8);
+        Half8 codes = load8_any(codebook + (v_3 + i * 16) * params.codebook_stride_0 + d);
         *(threadgroup Half8*)&codes_shared[tid / 8 + i * 16][lane % 8 * 8] = codes;
       }
     } else {
       UNROLL for (short i = 0; i < 4; ++i) {
         Half8 codes = v_3 + i * 16 < params.v
-            ? load8_first(codebook + (v_3 + i * 16) * params.codebook_stride_0 + d, 8) : Half8{};
+            ? load8_any(codebook + (v_3 + i * 16) * params.codebook_stride_0 + d) : Half8{};
         *(threadgroup Half8*)&codes_shared[tid / 8 + i * 16][lane % 8 * 8] = codes;
       }
     }
@@ -1029,8 +1025,8 @@ struct NearestCodeParams {
   // vectors = x[tile_m, :]
   // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
   UNROLL for (short i = 0; i < 2; ++i) {
-    Bfloat8 vectors = m + i * 32 < params.m
-        ? load8_first(x + (m + i * 32) * params.x_stride_0 + d, 8) : Bfloat8{};
+    Bfloat8 vectors =
+        m + i * 32 < params.m ? load8_any(x + (m + i * 32) * params.x_stride_0 + d) : Bfloat8{};
     *(threadgroup Bfloat8*)&vectors_shared[tid / 4 + i * 32][lane % 4 * 8] = vectors;
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += 64) {
@@ -1067,13 +1063,13 @@ struct NearestCodeParams {
     }
     if (tile_v + 64 <= params.v) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 codes = load8_first(codebook + (v_3 + i * 32) * params.codebook_stride_0 + d, 8);
+        Bfloat8 codes = load8_any(codebook + (v_3 + i * 32) * params.codebook_stride_0 + d);
         *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 32][lane % 4 * 8] = codes;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 codes = v_3 + i * 32 < params.v
-            ? load8_first(codebook + (v_3 + i * 32) * params.codebook_stride_0 + d, 8) : Bfloat8{};
+            ? load8_any(codebook + (v_3 + i * 32) * params.codebook_stride_0 + d) : Bfloat8{};
         *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 32][lane % 4 * 8] = codes;
       }
     }

@@ -65,13 +65,11 @@ struct alignas(16) Half8 {
   half v[8];
 };
 
-// The first `count` of 8 elements; others are 0.
-inline Half8 load8_first(const device half* x, int count) {
-  Half8 v = {};
+// 8 elements that begin anywhere.
+inline Half8 load8_any(const device half* x) {
+  Half8 v;
   for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
+    v.v[i] = x[i];
   }
   return v;
 }
@@ -95,13 +93,11 @@ struct alignas(16) Bfloat8 {
   bfloat v[8];
 };
 
-// The first `count` of 8 elements; others are 0.
-inline Bfloat8 load8_first(const device bfloat* x, int count) {
-  Bfloat8 v = {};
+// 8 elements that begin anywhere.
+inline Bfloat8 load8_any(const device bfloat* x) {
+  Bfloat8 v;
   for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
+    v.v[i] = x[i];
   }
   return v;
 }
@@ -158,15 +154,15 @@ struct AttentionParams {
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 k_flat_tile = load8_first(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2, 8);
+        Half8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
+            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2);
         *(threadgroup Half8*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Half8 k_flat_tile = n_2 + i * 16 < params.n
-            ? load8_first(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2, 8) : Half8{};
+            ? load8_any(k_flat + pid_b * params.k_flat_stride_0
+            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2) : Half8{};
         *(threadgroup Half8*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     }
@@ -214,15 +210,15 @@ struct AttentionParams {
     }
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 v_flat_tile = load8_first(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2, 8);
+        Half8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
+            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2);
         *(threadgroup Half8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Half8 v_flat_tile = n_2 + i * 16 < params.n
-            ? load8_first(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2, 8) : Half8{};
+            ? load8_any(v_flat + pid_b * params.v_flat_stride_0
+            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2) : Half8{};
         *(threadgroup Half8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     }
@@ -430,15 +426,15 @@ struct AttentionCausalParams {
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 k_flat_tile = load8_first(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2, 8);
+        Bfloat8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
+            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2);
         *(threadgroup Bfloat8*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 k_flat_tile = n_2 + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
-            ? load8_first(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2, 8) : Bfloat8{};
+            ? load8_any(k_flat + pid_b * params.k_flat_stride_0
+            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2) : Bfloat8{};
         *(threadgroup Bfloat8*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     }
@@ -490,15 +486,15 @@ struct AttentionCausalParams {
     }
     if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 v_flat_tile = load8_first(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2, 8);
+        Bfloat8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
+            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2);
         *(threadgroup Bfloat8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 v_flat_tile = n_2 + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
-            ? load8_first(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2, 8) : Bfloat8{};
+            ? load8_any(v_flat + pid_b * params.v_flat_stride_0
+            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2) : Bfloat8{};
         *(threadgroup Bfloat8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     }
@@ -565,15 +561,15 @@ struct AttentionCausalParams {
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + 16 <= params.t) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 k_flat_tile = load8_first(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 8) * params.k_flat_stride_1 + d_2, 8);
+        Half8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
+            + (n_2 + i * 8) * params.k_flat_stride_1 + d_2);
         *(threadgroup Half8*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Half8 k_flat_tile = n_2 + i * 8 < params.t
-            ? load8_first(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 8) * params.k_flat_stride_1 + d_2, 8) : Half8{};
+            ? load8_any(k_flat + pid_b * params.k_flat_stride_0
+            + (n_2 + i * 8) * params.k_flat_stride_1 + d_2) : Half8{};
         *(threadgroup Half8*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
       }
     }
@@ -621,15 +617,15 @@ struct AttentionCausalParams {
     }
     if (tile_n + 16 <= params.t) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 v_flat_tile = load8_first(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 8) * params.v_flat_stride_1 + d_2, 8);
+        Half8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
+            + (n_2 + i * 8) * params.v_flat_stride_1 + d_2);
         *(threadgroup Half8*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Half8 v_flat_tile = n_2 + i * 8 < params.t
-            ? load8_first(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 8) * params.v_flat_stride_1 + d_2, 8) : Half8{};
+            ? load8_any(v_flat + pid_b * params.v_flat_stride_0
+            + (n_2 + i * 8) * params.v_flat_stride_1 + d_2) : Half8{};
         *(threadgroup Half8*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
       }
     }
@@ -714,15 +710,15 @@ struct AttentionGqaParams {
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 k_tile = load8_first(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (n_2 + i * 16) * params.k_stride_2 + d_2, 8);
+        Bfloat8 k_tile = load8_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
+            + (n_2 + i * 16) * params.k_stride_2 + d_2);
         *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 k_tile = n_2 + i * 16 < params.n
-            ? load8_first(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (n_2 + i * 16) * params.k_stride_2 + d_2, 8) : Bfloat8{};
+            ? load8_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
+            + (n_2 + i * 16) * params.k_stride_2 + d_2) : Bfloat8{};
         *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
       }
     }
@@ -772,15 +768,15 @@ struct AttentionGqaParams {
     }
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 v_tile = load8_first(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (n_2 + i * 16) * params.v_stride_2 + d_2, 8);
+        Bfloat8 v_tile = load8_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
+            + (n_2 + i * 16) * params.v_stride_2 + d_2);
         *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 v_tile = n_2 + i * 16 < params.n
-            ? load8_first(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (n_2 + i * 16) * params.v_stride_2 + d_2, 8) : Bfloat8{};
+            ? load8_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
+            + (n_2 + i * 16) * params.v_stride_2 + d_2) : Bfloat8{};
         *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
       }
     }

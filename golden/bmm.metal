@@ -27,7 +27,7 @@ inline void store2_first(device T* x, vec<T, 2> v, int count) {
     store2_any(x, v);
     return;
   }
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -51,7 +51,7 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 4) {
     return load4_any(x);
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -73,6 +73,15 @@ struct alignas(16) Bfloat8 {
   bfloat v[8];
 };
 
+// 8 elements that begin anywhere.
+inline Bfloat8 load8_any(const device bfloat* x) {
+  Bfloat8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
+
 // The first `count` of 8 elements; others are 0.
 inline Bfloat8 load8_first(const device bfloat* x, int count) {
   Bfloat8 v = {};
@@ -88,6 +97,15 @@ inline Bfloat8 load8_first(const device bfloat* x, int count) {
 struct alignas(16) Half8 {
   half v[8];
 };
+
+// 8 elements that begin anywhere.
+inline Half8 load8_any(const device half* x) {
+  Half8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
 
 // The first `count` of 8 elements; others are 0.
 inline Half8 load8_first(const device half* x, int count) {
@@ -139,13 +157,13 @@ struct BmmParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile = load8_first(x + pid_b * params.x_stride_0 + m * params.x_stride_1 + k, 8);
+      Bfloat8 x_tile = load8_any(x + pid_b * params.x_stride_0 + m * params.x_stride_1 + k);
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile = load8_first(y + pid_b * params.y_stride_0 + k_2 * params.y_stride_1 + n, 8);
+      Bfloat8 y_tile = load8_any(y + pid_b * params.y_stride_0 + k_2 * params.y_stride_1 + n);
       *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     } else {
       Bfloat8 x_tile = m < params.m
-          ? load8_first(x + pid_b * params.x_stride_0 + m * params.x_stride_1 + k, 8) : Bfloat8{};
+          ? load8_any(x + pid_b * params.x_stride_0 + m * params.x_stride_1 + k) : Bfloat8{};
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       Bfloat8 y_tile =
           load8_first(y + pid_b * params.y_stride_0 + k_2 * params.y_stride_1 + n, params.n - n);
@@ -351,13 +369,13 @@ struct BroadcastMatmulParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Half8 x_flat_tile = load8_first(x_flat + m * params.x_flat_stride_0 + k, 8);
+      Half8 x_flat_tile = load8_any(x_flat + m * params.x_flat_stride_0 + k);
       *(threadgroup Half8*)&x_flat_shared[tid / 2][lane % 2 * 8] = x_flat_tile;
-      Half8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, 8);
+      Half8 w_tile = load8_any(w + k_2 * params.w_stride_0 + n);
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     } else {
       Half8 x_flat_tile =
-          m < params.rows ? load8_first(x_flat + m * params.x_flat_stride_0 + k, 8) : Half8{};
+          m < params.rows ? load8_any(x_flat + m * params.x_flat_stride_0 + k) : Half8{};
       *(threadgroup Half8*)&x_flat_shared[tid / 2][lane % 2 * 8] = x_flat_tile;
       Half8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, params.n - n);
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;

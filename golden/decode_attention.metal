@@ -59,13 +59,11 @@ struct alignas(16) Bfloat8 {
   bfloat v[8];
 };
 
-// The first `count` of 8 elements; others are 0.
-inline Bfloat8 load8_first(const device bfloat* x, int count) {
-  Bfloat8 v = {};
+// 8 elements that begin anywhere.
+inline Bfloat8 load8_any(const device bfloat* x) {
+  Bfloat8 v;
   for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
+    v.v[i] = x[i];
   }
   return v;
 }
@@ -139,15 +137,15 @@ struct DecodeAttentionParams {
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 k_tile = load8_first(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (n_2 + i * 4) * params.k_stride_2 + d_3, 8);
+        Bfloat8 k_tile = load8_any(k + batch * params.k_stride_0 + head * params.k_stride_1
+            + (n_2 + i * 4) * params.k_stride_2 + d_3);
         *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
         Bfloat8 k_tile = n_2 + i * 4 < length_
-            ? load8_first(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (n_2 + i * 4) * params.k_stride_2 + d_3, 8) : Bfloat8{};
+            ? load8_any(k + batch * params.k_stride_0 + head * params.k_stride_1
+            + (n_2 + i * 4) * params.k_stride_2 + d_3) : Bfloat8{};
         *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
       }
     }
@@ -197,15 +195,15 @@ struct DecodeAttentionParams {
     }
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 v_tile = load8_first(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (n_2 + i * 4) * params.v_stride_2 + d_3, 8);
+        Bfloat8 v_tile = load8_any(v + batch * params.v_stride_0 + head * params.v_stride_1
+            + (n_2 + i * 4) * params.v_stride_2 + d_3);
         *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
         Bfloat8 v_tile = n_2 + i * 4 < length_
-            ? load8_first(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (n_2 + i * 4) * params.v_stride_2 + d_3, 8) : Bfloat8{};
+            ? load8_any(v + batch * params.v_stride_0 + head * params.v_stride_1
+            + (n_2 + i * 4) * params.v_stride_2 + d_3) : Bfloat8{};
         *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
       }
     }

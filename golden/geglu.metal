@@ -16,7 +16,7 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
     return *(const device vec<T, 4>*)x;
   }
   vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -31,7 +31,7 @@ inline void store4(device T* x, vec<T, 4> v, int count) {
     *(device vec<T, 4>*)x = v;
     return;
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       x[i] = v[i];
     }

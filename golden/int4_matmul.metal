@@ -21,7 +21,7 @@ inline vec<T, 2> load2(const device T* x, int count, T other = T(0.0f)) {
     return *(const device vec<T, 2>*)x;
   }
   vec<T, 2> v = vec<T, 2>(other);
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -44,7 +44,7 @@ inline void store2_first(device T* x, vec<T, 2> v, int count) {
     store2_any(x, v);
     return;
   }
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -68,7 +68,7 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 4) {
     return load4_any(x);
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }

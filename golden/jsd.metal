@@ -26,7 +26,7 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 4) {
     return load4_any(x);
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -49,7 +49,7 @@ inline void store4_first(device T* x, vec<T, 4> v, int count) {
     store4_any(x, v);
     return;
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       x[i] = v[i];
     }

@@ -44,7 +44,7 @@ inline void store2_first(device T* x, vec<T, 2> v, int count) {
     store2_any(x, v);
     return;
   }
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -68,7 +68,7 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 4) {
     return load4_any(x);
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -90,6 +90,15 @@ struct alignas(16) Half8 {
   half v[8];
 };
 
+// 8 elements that begin anywhere.
+inline Half8 load8_any(const device half* x) {
+  Half8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
+
 // The first `count` of 8 elements; others are 0.
 inline Half8 load8_first(const device half* x, int count) {
   Half8 v = {};
@@ -105,6 +114,15 @@ inline Half8 load8_first(const device half* x, int count) {
 struct alignas(16) Bfloat8 {
   bfloat v[8];
 };
+
+// 8 elements that begin anywhere.
+inline Bfloat8 load8_any(const device bfloat* x) {
+  Bfloat8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
 
 // The first `count` of 8 elements; others are 0.
 inline Bfloat8 load8_first(const device bfloat* x, int count) {
@@ -153,12 +171,12 @@ struct MatmulParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      Half8 x_tile = load8_first(x + m * params.x_stride_0 + k, 8);
+      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_first(y + k_2 * params.y_stride_0 + n, 8);
+      Half8 y_tile = load8_any(y + k_2 * params.y_stride_0 + n);
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     } else {
-      Half8 x_tile = m < params.m ? load8_first(x + m * params.x_stride_0 + k, 8) : Half8{};
+      Half8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       Half8 y_tile = load8_first(y + k_2 * params.y_stride_0 + n, params.n - n);
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
@@ -250,14 +268,14 @@ struct MatmulBf16Params {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile = load8_first(x + m * params.x_stride_0 + k, 8);
+      Bfloat8 x_tile = load8_any(x + m * params.x_stride_0 + k);
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile = load8_first(y + k + n * params.y_stride_1, 8);
+      Bfloat8 y_tile = load8_any(y + k + n * params.y_stride_1);
       *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
     } else {
-      Bfloat8 x_tile = m < params.m ? load8_first(x + m * params.x_stride_0 + k, 8) : Bfloat8{};
+      Bfloat8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Bfloat8{};
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile = n < params.n ? load8_first(y + k + n * params.y_stride_1, 8) : Bfloat8{};
+      Bfloat8 y_tile = n < params.n ? load8_any(y + k + n * params.y_stride_1) : Bfloat8{};
       *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -448,17 +466,17 @@ struct MatmulBf16Params {
     // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_first(x + (m + i * 64) * params.x_stride_0 + k, 8);
+        Half8 x_tile = load8_any(x + (m + i * 64) * params.x_stride_0 + k);
         *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load8_first(y + (k_2 + i * 16) * params.y_stride_0 + n, 8);
+        Half8 y_tile = load8_any(y + (k_2 + i * 16) * params.y_stride_0 + n);
         *(threadgroup Half8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = m + i * 64 < params.m
-            ? load8_first(x + (m + i * 64) * params.x_stride_0 + k, 8) : Half8{};
+        Half8 x_tile =
+            m + i * 64 < params.m ? load8_any(x + (m + i * 64) * params.x_stride_0 + k) : Half8{};
         *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
@@ -556,17 +574,17 @@ struct MatmulBf16Params {
     // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_first(x + (m + i * 64) * params.x_stride_0 + k, 8);
+        Bfloat8 x_tile = load8_any(x + (m + i * 64) * params.x_stride_0 + k);
         *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile = load8_first(y + (k_2 + i * 16) * params.y_stride_0 + n, 8);
+        Bfloat8 y_tile = load8_any(y + (k_2 + i * 16) * params.y_stride_0 + n);
         *(threadgroup Bfloat8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = m + i * 64 < params.m
-            ? load8_first(x + (m + i * 64) * params.x_stride_0 + k, 8) : Bfloat8{};
+        Bfloat8 x_tile =
+            m + i * 64 < params.m ? load8_any(x + (m + i * 64) * params.x_stride_0 + k) : Bfloat8{};
         *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
@@ -671,22 +689,22 @@ struct MatmulPersistentParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_first(x + (m + i * 64) * params.x_stride_0 + k, 8);
+        Half8 x_tile = load8_any(x + (m + i * 64) * params.x_stride_0 + k);
         *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_first(w + (n + i * 64) * params.w_stride_0 + k, 8);
+        Half8 w_tile = load8_any(w + (n + i * 64) * params.w_stride_0 + k);
         *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = m + i * 64 < params.m
-            ? load8_first(x + (m + i * 64) * params.x_stride_0 + k, 8) : Half8{};
+        Half8 x_tile =
+            m + i * 64 < params.m ? load8_any(x + (m + i * 64) * params.x_stride_0 + k) : Half8{};
         *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = n + i * 64 < params.n
-            ? load8_first(w + (n + i * 64) * params.w_stride_0 + k, 8) : Half8{};
+        Half8 w_tile =
+            n + i * 64 < params.n ? load8_any(w + (n + i * 64) * params.w_stride_0 + k) : Half8{};
         *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     }
@@ -778,22 +796,22 @@ struct MatmulPersistentParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_first(x + (m + i * 64) * params.x_stride_0 + k, 8);
+        Bfloat8 x_tile = load8_any(x + (m + i * 64) * params.x_stride_0 + k);
         *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile = load8_first(w + (n + i * 64) * params.w_stride_0 + k, 8);
+        Bfloat8 w_tile = load8_any(w + (n + i * 64) * params.w_stride_0 + k);
         *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = m + i * 64 < params.m
-            ? load8_first(x + (m + i * 64) * params.x_stride_0 + k, 8) : Bfloat8{};
+        Bfloat8 x_tile =
+            m + i * 64 < params.m ? load8_any(x + (m + i * 64) * params.x_stride_0 + k) : Bfloat8{};
         *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile = n + i * 64 < params.n
-            ? load8_first(w + (n + i * 64) * params.w_stride_0 + k, 8) : Bfloat8{};
+        Bfloat8 w_tile =
+            n + i * 64 < params.n ? load8_any(w + (n + i * 64) * params.w_stride_0 + k) : Bfloat8{};
         *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     }

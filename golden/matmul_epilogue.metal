@@ -64,7 +64,7 @@ inline vec<T, 2> load2(const device T* x, int count, T other = T(0.0f)) {
     return *(const device vec<T, 2>*)x;
   }
   vec<T, 2> v = vec<T, 2>(other);
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -89,7 +89,7 @@ inline vec<T, 2> load2_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 2) {
     return load2_any(x);
   }
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -112,7 +112,7 @@ inline void store2_first(device T* x, vec<T, 2> v, int count) {
     store2_any(x, v);
     return;
   }
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -136,7 +136,7 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 4) {
     return load4_any(x);
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -158,6 +158,15 @@ struct alignas(16) Half8 {
   half v[8];
 };
 
+// 8 elements that begin anywhere.
+inline Half8 load8_any(const device half* x) {
+  Half8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
+
 // The first `count` of 8 elements; others are 0.
 inline Half8 load8_first(const device half* x, int count) {
   Half8 v = {};
@@ -173,6 +182,15 @@ inline Half8 load8_first(const device half* x, int count) {
 struct alignas(16) Bfloat8 {
   bfloat v[8];
 };
+
+// 8 elements that begin anywhere.
+inline Bfloat8 load8_any(const device bfloat* x) {
+  Bfloat8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
 
 // The first `count` of 8 elements; others are 0.
 inline Bfloat8 load8_first(const device bfloat* x, int count) {
@@ -222,12 +240,12 @@ struct LinearGeluParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Half8 x_tile = load8_first(x + m * params.x_stride_0 + k, 8);
+      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, 8);
+      Half8 w_tile = load8_any(w + k_2 * params.w_stride_0 + n);
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     } else {
-      Half8 x_tile = m < params.m ? load8_first(x + m * params.x_stride_0 + k, 8) : Half8{};
+      Half8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       Half8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, params.n - n);
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
@@ -434,12 +452,12 @@ struct LinearGeluParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile = load8_first(x + m * params.x_stride_0 + k, 8);
+      Bfloat8 x_tile = load8_any(x + m * params.x_stride_0 + k);
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, 8);
+      Bfloat8 w_tile = load8_any(w + k_2 * params.w_stride_0 + n);
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     } else {
-      Bfloat8 x_tile = m < params.m ? load8_first(x + m * params.x_stride_0 + k, 8) : Bfloat8{};
+      Bfloat8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Bfloat8{};
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       Bfloat8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, params.n - n);
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
@@ -647,11 +665,11 @@ struct MatmulResidualParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior && tile_k + 64 <= params.k) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 x_tile = load8_first(x + (m + i * 16) * params.x_stride_0 + k, 8);
+        Bfloat8 x_tile = load8_any(x + (m + i * 16) * params.x_stride_0 + k);
         *(threadgroup Bfloat8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Bfloat8 w_tile = load8_first(w + (k_2 + i * 16) * params.w_stride_0 + n, 8);
+        Bfloat8 w_tile = load8_any(w + (k_2 + i * 16) * params.w_stride_0 + n);
         *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     } else {
@@ -728,11 +746,11 @@ struct MatmulResidualParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior && tile_k + 64 <= params.k) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Half8 x_tile = load8_first(x + (m + i * 16) * params.x_stride_0 + k, 8);
+        Half8 x_tile = load8_any(x + (m + i * 16) * params.x_stride_0 + k);
         *(threadgroup Half8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 w_tile = load8_first(w + (k_2 + i * 16) * params.w_stride_0 + n, 8);
+        Half8 w_tile = load8_any(w + (k_2 + i * 16) * params.w_stride_0 + n);
         *(threadgroup Half8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     } else {

@@ -29,7 +29,7 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 4) {
     return load4_any(x);
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -50,6 +50,15 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
 struct alignas(16) Half8 {
   half v[8];
 };
+
+// 8 elements that begin anywhere.
+inline Half8 load8_any(const device half* x) {
+  Half8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
 
 // The first `count` of 8 elements; others are 0.
 inline Half8 load8_first(const device half* x, int count) {
@@ -109,17 +118,17 @@ struct MatmulLayerNormParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
-      Half8 x_tile = load8_first(x + m * params.x_stride_0 + k, 8);
+      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_first(w + (k_2 + i * 8) * params.w_stride_0 + d, 8);
+        Half8 w_tile = load8_any(w + (k_2 + i * 8) * params.w_stride_0 + d);
         *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
       }
     } else {
-      Half8 x_tile = m < params.m ? load8_first(x + m * params.x_stride_0 + k, 8) : Half8{};
+      Half8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_first(w + (k_2 + i * 8) * params.w_stride_0 + d, 8);
+        Half8 w_tile = load8_any(w + (k_2 + i * 8) * params.w_stride_0 + d);
         *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
       }
     }
@@ -146,8 +155,8 @@ struct MatmulLayerNormParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 w_tile = k_2 + i * 8 < params.k
-          ? load8_first(w + (k_2 + i * 8) * params.w_stride_0 + d, 8) : Half8{};
+      Half8 w_tile =
+          k_2 + i * 8 < params.k ? load8_any(w + (k_2 + i * 8) * params.w_stride_0 + d) : Half8{};
       *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -22,7 +22,7 @@ inline vec<T, 2> load2(const device T* x, int count, T other = T(0.0f)) {
     return *(const device vec<T, 2>*)x;
   }
   vec<T, 2> v = vec<T, 2>(other);
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -45,7 +45,7 @@ inline void store2_first(device T* x, vec<T, 2> v, int count) {
     store2_any(x, v);
     return;
   }
-  for (short i = 0; i < 2 - 1; ++i) {
+  for (short i = 0; i < 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -69,7 +69,7 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   if (count >= 4) {
     return load4_any(x);
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -92,7 +92,7 @@ inline void store4_first(device T* x, vec<T, 4> v, int count) {
     store4_any(x, v);
     return;
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -113,6 +113,15 @@ struct alignas(16) Half8 {
   half v[8];
 };
 
+// 8 elements that begin anywhere.
+inline Half8 load8_any(const device half* x) {
+  Half8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
+
 // The first `count` of 8 elements; others are 0.
 inline Half8 load8_first(const device half* x, int count) {
   Half8 v = {};
@@ -128,6 +137,15 @@ inline Half8 load8_first(const device half* x, int count) {
 struct alignas(16) Bfloat8 {
   bfloat v[8];
 };
+
+// 8 elements that begin anywhere.
+inline Bfloat8 load8_any(const device bfloat* x) {
+  Bfloat8 v;
+  for (short i = 0; i < 8; ++i) {
+    v.v[i] = x[i];
+  }
+  return v;
+}
 
 // The first `count` of 8 elements; others are 0.
 inline Bfloat8 load8_first(const device bfloat* x, int count) {
@@ -177,9 +195,9 @@ struct MatmulSplitKParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      Half8 x_tile = load8_first(x + m * params.x_stride_0 + k, 8);
+      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_first(y + k_2 * params.y_stride_0 + n, 8);
+      Half8 y_tile = load8_any(y + k_2 * params.y_stride_0 + n);
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     } else {
       Half8 x_tile = m < params.m
@@ -336,9 +354,9 @@ struct LinearSplitKParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior && tile_k + 16
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
-      Bfloat8 x_tile = load8_first(x + m * params.x_stride_0 + k, 8);
+      Bfloat8 x_tile = load8_any(x + m * params.x_stride_0 + k);
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, 8);
+      Bfloat8 w_tile = load8_any(w + k_2 * params.w_stride_0 + n);
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     } else {
       Bfloat8 x_tile = m < params.m
@@ -533,9 +551,9 @@ struct LinearSplitKParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      Half8 x_tile = load8_first(x + m * params.x_stride_0 + k, 8);
+      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_first(y + k_2 * params.y_stride_0 + n, 8);
+      Half8 y_tile = load8_any(y + k_2 * params.y_stride_0 + n);
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     } else {
       Half8 x_tile = m < params.m

@@ -24,7 +24,7 @@ inline void store4_first(device T* x, vec<T, 4> v, int count) {
     store4_any(x, v);
     return;
   }
-  for (short i = 0; i < 4 - 1; ++i) {
+  for (short i = 0; i < 3; ++i) {
     if (i < count) {
       x[i] = v[i];
     }

@@ -265,10 +265,16 @@ class Expressions:
         pointer = enclosed(self.pointer(tensor, offset), UNARY)
         return f"*({const}device {self.type(tensor.dtype, width)}*){pointer}"
 
-    def any_vector(self, what: str, width: int) -> str:
+    def any_vector(self, what: str, dtype: DType, width: int) -> str:
         """The helper that loads or stores a vector anywhere."""
-        self.helpers.add(f"{what}{width}_any")
-        return f"{what}{width}_any"
+        function = f"{what}{width}_any"
+        if width <= _LONGEST:
+            self.helpers.add(function)
+        else:
+            self.type(dtype, width)
+            text = helpers.whole_chunk(what, function, NAMES[dtype], width)
+            self.made[f"{function} {NAMES[dtype]}"] = text
+        return function
 
     def _load(self, expr: ir.Load) -> Text:
         self.read.add(expr.tensor)
@@ -279,11 +285,10 @@ class Expressions:
         if expr.vector == 1:
             text, prec = f"{name}[{self.text(expr.offset)}]", POSTFIX
             other = number(expr.other, dtype)
-        elif expr.count is not None or (expr.vector > _LONGEST and not expr.aligned):
+        elif expr.count is not None:
             function = self.partial("load", dtype, expr.vector, expr.aligned)
             value = number(expr.other, dtype)
-            count = str(expr.vector) if expr.count is None else self.text(expr.count)
-            arguments = [self.pointer(expr.tensor, expr.offset)[0], count]
+            arguments = [self.pointer(expr.tensor, expr.offset)[0], self.text(expr.count)]
             arguments += [value] if expr.other != 0 else []
             text, prec = f"{function}({', '.join(arguments)})", ATOM
             other = self._all(dtype, expr.vector, value)
@@ -293,7 +298,7 @@ class Expressions:
                 prec = UNARY
             else:
                 pointer = self.pointer(expr.tensor, expr.offset)[0]
-                text, prec = f"{self.any_vector('load', expr.vector)}({pointer})", ATOM
+                text, prec = f"{self.any_vector('load', dtype, expr.vector)}({pointer})", ATOM
             other = self._all(dtype, expr.vector, number(expr.other, dtype))
         if expr.guard is None:
             return text, prec

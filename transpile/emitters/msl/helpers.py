@@ -120,7 +120,7 @@ _LOAD = """\
 template <typename T>
 inline vec<T, {n}> load{n}{suffix}(const device T* x, int count, T other = T(0.0f)) {{
 {whole}
-  for (short i = 0; i < {n} - 1; ++i) {{
+  for (short i = 0; i < {last}; ++i) {{
     if (i < count) {{
       v[i] = x[i];
     }}
@@ -142,7 +142,7 @@ inline void store{n}{suffix}(device T* x, vec<T, {n}> v, int count) {{
 {whole}
     return;
   }}
-  for (short i = 0; i < {n} - 1; ++i) {{
+  for (short i = 0; i < {last}; ++i) {{
     if (i < count) {{
       x[i] = v[i];
     }}
@@ -191,7 +191,7 @@ def _partial() -> dict[str, str]:
             ("", "; x is a multiple of a vector", _LOAD_WHOLE, _STORE_WHOLE),
             ("_first", "", _LOAD_EACH, _STORE_EACH),
         ):
-            words = {"n": n, "suffix": suffix, "comment": comment}
+            words = {"n": n, "last": n - 1, "suffix": suffix, "comment": comment}
             found[f"load{n}{suffix}"] = _LOAD.format(whole=load.format(n=n), **words)
             found[f"store{n}{suffix}"] = _STORE.format(whole=store.format(n=n), **words)
     return found
@@ -482,6 +482,20 @@ struct alignas(16) {chunk_name(t, n)} {{
 }};"""
 
 
+def whole_chunk(what: str, function: str, t: str, n: int) -> str:
+    """A load or store of such a struct anywhere."""
+    name = chunk_name(t, n)
+    copy = "v.v[i] = x[i];" if what == "load" else "x[i] = v.v[i];"
+    loop = f"  for (short i = 0; i < {n}; ++i) {{\n    {copy}\n  }}"
+    if what == "load":
+        head = (
+            f"// {n} elements that begin anywhere.\ninline {name} {function}(const device {t}* x)"
+        )
+        return f"{head} {{\n  {name} v;\n{loop}\n  return v;\n}}"
+    head = f"// Writes {n} elements to anywhere.\ninline void {function}(device {t}* x, {name} v)"
+    return f"{head} {{\n{loop}\n}}"
+
+
 def partial_chunk(what: str, function: str, t: str, n: int, aligned: bool) -> str:
     """A load or store of the first ``count`` elements of such a struct."""
     name = chunk_name(t, n)
@@ -497,9 +511,8 @@ def partial_chunk(what: str, function: str, t: str, n: int, aligned: bool) -> st
         body = f"{fast}  {name} v = {{}};\n{each}\n  return v;"
         return f"{head}\ninline {name} {function}(const device {t}* x, int count) {{\n{body}\n}}"
     fast = f"  if (count >= {n}) {{\n    {whole} = v;\n    return;\n  }}\n" if aligned else ""
-    return (
-        f"{head}\ninline void {function}(device {t}* x, {name} v, int count) {{\n{fast}{each}\n}}"
-    )
+    signature = f"inline void {function}(device {t}* x, {name} v, int count)"
+    return f"{head}\n{signature} {{\n{fast}{each}\n}}"
 
 
 def in_order(wanted: Iterable[str]) -> list[str]:

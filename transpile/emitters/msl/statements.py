@@ -234,11 +234,10 @@ class Statements:
             exprs.aligned.add(stmt.tensor)
         value = exprs.text(stmt.value)
         width = stmt.value.width
-        if stmt.count is not None or (width > 4 and not stmt.aligned):
+        if stmt.count is not None:
             helper = exprs.partial("store", stmt.tensor.dtype, width, stmt.aligned)
             pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
-            count = str(width) if stmt.count is None else exprs.text(stmt.count)
-            text = f"{helper}({pointer}, {value}, {count});"
+            text = f"{helper}({pointer}, {value}, {exprs.text(stmt.count)});"
             return self._guarded(stmt.guard, text, indent)
         if width == 1:
             name = exprs.arguments.tensors[stmt.tensor]
@@ -247,7 +246,7 @@ class Statements:
             place = exprs.vector_at(stmt.tensor, stmt.offset, width, "")
         else:
             pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
-            text = f"{exprs.any_vector('store', width)}({pointer}, {value});"
+            text = f"{exprs.any_vector('store', stmt.tensor.dtype, width)}({pointer}, {value});"
             return self._guarded(stmt.guard, text, indent)
         return self._guarded(stmt.guard, f"{place} = {value};", indent)
 
