@@ -170,9 +170,9 @@ struct GeluErfParams {
   half4 x_tile = load4(x + n, params.n - n);
   // out[tile] = (0.5 * value * (1.0 + torch.erf(value * 0.7071067811865476))).to(x.dtype)
   half4 out_tile;
+  float4 value = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float value = float(x_tile[i]);
-    float product = 0.5f * value * (1.0f + kt_erf(value * 0.70710678f));
+    float product = 0.5f * value[i] * (1.0f + kt_erf(value[i] * 0.70710678f));
     out_tile[i] = half(product);
   }
   store4(out + n, out_tile, params.n - n);

@@ -903,9 +903,9 @@ struct NearestCodeParams {
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
+        float2 distance_ = norms[j] - 2.0f * elements(acc[i][j]);
         UNROLL for (short k = 0; k < 2; ++k) {
-          float distance_ = norms[j][k] - 2.0f * acc[i][j].thread_elements()[k];
-          float distance_2 = v + j * 16 + k < params.v ? distance_ : INFINITY;
+          float distance_2 = v + j * 16 + k < params.v ? distance_[k] : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_2);
           float next_min = distance_2 < min_[i] || (isnan(distance_2) && !isnan(min_[i]))
               || ((distance_2 == min_[i] || (isnan(min_[i]) && isnan(distance_2)))
@@ -1104,9 +1104,9 @@ struct NearestCodeParams {
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
+        float2 distance_ = norms[j] - 2.0f * elements(acc[i][j]);
         UNROLL for (short k = 0; k < 2; ++k) {
-          float distance_ = norms[j][k] - 2.0f * acc[i][j].thread_elements()[k];
-          float distance_2 = v + j * 16 + k < params.v ? distance_ : INFINITY;
+          float distance_2 = v + j * 16 + k < params.v ? distance_[k] : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_2);
           float next_min = distance_2 < min_[i] || (isnan(distance_2) && !isnan(min_[i]))
               || ((distance_2 == min_[i] || (isnan(min_[i]) && isnan(distance_2)))

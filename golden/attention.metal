@@ -178,9 +178,9 @@ struct AttentionParams {
     float2 scores[4];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 scores_2 = elements(acc_2[i]) * 0.18033688f;
       UNROLL for (short j = 0; j < 2; ++j) {
-        float scores_2 = acc_2[i].thread_elements()[j] * 0.18033688f;
-        scores[i][j] = n + i * 8 + j < params.n ? scores_2 : -INFINITY;
+        scores[i][j] = n + i * 8 + j < params.n ? scores_2[j] : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);
       }
     }
@@ -195,10 +195,10 @@ struct AttentionParams {
     simdgroup_half8x8 probs_f16[4];
     // probs = torch.exp2(scores - new_max[:, :, None])
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 probs = precise::exp2(scores[i] - new_max);
+      set_elements(probs_f16[i], half2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
-        float probs = precise::exp2(scores[i][j] - new_max);
-        sum += probs;
-        probs_f16[i].thread_elements()[j] = half(probs);
+        sum += probs[j];
       }
     }
     sum = simd_row_sum(sum);
@@ -310,9 +310,9 @@ struct AttentionParams {
     float2 scores[4];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 scores_2 = elements(acc_2[i]) * 0.25503486f;
       UNROLL for (short j = 0; j < 2; ++j) {
-        float scores_2 = acc_2[i].thread_elements()[j] * 0.25503486f;
-        scores[i][j] = n + i * 8 + j < params.n ? scores_2 : -INFINITY;
+        scores[i][j] = n + i * 8 + j < params.n ? scores_2[j] : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);
       }
     }
@@ -326,8 +326,8 @@ struct AttentionParams {
     simdgroup_float8x8 probs[4];
     float sum = 0.0f;
     UNROLL for (short i = 0; i < 4; ++i) {
+      set_elements(probs[i], precise::exp2(scores[i] - new_max));
       UNROLL for (short j = 0; j < 2; ++j) {
-        probs[i].thread_elements()[j] = precise::exp2(scores[i][j] - new_max);
         sum += probs[i].thread_elements()[j];
       }
     }
@@ -452,10 +452,10 @@ struct AttentionCausalParams {
     // visible = tile_m.index[:, None] >= tile_n.index[None, :]
     // scores = torch.where(visible, scores, float("-inf"))
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 scores_2 = elements(acc_2[i]) * 0.18033688f;
       UNROLL for (short j = 0; j < 2; ++j) {
-        float scores_2 = acc_2[i].thread_elements()[j] * 0.18033688f;
         bool visible_ = m >= n + i * 8 + j;
-        float scores_3 = visible_ ? scores_2 : -INFINITY;
+        float scores_3 = visible_ ? scores_2[j] : -INFINITY;
         scores[i][j] = n + i * 8 + j < min(int(tgid.x) * 32 + 32, params.t) ? scores_3 : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);
       }
@@ -471,10 +471,10 @@ struct AttentionCausalParams {
     simdgroup_bfloat8x8 probs_bf16[4];
     // probs = torch.exp2(scores - new_max[:, None])
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 probs = precise::exp2(scores[i] - new_max);
+      set_elements(probs_bf16[i], bfloat2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
-        float probs = precise::exp2(scores[i][j] - new_max);
-        sum += probs;
-        probs_bf16[i].thread_elements()[j] = bfloat(probs);
+        sum += probs[j];
       }
     }
     sum = simd_row_sum(sum);
@@ -585,9 +585,9 @@ struct AttentionCausalParams {
     float2 scores[2];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 2; ++i) {
+      float2 scores_2 = elements(acc_2[i]) * 0.12751743f;
       UNROLL for (short j = 0; j < 2; ++j) {
-        float scores_2 = acc_2[i].thread_elements()[j] * 0.12751743f;
-        scores[i][j] = n + i * 8 + j < params.t ? scores_2 : -INFINITY;
+        scores[i][j] = n + i * 8 + j < params.t ? scores_2[j] : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);
       }
     }
@@ -602,10 +602,10 @@ struct AttentionCausalParams {
     simdgroup_half8x8 probs_f16[2];
     // probs = torch.exp2(scores - new_max[:, None])
     UNROLL for (short i = 0; i < 2; ++i) {
+      float2 probs = precise::exp2(scores[i] - new_max);
+      set_elements(probs_f16[i], half2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
-        float probs = precise::exp2(scores[i][j] - new_max);
-        sum += probs;
-        probs_f16[i].thread_elements()[j] = half(probs);
+        sum += probs[j];
       }
     }
     sum = simd_row_sum(sum);
@@ -736,9 +736,9 @@ struct AttentionGqaParams {
     float2 scores_2[4];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 scores_3 = elements(scores[i]) * product;
       UNROLL for (short j = 0; j < 2; ++j) {
-        float scores_3 = scores[i].thread_elements()[j] * product;
-        scores_2[i][j] = n + i * 8 + j < params.n ? scores_3 : -INFINITY;
+        scores_2[i][j] = n + i * 8 + j < params.n ? scores_3[j] : -INFINITY;
         max_ = nan_max(max_, scores_2[i][j]);
       }
     }
@@ -753,10 +753,10 @@ struct AttentionGqaParams {
     simdgroup_bfloat8x8 probs_bf16[4];
     // probs = torch.exp2(scores - new_max[:, None])
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 probs = precise::exp2(scores_2[i] - new_max);
+      set_elements(probs_bf16[i], bfloat2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
-        float probs = precise::exp2(scores_2[i][j] - new_max);
-        sum += probs;
-        probs_bf16[i].thread_elements()[j] = bfloat(probs);
+        sum += probs[j];
       }
     }
     sum = simd_row_sum(sum);
@@ -874,9 +874,9 @@ struct AttentionGqaParams {
     float2 scores_2[4];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 scores_3 = elements(scores[i]) * product;
       UNROLL for (short j = 0; j < 2; ++j) {
-        float scores_3 = scores[i].thread_elements()[j] * product;
-        scores_2[i][j] = n + i * 8 + j < params.n ? scores_3 : -INFINITY;
+        scores_2[i][j] = n + i * 8 + j < params.n ? scores_3[j] : -INFINITY;
         max_ = nan_max(max_, scores_2[i][j]);
       }
     }
@@ -890,8 +890,8 @@ struct AttentionGqaParams {
     simdgroup_float8x8 probs[4];
     float sum = 0.0f;
     UNROLL for (short i = 0; i < 4; ++i) {
+      set_elements(probs[i], precise::exp2(scores_2[i] - new_max));
       UNROLL for (short j = 0; j < 2; ++j) {
-        probs[i].thread_elements()[j] = precise::exp2(scores_2[i][j] - new_max);
         sum += probs[i].thread_elements()[j];
       }
     }

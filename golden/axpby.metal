@@ -199,9 +199,9 @@ struct QuantizeInt8Params {
   // out[tile_m, tile_n] = shifted.to(torch.int8)
   char4 out_tile;
   // Clamped before the conversion, whose result is undefined out of range.
+  float4 steps = rint(float4(x_tile) * params.inv_scale);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float steps = rint(float(x_tile[i]) * params.inv_scale);
-    float shifted = nan_min(nan_max(steps + float(params.zero_point), -128.0f), 127.0f);
+    float shifted = nan_min(nan_max(steps[i] + float(params.zero_point), -128.0f), 127.0f);
     out_tile[i] = char(shifted);
   }
   store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
@@ -220,9 +220,9 @@ struct QuantizeInt8Params {
   // out[tile_m, tile_n] = shifted.to(torch.int8)
   char4 out_tile;
   // Clamped before the conversion, whose result is undefined out of range.
+  float4 steps = rint(x_tile * params.inv_scale);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float steps = rint(x_tile[i] * params.inv_scale);
-    float shifted = nan_min(nan_max(steps + float(params.zero_point), -128.0f), 127.0f);
+    float shifted = nan_min(nan_max(steps[i] + float(params.zero_point), -128.0f), 127.0f);
     out_tile[i] = char(shifted);
   }
   store4_first(out + pid_m * params.n + n, out_tile, params.n - n);

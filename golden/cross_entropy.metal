@@ -113,8 +113,8 @@ struct CrossEntropyParams {
   // rows = logits[tile_n, :].to(torch.float32)
   float4 rows;
   float row_max = -INFINITY;
+  rows = float4(logits_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    rows[i] = float(logits_tile[i]);
     row_max = nan_max(row_max, rows[i]);
   }
   row_max = simd_nan_max(row_max);
@@ -164,8 +164,8 @@ struct CrossEntropyParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 logits_tile = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
         params.v - (v + i * 1024), bfloat(-INFINITY));
+    rows[i] = float4(logits_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
-      rows[i][j] = float(logits_tile[j]);
       row_max = nan_max(row_max, rows[i][j]);
     }
   }
@@ -221,10 +221,10 @@ struct CrossEntropyParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 logits_tile = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
           params.v - (v + i * 1024));
+      float4 rows = float4(logits_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
-        float rows = float(logits_tile[j]);
         row_max_acc[i][j] =
-            nan_max(row_max_acc[i][j], v + i * 1024 + j < params.v ? rows : -INFINITY);
+            nan_max(row_max_acc[i][j], v + i * 1024 + j < params.v ? rows[j] : -INFINITY);
       }
     }
   }
@@ -247,9 +247,9 @@ struct CrossEntropyParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 logits_tile = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
           params.v - (v + i * 1024));
+      float4 rows = float4(logits_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
-        float rows = float(logits_tile[j]);
-        sum_exp_acc[i][j] += v + i * 1024 + j < params.v ? precise::exp(rows - row_max) : 0.0f;
+        sum_exp_acc[i][j] += v + i * 1024 + j < params.v ? precise::exp(rows[j] - row_max) : 0.0f;
       }
     }
   }
@@ -472,10 +472,10 @@ struct CrossEntropyBwdParams {
   // grad[tile_n, tile_v] = torch.where(counted, probs - one_hot, 0.0).to(logits.dtype)
   half4 grad_tile;
   // one_hot = (tile_v.index[None, :] == label[:, None]).to(torch.float32)
+  float4 probs = precise::exp(float4(logits_tile) - lse_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float probs = precise::exp(float(logits_tile[i]) - lse_tile);
     float one_hot = float(long(v + i) == label);
-    grad_tile[i] = half(condition ? probs - one_hot : 0.0f);
+    grad_tile[i] = half(condition ? probs[i] - one_hot : 0.0f);
   }
   if (n < params.n) {
     store4_first(grad + n * params.v + v, grad_tile, params.v - v);
@@ -504,10 +504,10 @@ struct CrossEntropyBwdParams {
   // grad[tile_n, tile_v] = torch.where(counted, probs - one_hot, 0.0).to(logits.dtype)
   float4 grad_tile;
   // one_hot = (tile_v.index[None, :] == label[:, None]).to(torch.float32)
+  float4 probs = precise::exp(logits_tile - lse_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float probs = precise::exp(logits_tile[i] - lse_tile);
     float one_hot = float(v + i == label);
-    grad_tile[i] = condition ? probs - one_hot : 0.0f;
+    grad_tile[i] = condition ? probs[i] - one_hot : 0.0f;
   }
   if (n < params.n) {
     store4_first(grad + n * params.v + v, grad_tile, params.v - v);

@@ -163,9 +163,9 @@ struct DecodeAttentionParams {
     float2 scores_2[4];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 scores_3 = elements(scores[i]) * product;
       UNROLL for (short j = 0; j < 2; ++j) {
-        float scores_3 = scores[i].thread_elements()[j] * product;
-        scores_2[i][j] = n + i * 8 + j < length_ ? scores_3 : -INFINITY;
+        scores_2[i][j] = n + i * 8 + j < length_ ? scores_3[j] : -INFINITY;
         max_ = nan_max(max_, scores_2[i][j]);
       }
     }
@@ -180,10 +180,10 @@ struct DecodeAttentionParams {
     simdgroup_bfloat8x8 probs_bf16[4];
     // probs = torch.exp2(scores - new_max[:, None])
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 probs = precise::exp2(scores_2[i] - new_max);
+      set_elements(probs_bf16[i], bfloat2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
-        float probs = precise::exp2(scores_2[i][j] - new_max);
-        sum += probs;
-        probs_bf16[i].thread_elements()[j] = bfloat(probs);
+        sum += probs[j];
       }
     }
     sum = simd_row_sum(sum);
@@ -292,9 +292,9 @@ struct DecodeAttentionParams {
     float2 scores_2[4];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
+      float2 scores_3 = elements(scores[i]) * product;
       UNROLL for (short j = 0; j < 2; ++j) {
-        float scores_3 = scores[i].thread_elements()[j] * product;
-        scores_2[i][j] = n + i * 8 + j < length_ ? scores_3 : -INFINITY;
+        scores_2[i][j] = n + i * 8 + j < length_ ? scores_3[j] : -INFINITY;
         max_ = nan_max(max_, scores_2[i][j]);
       }
     }
@@ -308,8 +308,8 @@ struct DecodeAttentionParams {
     simdgroup_float8x8 probs[4];
     float sum = 0.0f;
     UNROLL for (short i = 0; i < 4; ++i) {
+      set_elements(probs[i], precise::exp2(scores_2[i] - new_max));
       UNROLL for (short j = 0; j < 2; ++j) {
-        probs[i].thread_elements()[j] = precise::exp2(scores_2[i][j] - new_max);
         sum += probs[i].thread_elements()[j];
       }
     }

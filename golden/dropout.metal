@@ -76,10 +76,10 @@ struct SeededDropoutParams {
   // out[tile] = torch.where(uniform > p, kept, 0.0).to(x.dtype)
   half4 out_tile;
   // uniform = hl.rand([tile], seed=seed)
+  float4 kept = float4(x_tile) * params.scale;
   UNROLL for (short i = 0; i < 4; ++i) {
     float uniform = kt_uniform(kt_philox(long(params.seed), n + i));
-    float kept = float(x_tile[i]) * params.scale;
-    out_tile[i] = half(uniform > params.p ? kept : 0.0f);
+    out_tile[i] = half(uniform > params.p ? kept[i] : 0.0f);
   }
   store4(out + n, out_tile, params.n - n);
 }
@@ -96,10 +96,10 @@ struct SeededDropoutParams {
   // out[tile] = torch.where(uniform > p, kept, 0.0).to(x.dtype)
   float4 out_tile;
   // uniform = hl.rand([tile], seed=seed)
+  float4 kept = x_tile * params.scale;
   UNROLL for (short i = 0; i < 4; ++i) {
     float uniform = kt_uniform(kt_philox(long(params.seed), n + i));
-    float kept = x_tile[i] * params.scale;
-    out_tile[i] = uniform > params.p ? kept : 0.0f;
+    out_tile[i] = uniform > params.p ? kept[i] : 0.0f;
   }
   store4(out + n, out_tile, params.n - n);
 }

@@ -471,8 +471,8 @@ struct QuantizeFp8RowsParams {
   float4 row;
   // A row of zeros would otherwise divide zero by zero.
   float max_ = -INFINITY;
+  row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = float(x_tile[i]);
     max_ = nan_max(max_, abs(row[i]));
   }
   max_ = simd_nan_max(max_);
@@ -517,8 +517,8 @@ struct QuantizeFp8RowsParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
         load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
-      row[i][j] = float(x_tile[j]);
       max_ = nan_max(max_, abs(row[i][j]));
     }
   }
@@ -569,9 +569,9 @@ struct QuantizeFp8RowsParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
           load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
-        float row = float(x_tile[j]);
-        acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? abs(row) : -INFINITY);
+        acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? abs(row[j]) : -INFINITY);
       }
     }
   }
@@ -602,9 +602,9 @@ struct QuantizeFp8RowsParams {
       bfloat4 x_tile =
           load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       uchar4 out_tile;
+      float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
-        float row = float(x_tile[j]);
-        float quantised = nan_min(nan_max(row / scale, -448.0f), 448.0f);
+        float quantised = nan_min(nan_max(row[j] / scale, -448.0f), 448.0f);
         out_tile[j] = float_to_e4m3(quantised);
       }
       store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));

@@ -106,10 +106,9 @@ struct JsdParams {
       // acc += torch.sum(p * (teacher - student), dim=1)
       float sum = 0.0f;
       // grad[tile_n, tile_v] = (-p).to(log_q.dtype)
-      bfloat4 grad_tile;
+      bfloat4 grad_tile = bfloat4(-p);
       UNROLL for (short i = 0; i < 4; ++i) {
         sum += p[i] * (teacher[i] - student[i]);
-        grad_tile[i] = bfloat(-p[i]);
       }
       sum = simd_sum(sum);
       if (lane == 0) {
@@ -128,10 +127,9 @@ struct JsdParams {
         // acc += torch.sum(q * (student - teacher), dim=1)
         float sum = 0.0f;
         // grad[tile_n, tile_v] = (q * (student - teacher + 1.0)).to(log_q.dtype)
-        bfloat4 grad_tile;
+        bfloat4 grad_tile = bfloat4(q * (student - teacher + 1.0f));
         UNROLL for (short i = 0; i < 4; ++i) {
           sum += q[i] * (student[i] - teacher[i]);
-          grad_tile[i] = bfloat(q[i] * (student[i] - teacher[i] + 1.0f));
         }
         sum = simd_sum(sum);
         if (lane == 0) {
@@ -150,14 +148,13 @@ struct JsdParams {
         // acc += torch.sum(beta * p * (teacher - log_m) + q_term, dim=1)
         float sum = 0.0f;
         // grad[tile_n, tile_v] = q_term.to(log_q.dtype)
-        bfloat4 grad_tile;
+        float4 log_m = precise::log(params.beta * p + difference * q);
+        float4 q_term = difference_2 * q * (student - log_m);
+        bfloat4 grad_tile = bfloat4(q_term);
         UNROLL for (short i = 0; i < 4; ++i) {
-          float log_m = precise::log(params.beta * p[i] + difference * q[i]);
-          float q_term = difference_2 * q[i] * (student[i] - log_m);
           float value =
-              v + i < params.v ? params.beta * p[i] * (teacher[i] - log_m) + q_term : 0.0f;
+              v + i < params.v ? params.beta * p[i] * (teacher[i] - log_m[i]) + q_term[i] : 0.0f;
           sum += value;
-          grad_tile[i] = bfloat(q_term);
         }
         sum = simd_sum(sum);
         if (lane == 0) {
@@ -212,10 +209,9 @@ struct JsdParams {
       // acc += torch.sum(p * (teacher - student), dim=1)
       float sum = 0.0f;
       // grad[tile_n, tile_v] = (-p).to(log_q.dtype)
-      float4 grad_tile;
+      float4 grad_tile = -p;
       UNROLL for (short i = 0; i < 4; ++i) {
         sum += p[i] * (teacher[i] - student[i]);
-        grad_tile[i] = -p[i];
       }
       sum = simd_sum(sum);
       if (lane == 0) {
@@ -234,10 +230,9 @@ struct JsdParams {
         // acc += torch.sum(q * (student - teacher), dim=1)
         float sum = 0.0f;
         // grad[tile_n, tile_v] = (q * (student - teacher + 1.0)).to(log_q.dtype)
-        float4 grad_tile;
+        float4 grad_tile = q * (student - teacher + 1.0f);
         UNROLL for (short i = 0; i < 4; ++i) {
           sum += q[i] * (student[i] - teacher[i]);
-          grad_tile[i] = q[i] * (student[i] - teacher[i] + 1.0f);
         }
         sum = simd_sum(sum);
         if (lane == 0) {
@@ -256,11 +251,11 @@ struct JsdParams {
         float4 q_term;
         // acc += torch.sum(beta * p * (teacher - log_m) + q_term, dim=1)
         float sum = 0.0f;
+        float4 log_m = precise::log(params.beta * p + difference * q);
+        q_term = difference_2 * q * (student - log_m);
         UNROLL for (short i = 0; i < 4; ++i) {
-          float log_m = precise::log(params.beta * p[i] + difference * q[i]);
-          q_term[i] = difference_2 * q[i] * (student[i] - log_m);
           float value =
-              v + i < params.v ? params.beta * p[i] * (teacher[i] - log_m) + q_term[i] : 0.0f;
+              v + i < params.v ? params.beta * p[i] * (teacher[i] - log_m[i]) + q_term[i] : 0.0f;
           sum += value;
         }
         sum = simd_sum(sum);

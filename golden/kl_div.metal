@@ -77,10 +77,10 @@ struct KlDivParams {
     // acc += torch.sum(term, dim=1)
     float sum = 0.0f;
     // 0 * log 0 counts as 0; the clamp keeps the logarithm finite.
+    float4 model = float4(log_q_tile);
+    float4 t = float4(target_tile);
     UNROLL for (short i = 0; i < 4; ++i) {
-      float model = float(log_q_tile[i]);
-      float t = float(target_tile[i]);
-      float term = t * (precise::log(nan_max(t, 1e-37f)) - model);
+      float term = t[i] * (precise::log(nan_max(t[i], 1e-37f)) - model[i]);
       sum += v + i < params.v ? term : 0.0f;
     }
     sum = simd_sum(sum);
@@ -119,9 +119,9 @@ struct KlDivParams {
     // acc += torch.sum(term, dim=1)
     float sum = 0.0f;
     // term = torch.exp(t) * (t - model)
+    float4 term = precise::exp(t) * (t - model);
     UNROLL for (short i = 0; i < 4; ++i) {
-      float term = precise::exp(t[i]) * (t[i] - model[i]);
-      sum += term;
+      sum += term[i];
     }
     sum = simd_sum(sum);
     threadgroup_barrier(mem_flags::mem_threadgroup);

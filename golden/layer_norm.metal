@@ -117,8 +117,8 @@ struct LayerNormFwdParams {
   float4 row;
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
+  row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = float(x_tile[i]);
     sum += row[i];
   }
   sum = simd_sum(sum);
@@ -132,8 +132,8 @@ struct LayerNormFwdParams {
   float4 centered;
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
+  centered = row - mu;
   UNROLL for (short i = 0; i < 4; ++i) {
-    centered[i] = row[i] - mu;
     sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
   }
   sum_2 = simd_sum(sum_2);
@@ -183,8 +183,8 @@ struct LayerNormFwdParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 x_tile =
         load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
-      row[i][j] = float(x_tile[j]);
       sum += row[i][j];
     }
   }
@@ -204,8 +204,8 @@ struct LayerNormFwdParams {
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
+    centered[i] = row[i] - mu;
     UNROLL for (short j = 0; j < 4; ++j) {
-      centered[i][j] = row[i][j] - mu;
       sum_2 += n + i * 1024 + j < params.n ? centered[i][j] * centered[i][j] : 0.0f;
     }
   }
@@ -287,10 +287,10 @@ struct LayerNormFwdParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       half4 x_tile =
           load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 row = float4(x_tile);
+      float4 centered = row - mu;
       UNROLL for (short j = 0; j < 4; ++j) {
-        float row = float(x_tile[j]);
-        float centered = row - mu;
-        acc_2[i][j] += n + i * 1024 + j < params.n ? centered * centered : 0.0f;
+        acc_2[i][j] += n + i * 1024 + j < params.n ? centered[j] * centered[j] : 0.0f;
       }
     }
   }
@@ -353,8 +353,8 @@ struct LayerNormFwdParams {
   float4 row;
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
+  row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = float(x_tile[i]);
     sum += row[i];
   }
   sum = simd_sum(sum);
@@ -368,8 +368,8 @@ struct LayerNormFwdParams {
   float4 centered;
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
+  centered = row - mu;
   UNROLL for (short i = 0; i < 4; ++i) {
-    centered[i] = row[i] - mu;
     sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
   }
   sum_2 = simd_sum(sum_2);
@@ -419,8 +419,8 @@ struct LayerNormFwdParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
         load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
-      row[i][j] = float(x_tile[j]);
       sum += row[i][j];
     }
   }
@@ -440,8 +440,8 @@ struct LayerNormFwdParams {
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
+    centered[i] = row[i] - mu;
     UNROLL for (short j = 0; j < 4; ++j) {
-      centered[i][j] = row[i][j] - mu;
       sum_2 += n + i * 1024 + j < params.n ? centered[i][j] * centered[i][j] : 0.0f;
     }
   }
@@ -519,10 +519,10 @@ struct LayerNormFwdParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
           load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 row = float4(x_tile);
+      float4 centered = row - mu;
       UNROLL for (short j = 0; j < 4; ++j) {
-        float row = float(x_tile[j]);
-        float centered = row - mu;
-        acc_2[i][j] += n + i * 1024 + j < params.n ? centered * centered : 0.0f;
+        acc_2[i][j] += n + i * 1024 + j < params.n ? centered[j] * centered[j] : 0.0f;
       }
     }
   }
@@ -596,8 +596,8 @@ struct LayerNormFwdParams {
   float4 centered;
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
+  centered = row - mu;
   UNROLL for (short i = 0; i < 4; ++i) {
-    centered[i] = row[i] - mu;
     sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
   }
   sum_2 = simd_sum(sum_2);
@@ -669,8 +669,8 @@ struct LayerNormFwdParams {
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
+    centered[i] = row[i] - mu;
     UNROLL for (short j = 0; j < 4; ++j) {
-      centered[i][j] = row[i][j] - mu;
       sum_2 += n + i * 1024 + j < params.n ? centered[i][j] * centered[i][j] : 0.0f;
     }
   }
@@ -750,9 +750,9 @@ struct LayerNormFwdParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
           load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 centered = row - mu;
       UNROLL for (short j = 0; j < 4; ++j) {
-        float centered = row[j] - mu;
-        acc_2[i][j] += n + i * 1024 + j < params.n ? centered * centered : 0.0f;
+        acc_2[i][j] += n + i * 1024 + j < params.n ? centered[j] * centered[j] : 0.0f;
       }
     }
   }
@@ -845,12 +845,12 @@ struct LayerNormBwdParams {
       float4 wdy;
       float sum_3 = 0.0f;
       float sum_4 = 0.0f;
+      float4 dy = float4(grad_out_tile);
+      x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
+      sum = sum + dy * x_hat;
+      sum_2 = sum_2 + dy;
+      wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
-        float dy = float(grad_out_tile[j]);
-        x_hat[j] = (float(x_tile[j]) - mean_tile) * rstd_tile;
-        sum[j] += dy * x_hat[j];
-        sum_2[j] += dy;
-        wdy[j] = w[j] * dy;
         sum_3 += wdy[j] * x_hat[j];
         sum_4 += wdy[j];
       }
@@ -942,11 +942,11 @@ struct LayerNormBwdParams {
       float4 wdy;
       float sum_3 = 0.0f;
       float sum_4 = 0.0f;
+      x_hat = (x_tile - mean_tile) * rstd_tile;
+      sum = sum + dy * x_hat;
+      sum_2 = sum_2 + dy;
+      wdy = weight_tile * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
-        x_hat[j] = (x_tile[j] - mean_tile) * rstd_tile;
-        sum[j] += dy[j] * x_hat[j];
-        sum_2[j] += dy[j];
-        wdy[j] = weight_tile[j] * dy[j];
         sum_3 += d + j < 96 ? wdy[j] * x_hat[j] : 0.0f;
         sum_4 += wdy[j];
       }
@@ -1034,11 +1034,11 @@ struct LayerNormBwdParams {
       float4 wdy;
       float sum_2 = 0.0f;
       float sum_3 = 0.0f;
+      float4 dy = float4(grad_out_tile);
+      x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
+      sum = sum + dy * x_hat;
+      wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
-        float dy = float(grad_out_tile[j]);
-        x_hat[j] = (float(x_tile[j]) - mean_tile) * rstd_tile;
-        sum[j] += dy * x_hat[j];
-        wdy[j] = w[j] * dy;
         sum_2 += wdy[j] * x_hat[j];
         sum_3 += wdy[j];
       }

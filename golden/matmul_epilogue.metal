@@ -299,9 +299,9 @@ struct LinearGeluParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       half2 out_tile;
+      float2 total = elements(acc[i][j]) + bias_f32[j];
       UNROLL for (short k = 0; k < 2; ++k) {
-        float total = acc[i][j].thread_elements()[k] + bias_f32[j][k];
-        float product = total * 0.5f * (kt_erf(total * 0.70710678f) + 1.0f);
+        float product = total[k] * 0.5f * (kt_erf(total[k] * 0.70710678f) + 1.0f);
         out_tile[k] = half(product);
       }
       if (m_2 + i * 16 < params.m) {
@@ -412,9 +412,9 @@ struct LinearGeluParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       float2 out_tile;
+      float2 total = elements(acc[i][j]) + bias_tile[j];
       UNROLL for (short k = 0; k < 2; ++k) {
-        float total = acc[i][j].thread_elements()[k] + bias_tile[j][k];
-        out_tile[k] = total * 0.5f * (kt_erf(total * 0.70710678f) + 1.0f);
+        out_tile[k] = total[k] * 0.5f * (kt_erf(total[k] * 0.70710678f) + 1.0f);
       }
       if (m_2 + i * 16 < params.m) {
         store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,

@@ -206,8 +206,8 @@ struct MatmulLayerNormParams {
   float sum_2[4] = {};
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
+      centered[i][j] = elements(acc[i][j]) - mean[i];
       UNROLL for (short k = 0; k < 2; ++k) {
-        centered[i][j][k] = acc[i][j].thread_elements()[k] - mean[i];
         sum_2[i] += centered[i][j][k] * centered[i][j][k];
       }
     }
@@ -380,8 +380,8 @@ struct MatmulLayerNormParams {
   float sum_2[4] = {};
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 6; ++j) {
+      centered[i][j] = elements(acc[i][j]) - mean[i];
       UNROLL for (short k = 0; k < 2; ++k) {
-        centered[i][j][k] = acc[i][j].thread_elements()[k] - mean[i];
         sum_2[i] += centered[i][j][k] * centered[i][j][k];
       }
     }

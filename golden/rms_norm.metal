@@ -108,8 +108,8 @@ struct RmsNormFwdParams {
   float4 row;
   // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
   float sum = 0.0f;
+  row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = float(x_tile[i]);
     sum += row[i] * row[i];
   }
   sum = simd_sum(sum);
@@ -149,8 +149,8 @@ struct RmsNormFwdParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
         load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
-      row[i][j] = float(x_tile[j]);
       sum += row[i][j] * row[i][j];
     }
   }
@@ -410,11 +410,11 @@ struct RmsNormBwdParams {
       float4 x_hat;
       float4 wdy;
       float sum_2 = 0.0f;
+      float4 dy = float4(grad_out_tile);
+      x_hat = float4(x_tile) * rstd_tile;
+      sum = sum + dy * x_hat;
+      wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
-        float dy = float(grad_out_tile[j]);
-        x_hat[j] = float(x_tile[j]) * rstd_tile;
-        sum[j] += dy * x_hat[j];
-        wdy[j] = w[j] * dy;
         sum_2 += wdy[j] * x_hat[j];
       }
       sum_2 = simd_sum(sum_2);
@@ -480,10 +480,10 @@ struct RmsNormBwdParams {
       float4 x_hat;
       float4 wdy;
       float sum_2 = 0.0f;
+      x_hat = x_tile * rstd_tile;
+      sum = sum + dy * x_hat;
+      wdy = weight_tile * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
-        x_hat[j] = x_tile[j] * rstd_tile;
-        sum[j] += dy[j] * x_hat[j];
-        wdy[j] = weight_tile[j] * dy[j];
         sum_2 += d + j < 96 ? wdy[j] * x_hat[j] : 0.0f;
       }
       sum_2 = simd_sum(sum_2);

@@ -110,8 +110,8 @@ struct SoftmaxParams {
   half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
   float4 value_f32;
   float max_ = -INFINITY;
+  value_f32 = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    value_f32[i] = float(x_tile[i]);
     max_ = nan_max(max_, value_f32[i]);
   }
   max_ = simd_nan_max(max_);
@@ -122,8 +122,8 @@ struct SoftmaxParams {
   max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
   float4 exp_;
   float sum = 0.0f;
+  exp_ = precise::exp(value_f32 - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
-    exp_[i] = precise::exp(value_f32[i] - max_);
     sum += exp_[i];
   }
   sum = simd_sum(sum);
@@ -154,8 +154,8 @@ struct SoftmaxParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
         params.n - (n + i * 1024), half(-INFINITY));
+    value_f32[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
-      value_f32[i][j] = float(x_tile[j]);
       max_ = nan_max(max_, value_f32[i][j]);
     }
   }
@@ -168,8 +168,8 @@ struct SoftmaxParams {
   float4 exp_[4];
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
+    exp_[i] = precise::exp(value_f32[i] - max_);
     UNROLL for (short j = 0; j < 4; ++j) {
-      exp_[i][j] = precise::exp(value_f32[i][j] - max_);
       sum += exp_[i][j];
     }
   }
@@ -283,8 +283,8 @@ struct SoftmaxParams {
   max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
   float4 exp_;
   float sum = 0.0f;
+  exp_ = precise::exp(x_tile - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
-    exp_[i] = precise::exp(x_tile[i] - max_);
     sum += exp_[i];
   }
   sum = simd_sum(sum);
@@ -328,8 +328,8 @@ struct SoftmaxParams {
   float4 exp_[4];
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
+    exp_[i] = precise::exp(x_tile[i] - max_);
     UNROLL for (short j = 0; j < 4; ++j) {
-      exp_[i][j] = precise::exp(x_tile[i][j] - max_);
       sum += exp_[i][j];
     }
   }
@@ -434,8 +434,8 @@ struct SoftmaxParams {
   // row = x[tile_m, :].to(torch.float32)
   float4 row;
   float max_ = -INFINITY;
+  row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = float(x_tile[i]);
     max_ = nan_max(max_, row[i]);
   }
   max_ = simd_nan_max(max_);
@@ -447,8 +447,8 @@ struct SoftmaxParams {
   float4 numerator;
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
+  numerator = precise::exp(row - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
-    numerator[i] = precise::exp(row[i] - max_);
     denominator += numerator[i];
   }
   denominator = simd_sum(denominator);
@@ -481,8 +481,8 @@ struct SoftmaxParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
         params.n - (n + i * 1024), bfloat(-INFINITY));
+    row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
-      row[i][j] = float(x_tile[j]);
       max_ = nan_max(max_, row[i][j]);
     }
   }
@@ -496,8 +496,8 @@ struct SoftmaxParams {
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
+    numerator[i] = precise::exp(row[i] - max_);
     UNROLL for (short j = 0; j < 4; ++j) {
-      numerator[i][j] = precise::exp(row[i][j] - max_);
       denominator += numerator[i][j];
     }
   }
@@ -536,9 +536,9 @@ struct SoftmaxParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
           load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
-        float row = float(x_tile[j]);
-        acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? row : -INFINITY);
+        acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? row[j] : -INFINITY);
       }
     }
   }
@@ -561,10 +561,10 @@ struct SoftmaxParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
           load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 row = float4(x_tile);
+      float4 numerator = precise::exp(row - max_);
       UNROLL for (short j = 0; j < 4; ++j) {
-        float row = float(x_tile[j]);
-        float numerator = precise::exp(row - max_);
-        denominator_acc[i][j] += n + i * 1024 + j < params.n ? numerator : 0.0f;
+        denominator_acc[i][j] += n + i * 1024 + j < params.n ? numerator[j] : 0.0f;
       }
     }
   }
@@ -621,8 +621,8 @@ struct SoftmaxParams {
   float4 numerator;
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
+  numerator = precise::exp(row - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
-    numerator[i] = precise::exp(row[i] - max_);
     denominator += numerator[i];
   }
   denominator = simd_sum(denominator);
@@ -668,8 +668,8 @@ struct SoftmaxParams {
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
+    numerator[i] = precise::exp(row[i] - max_);
     UNROLL for (short j = 0; j < 4; ++j) {
-      numerator[i][j] = precise::exp(row[i][j] - max_);
       denominator += numerator[i][j];
     }
   }
@@ -732,9 +732,9 @@ struct SoftmaxParams {
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
           load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 numerator = precise::exp(row - max_);
       UNROLL for (short j = 0; j < 4; ++j) {
-        float numerator = precise::exp(row[j] - max_);
-        denominator_acc[i][j] += n + i * 1024 + j < params.n ? numerator : 0.0f;
+        denominator_acc[i][j] += n + i * 1024 + j < params.n ? numerator[j] : 0.0f;
       }
     }
   }
@@ -783,8 +783,8 @@ struct SoftmaxParams {
     // values = x[tile_m, tile_n].to(torch.float32)
     float4 values;
     float max_ = -INFINITY;
+    values = float4(x_tile);
     UNROLL for (short i = 0; i < 4; ++i) {
-      values[i] = float(x_tile[i]);
       max_ = nan_max(max_, values[i]);
     }
     max_ = simd_nan_max(max_);

@@ -91,10 +91,10 @@ struct SoftmaxBwdParams {
     bfloat4 out_tile = load4_first(out + pid_m * params.out_stride_0 + n, params.n - n);
     // dot += torch.sum(dy * y, dim=1)
     float sum = 0.0f;
+    float4 dy = float4(grad_out_tile);
+    float4 y = float4(out_tile);
     UNROLL for (short i = 0; i < 4; ++i) {
-      float dy = float(grad_out_tile[i]);
-      float y = float(out_tile[i]);
-      sum += dy * y;
+      sum += dy[i] * y[i];
     }
     sum = simd_sum(sum);
     threadgroup_barrier(mem_flags::mem_threadgroup);

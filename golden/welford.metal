@@ -109,8 +109,8 @@ struct WelfordLayerNormParams {
     float4 values;
     // block_mean = torch.sum(values, dim=-1) / block_count
     float sum = 0.0f;
+    values = float4(x_tile);
     UNROLL for (short i = 0; i < 4; ++i) {
-      values[i] = float(x_tile[i]);
       sum += values[i];
     }
     sum = simd_sum(sum);

@@ -115,6 +115,36 @@ def test_a_loop_over_components_that_sums_stays_a_loop() -> None:
     ]  # fmt: skip
 
 
+def test_sums_follow_the_vectors_that_they_read() -> None:
+    v, t, j = ir.Var("v", F32, (), 4), ir.Var("t", F32, (), 4), scalar("j", I32)
+    total, square = scalar("total"), scalar("square")
+    component = ir.Element(v, (), j)
+    body = [
+        ir.Let(v, ir.Load(X, TID, 4)), ir.Let(total, number(0)), ir.Let(t),
+        ir.LaneLoop(j, 4, [
+            ir.Let(square, apply("mul", component, component)),
+            ir.Assign(total, apply("add", total, square)),
+            ir.Assign(ir.Element(t, (), j), apply("add", square, square)),
+        ]),
+    ]  # fmt: skip
+    assert body_of(body, X)[2:] == [
+        "float4 square = v * v;", "float4 t = square + square;",
+        "UNROLL for (short j = 0; j < 4; ++j) {", "  total += square[j];", "}",
+    ]  # fmt: skip
+
+
+def test_what_a_sum_reads_is_not_changed_before_it() -> None:
+    v, j, total = ir.Var("v", F32, (), 4), scalar("j", I32), scalar("total")
+    component = ir.Element(v, (), j)
+    loop = ir.LaneLoop(j, 4, [
+        ir.Assign(total, apply("add", total, component)),
+        ir.Assign(component, apply("mul", component, number(2))),
+    ])  # fmt: skip
+    assert body_of([ir.Let(v, ir.Load(X, TID, 4)), ir.Let(total, number(0)), loop], X)[2:] == [
+        "UNROLL for (short j = 0; j < 4; ++j) {", "  total += v[j];", "  v[j] *= 2.0f;", "}",
+    ]  # fmt: skip
+
+
 def test_another_component_keeps_the_loop() -> None:
     v, j = ir.Var("v", F32, (), 4), scalar("j", I32)
     shifted = apply("add", ir.Element(v, (), j), ir.Element(v, (), ir.integer(0)))

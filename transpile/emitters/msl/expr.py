@@ -36,7 +36,7 @@ _IDS = {
     "group_z": ("int(tgid.z)", ATOM),
 }
 _COMPONENTS = "xyzw"
-_LONGEST = len(_COMPONENTS)  # Metal's vectors have no more components
+LONGEST = len(_COMPONENTS)  # Metal's vectors have no more components
 
 
 class Expressions:
@@ -98,7 +98,7 @@ class Expressions:
     def type(self, dtype: DType, width: int = 1) -> str:
         """The name of a scalar or vector type; longer than 4 it is a struct that is copied."""
         name = NAMES[self.dtype(dtype)]
-        if width <= _LONGEST:
+        if width <= LONGEST:
             return name + (str(width) if width > 1 else "")
         self.made[f" struct {name} {width}"] = helpers.chunk(name, width)
         return helpers.chunk_name(name, width)
@@ -128,7 +128,7 @@ class Expressions:
             return f"{text}.thread_elements()[{self.text(at)}]", POSTFIX
         if expr.array.components == 1:
             return text, POSTFIX
-        if expr.array.components > _LONGEST:
+        if expr.array.components > LONGEST:
             return f"{text}.v[{self.text(at)}]", POSTFIX
         if isinstance(at, ir.Const) and expr.array.dtype != BOOL:
             return f"{text}.{_COMPONENTS[int(at.value)]}", POSTFIX
@@ -268,7 +268,7 @@ class Expressions:
     def any_vector(self, what: str, dtype: DType, width: int) -> str:
         """The helper that loads or stores a vector anywhere."""
         function = f"{what}{width}_any"
-        if width <= _LONGEST:
+        if width <= LONGEST:
             self.helpers.add(function)
         else:
             self.type(dtype, width)
@@ -307,7 +307,7 @@ class Expressions:
     def partial(self, what: str, dtype: DType, width: int, aligned: bool) -> str:
         """The helper that loads or stores the first elements of a vector."""
         function = f"{what}{width}" + ("" if aligned else "_first")
-        if width <= _LONGEST:
+        if width <= LONGEST:
             self.helpers.add(function)
         else:
             self.type(dtype, width)
@@ -318,7 +318,7 @@ class Expressions:
     def _all(self, dtype: DType, width: int, value: str) -> str:
         """A vector with the value in all components."""
         kind = self.type(dtype, width)
-        return f"{kind}({value})" if width <= _LONGEST else f"{kind}{{}}"
+        return f"{kind}({value})" if width <= LONGEST else f"{kind}{{}}"
 
     def place(self, buffer: ir.SharedBuffer, index: tuple[ir.Expr, ...]) -> str:
         """An element of threadgroup memory."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from transpile.emitters.msl import ops
 from transpile.emitters.msl.dtypes import NAMES
-from transpile.emitters.msl.expr import Expressions
+from transpile.emitters.msl.expr import LONGEST, Expressions
 from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.ops import ADD, ATOM, LESS, TERNARY
 from transpile.emitters.msl.vectors import Vectors
@@ -32,65 +32,77 @@ class Statements:
         at = 0
         while at < len(body):
             stmt = body[at]
-            vectors, loop = self._vectors(body, at, scope)
-            for each in body[at : loop + 1]:
+            loop = self._loop_after(body, at)
+            found = self._whole_vectors(body[at : loop + 1], scope) if loop >= at else None
+            last = loop if found is not None else at
+            for each in body[at : last + 1]:
                 lines += self._comment(each, indent)
                 self.exprs.span = each.span or self.exprs.span
-            if vectors is not None:
-                lines += [line for text in vectors for line in wrap(text, indent)]
-            else:
-                loop = at
+            if found is None:
                 lines += self._statement(stmt, scope, indent)
-            at = loop + 1
+            else:
+                texts, rest = found
+                for text in texts:
+                    lines += wrap(text, indent)
+                for each in rest:
+                    lines += self._statement(each, scope, indent)
+            at = last + 1
         return lines
 
-    def _vectors(self, body: ir.Body, at: int, scope: Scope) -> tuple[list[str] | None, int]:
-        """The loop over the components of vectors that stands here, after the declarations of what
-        it fills, as statements on vectors; and where it is."""
-        loop = at
-        fresh: dict[ir.Var, None] = {}
-        while loop < len(body) and isinstance(let := body[loop], ir.Let) and let.value is None:
-            fresh[let.var] = None
-            loop += 1
-        stmt = body[loop] if loop < len(body) else None
-        if not isinstance(stmt, ir.LaneLoop) or stmt.count > 4:
-            return None, at
-        found = self._loop_as_vectors(stmt, fresh, scope)
-        return found, loop if found is not None else at
+    @staticmethod
+    def _loop_after(body: ir.Body, at: int) -> int:
+        """Where the loop over components is that stands here, after declarations; -1 if none."""
+        while at < len(body) and isinstance(let := body[at], ir.Let) and let.value is None:
+            at += 1
+        stmt = body[at] if at < len(body) else None
+        return at if isinstance(stmt, ir.LaneLoop) and stmt.count <= LONGEST else -1
 
-    def _loop_as_vectors(
-        self, loop: ir.LaneLoop, fresh: dict[ir.Var, None], scope: Scope
-    ) -> list[str] | None:
+    def _whole_vectors(
+        self, body: ir.Body, scope: Scope
+    ) -> tuple[list[str], list[ir.LaneLoop]] | None:
+        """A loop over components and the declarations before it as statements on vectors, and the
+        loop with what has to be done one by one. None if vectors have no part in it."""
+        loop = body[-1]
+        assert isinstance(loop, ir.LaneLoop)
         vectors = Vectors(self.exprs, loop)
-        inner = scope.inner()  # names are taken only if all of the loop can be vectors
-        texts, unset = [], dict(fresh)
+        unset = {let.var: let for let in body[:-1] if isinstance(let, ir.Let)}
+        inner = scope.inner()  # names are taken only if some of the loop can be vectors
+        texts: list[str] = []
+        rest: ir.Body = []
         for stmt in loop.body:
-            value = vectors.of(stmt.value) if isinstance(stmt, ir.Let | ir.Assign) and stmt.value \
-                else None  # fmt: skip
-            if value is None:
+            if not isinstance(stmt, ir.Let | ir.Assign):
                 return None
-            if isinstance(stmt, ir.Let):
+            value = vectors.of(stmt.value) if stmt.value is not None else None
+            text = None
+            if value is not None and isinstance(stmt, ir.Let):
                 name = vectors.names[stmt.var] = inner.declare(self._hint(stmt.var))
-                texts.append(f"{self.exprs.type(stmt.var.dtype, loop.count)} {name} = {value[0]};")
+                text = f"{self.exprs.type(stmt.var.dtype, loop.count)} {name} = {value[0]};"
+            elif value is not None and isinstance(stmt, ir.Assign):
+                text = self._assigned_whole(stmt.target, value[0], vectors, unset, inner)
+            if text is not None:
+                texts.append(text)
                 continue
-            assert isinstance(stmt, ir.Assign)
-            text = self._assigned_whole(stmt.target, value[0], vectors, unset, inner)
-            if text is None:
-                return None
-            texts.append(text)
-        if unset:
+            rest.append(stmt)
+            vectors.leave(stmt)
+        if not texts or (rest and any(v.shape or v.components > 1 for v in unset)):
             return None
+        declared = [self._let(let, inner, 0) for let in unset.values()]
         scope.names |= inner.names
-        return texts
+        component = scope.inner().declare(loop.var.name)
+        for var, name in vectors.names.items():
+            self.exprs.names[var] = f"{name}[{component}]"
+        return [*(t for lines in declared for t in lines), *texts], (
+            [ir.LaneLoop(loop.var, loop.count, rest)] if rest else []
+        )
 
     def _assigned_whole(
         self, target: ir.Var | ir.Element, value: str, vectors: Vectors,
-        unset: dict[ir.Var, None], scope: Scope,
+        unset: dict[ir.Var, ir.Let], scope: Scope,
     ) -> str | None:  # fmt: skip
         if not isinstance(target, ir.Element) or target.component != vectors.component:
             return None
         array = target.array
-        if array.components != vectors.width:
+        if array.components != vectors.width or array in vectors.left | vectors.kept:
             return None
         if array in unset and not array.shape and array.fragment is None:
             del unset[array]

@@ -13,6 +13,7 @@ from transpile.emitters.msl.expr import Expressions
 from transpile.emitters.msl.ops import ATOM
 from transpile.ir.dtypes import BF16, F16, F32, DType
 from transpile.thread import ir
+from transpile.thread.walk import nodes
 
 _OPERATORS = frozenset({"add", "sub", "mul", "div"})
 _FUNCTIONS = frozenset(ops.FLOATS) & {
@@ -32,6 +33,17 @@ class Vectors:
         targets = [s.target for s in loop.body if isinstance(s, ir.Assign)]
         self.changed = {t.array for t in targets if isinstance(t, ir.Element)}
         self.names: dict[ir.Var, str] = {}  # scalars of the loop that have become vectors
+        assigned = (s.target for s in loop.body if isinstance(s, ir.Assign))
+        self.left: set[ir.Var] = {t for t in assigned if isinstance(t, ir.Var)}  # not to be read
+        self.kept: set[ir.Var] = set()  # not to be changed
+
+    def leave(self, stmt: ir.Let | ir.Assign) -> None:
+        """The statement stays in the loop, after all vectors: what it sets is not known to them,
+        and what it reads they must not change."""
+        target = stmt.var if isinstance(stmt, ir.Let) else stmt.target
+        self.left.add(target if isinstance(target, ir.Var) else target.array)
+        if stmt.value is not None:
+            self.kept |= {e for e in nodes(stmt.value) if isinstance(e, ir.Var)}
 
     def of(self, expr: ir.Expr) -> Text | None:
         """All components of the expression as one vector; None if it has to be a loop."""
@@ -48,7 +60,11 @@ class Vectors:
         return None
 
     def _whole(self, expr: ir.Element) -> Text | None:
-        if expr.array.components != self.width or any(self._varies(i) for i in expr.index):
+        if (
+            expr.array in self.left
+            or expr.array.components != self.width
+            or any(self._varies(i) for i in expr.index)
+        ):
             return None
         place = self.exprs.place_of(ir.Element(expr.array, expr.index))
         if expr.array.fragment is not None:
@@ -91,7 +107,7 @@ class Vectors:
         """True if the value differs from component to component."""
         match expr:
             case ir.Var():
-                return expr == self.component or expr in self.names
+                return expr == self.component or expr in self.names or expr in self.left
             case ir.Element(array=array, index=index, component=at):
                 return (
                     array in self.changed
