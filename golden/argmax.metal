@@ -854,10 +854,10 @@ struct NearestCodeParams {
         norms[i][j] = norms_shared[sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + i * 16 + j];
       }
     }
-    simdgroup_float8x8 acc[4][4];
+    simdgroup_float8x8 distance_acc[4][4];
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+        distance_acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
       }
     }
     if (tile_v + 64 <= params.v) {
@@ -883,7 +883,8 @@ struct NearestCodeParams {
         simdgroup_load(codes_frag, &codes_shared[sg % 2 * 8 + j * 16][kk * 8], 72, ulong2(0, 0),
             true);
         UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], vectors_frag[i], codes_frag, acc[i][j]);
+          simdgroup_multiply_accumulate(distance_acc[i][j], vectors_frag[i], codes_frag,
+              distance_acc[i][j]);
         }
       }
     }
@@ -903,7 +904,7 @@ struct NearestCodeParams {
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
-        float2 distance_ = norms[j] - 2.0f * elements(acc[i][j]);
+        float2 distance_ = norms[j] - 2.0f * elements(distance_acc[i][j]);
         UNROLL for (short k = 0; k < 2; ++k) {
           float distance_2 = v + j * 16 + k < params.v ? distance_[k] : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_2);
@@ -1055,10 +1056,10 @@ struct NearestCodeParams {
         norms[i][j] = norms_shared[sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + i * 16 + j];
       }
     }
-    simdgroup_float8x8 acc[4][4];
+    simdgroup_float8x8 distance_acc[4][4];
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+        distance_acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
       }
     }
     if (tile_v + 64 <= params.v) {
@@ -1084,7 +1085,8 @@ struct NearestCodeParams {
         simdgroup_load(codes_frag, &codes_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0),
             true);
         UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], vectors_frag[i], codes_frag, acc[i][j]);
+          simdgroup_multiply_accumulate(distance_acc[i][j], vectors_frag[i], codes_frag,
+              distance_acc[i][j]);
         }
       }
     }
@@ -1104,7 +1106,7 @@ struct NearestCodeParams {
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
-        float2 distance_ = norms[j] - 2.0f * elements(acc[i][j]);
+        float2 distance_ = norms[j] - 2.0f * elements(distance_acc[i][j]);
         UNROLL for (short k = 0; k < 2; ++k) {
           float distance_2 = v + j * 16 + k < params.v ? distance_[k] : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_2);

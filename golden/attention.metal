@@ -146,9 +146,9 @@ struct AttentionParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int n_2 = tile_n + tid / 8;
-    simdgroup_float8x8 acc_2[4];
+    simdgroup_float8x8 scores_acc[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      acc_2[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+      scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
@@ -171,14 +171,14 @@ struct AttentionParams {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_half8x8 k_tile_frag;
         simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(acc_2[j], q_tile[kk], k_tile_frag, acc_2[j]);
+        simdgroup_multiply_accumulate(scores_acc[j], q_tile[kk], k_tile_frag, scores_acc[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
     float2 scores[4];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
-      float2 scores_2 = elements(acc_2[i]) * 0.18033688f;
+      float2 scores_2 = elements(scores_acc[i]) * 0.18033688f;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores[i][j] = n + i * 8 + j < params.n ? scores_2[j] : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);
@@ -205,8 +205,7 @@ struct AttentionParams {
     row_sum = product + sum;
     // acc = acc * correction[:, :, None]
     UNROLL for (short i = 0; i < 8; ++i) {
-      float2 acc_3 = elements(acc[i]) * correction;
-      set_elements(acc[i], acc_3);
+      set_elements(acc[i], elements(acc[i]) * correction);
     }
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
@@ -278,9 +277,9 @@ struct AttentionParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int n_2 = tile_n + tid / 8;
-    simdgroup_float8x8 acc_2[4];
+    simdgroup_float8x8 scores_acc[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      acc_2[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+      scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
@@ -303,14 +302,14 @@ struct AttentionParams {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 k_tile_frag;
         simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][kk * 8], 36, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(acc_2[j], q_tile[kk], k_tile_frag, acc_2[j]);
+        simdgroup_multiply_accumulate(scores_acc[j], q_tile[kk], k_tile_frag, scores_acc[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
     float2 scores[4];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
-      float2 scores_2 = elements(acc_2[i]) * 0.25503486f;
+      float2 scores_2 = elements(scores_acc[i]) * 0.25503486f;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores[i][j] = n + i * 8 + j < params.n ? scores_2[j] : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);
@@ -334,11 +333,10 @@ struct AttentionParams {
     sum = simd_row_sum(sum);
     row_sum = product + sum;
     // acc = acc * correction[:, :, None]
-    // acc = torch.baddbmm(acc, probs.to(v.dtype), v_flat[tile_b, tile_n, :])
     UNROLL for (short i = 0; i < 4; ++i) {
-      float2 acc_3 = elements(acc[i]) * correction;
-      set_elements(acc[i], acc_3);
+      set_elements(acc[i], elements(acc[i]) * correction);
     }
+    // acc = torch.baddbmm(acc, probs.to(v.dtype), v_flat[tile_b, tile_n, :])
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 v_flat_tile = load4_any(v_flat + pid_b * params.v_flat_stride_0
@@ -419,9 +417,9 @@ struct AttentionCausalParams {
   for (int tile_n = 0; tile_n < min(int(tgid.x) * 32 + 32, params.t); tile_n += 32) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int n_2 = tile_n + tid / 8;
-    simdgroup_float8x8 acc_2[4];
+    simdgroup_float8x8 scores_acc[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      acc_2[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+      scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
@@ -443,7 +441,7 @@ struct AttentionCausalParams {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_bfloat8x8 k_flat_frag;
         simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(acc_2[j], q_tile[kk], k_flat_frag, acc_2[j]);
+        simdgroup_multiply_accumulate(scores_acc[j], q_tile[kk], k_flat_frag, scores_acc[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
@@ -452,7 +450,7 @@ struct AttentionCausalParams {
     // visible = tile_m.index[:, None] >= tile_n.index[None, :]
     // scores = torch.where(visible, scores, float("-inf"))
     UNROLL for (short i = 0; i < 4; ++i) {
-      float2 scores_2 = elements(acc_2[i]) * 0.18033688f;
+      float2 scores_2 = elements(scores_acc[i]) * 0.18033688f;
       UNROLL for (short j = 0; j < 2; ++j) {
         bool visible_ = m >= n + i * 8 + j;
         float scores_3 = visible_ ? scores_2[j] : -INFINITY;
@@ -481,8 +479,7 @@ struct AttentionCausalParams {
     row_sum = product + sum;
     // acc = acc * correction[:, None]
     UNROLL for (short i = 0; i < 8; ++i) {
-      float2 acc_3 = elements(acc[i]) * correction;
-      set_elements(acc[i], acc_3);
+      set_elements(acc[i], elements(acc[i]) * correction);
     }
     if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
       UNROLL for (short i = 0; i < 2; ++i) {
@@ -554,9 +551,9 @@ struct AttentionCausalParams {
   for (int tile_n = 0; tile_n < params.t; tile_n += 16) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int n_2 = tile_n + tid / 16;
-    simdgroup_float8x8 acc_2[2];
+    simdgroup_float8x8 scores_acc[2];
     UNROLL for (short i = 0; i < 2; ++i) {
-      acc_2[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+      scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + 16 <= params.t) {
@@ -578,14 +575,14 @@ struct AttentionCausalParams {
       UNROLL for (short j = 0; j < 2; ++j) {
         simdgroup_half8x8 k_flat_frag;
         simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][kk * 8], 136, ulong2(0, 0), true);
-        simdgroup_multiply_accumulate(acc_2[j], q_tile[kk], k_flat_frag, acc_2[j]);
+        simdgroup_multiply_accumulate(scores_acc[j], q_tile[kk], k_flat_frag, scores_acc[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
     float2 scores[2];
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 2; ++i) {
-      float2 scores_2 = elements(acc_2[i]) * 0.12751743f;
+      float2 scores_2 = elements(scores_acc[i]) * 0.12751743f;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores[i][j] = n + i * 8 + j < params.t ? scores_2[j] : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);
@@ -612,8 +609,7 @@ struct AttentionCausalParams {
     row_sum = product + sum;
     // acc = acc * correction[:, None]
     UNROLL for (short i = 0; i < 16; ++i) {
-      float2 acc_3 = elements(acc[i]) * correction;
-      set_elements(acc[i], acc_3);
+      set_elements(acc[i], elements(acc[i]) * correction);
     }
     if (tile_n + 16 <= params.t) {
       UNROLL for (short i = 0; i < 2; ++i) {
@@ -763,8 +759,7 @@ struct AttentionGqaParams {
     row_sum = product_2 + sum;
     // acc = acc * correction[:, None]
     UNROLL for (short i = 0; i < 8; ++i) {
-      float2 acc_2 = elements(acc[i]) * correction;
-      set_elements(acc[i], acc_2);
+      set_elements(acc[i], elements(acc[i]) * correction);
     }
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
@@ -898,11 +893,10 @@ struct AttentionGqaParams {
     sum = simd_row_sum(sum);
     row_sum = product_2 + sum;
     // acc = acc * correction[:, None]
-    // acc = hl.dot(probs.to(v.dtype), v[batch, kv_head, tile_n, :], acc=acc)
     UNROLL for (short i = 0; i < 4; ++i) {
-      float2 acc_2 = elements(acc[i]) * correction;
-      set_elements(acc[i], acc_2);
+      set_elements(acc[i], elements(acc[i]) * correction);
     }
+    // acc = hl.dot(probs.to(v.dtype), v[batch, kv_head, tile_n, :], acc=acc)
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 v_tile = load4_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1

@@ -190,8 +190,7 @@ struct DecodeAttentionParams {
     row_sum = product_2 + sum;
     // acc = acc * correction[:, None]
     UNROLL for (short i = 0; i < 8; ++i) {
-      float2 acc_2 = elements(acc[i]) * correction;
-      set_elements(acc[i], acc_2);
+      set_elements(acc[i], elements(acc[i]) * correction);
     }
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
@@ -316,11 +315,10 @@ struct DecodeAttentionParams {
     sum = simd_row_sum(sum);
     row_sum = product_2 + sum;
     // acc = acc * correction[:, None]
-    // acc = hl.dot(probs.to(v.dtype), v[batch, head, tile_n, :], acc=acc)
     UNROLL for (short i = 0; i < 4; ++i) {
-      float2 acc_2 = elements(acc[i]) * correction;
-      set_elements(acc[i], acc_2);
+      set_elements(acc[i], elements(acc[i]) * correction);
     }
+    // acc = hl.dot(probs.to(v.dtype), v[batch, head, tile_n, :], acc=acc)
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
         float4 v_tile = load4_any(v + batch * params.v_stride_0 + head * params.v_stride_1

@@ -131,9 +131,9 @@ struct SqueezeExcitationParams {
   UNROLL for (short i = 0; i < 32; ++i) {
     quotient[i] = pooled[i] / float(params.s);
   }
-  simdgroup_float8x8 acc[2];
+  simdgroup_float8x8 hidden_acc[2];
   UNROLL for (short i = 0; i < 2; ++i) {
-    acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    hidden_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   UNROLL for (short i = 0; i < 32; ++i) {
     if (lane % 2 == 0) {
@@ -152,18 +152,18 @@ struct SqueezeExcitationParams {
     UNROLL for (short j = 0; j < 2; ++j) {
       simdgroup_float8x8 w1_frag;
       simdgroup_load(w1_frag, &w1_shared[kk * 8][j * 8], 20);
-      simdgroup_multiply_accumulate(acc[j], lhs_frag, w1_frag, acc[j]);
+      simdgroup_multiply_accumulate(hidden_acc[j], lhs_frag, w1_frag, hidden_acc[j]);
     }
   }
   simdgroup_float8x8 hidden[2];
   UNROLL for (short i = 0; i < 2; ++i) {
     UNROLL for (short j = 0; j < 2; ++j) {
-      hidden[i].thread_elements()[j] = nan_max(acc[i].thread_elements()[j], 0.0f);
+      hidden[i].thread_elements()[j] = nan_max(hidden_acc[i].thread_elements()[j], 0.0f);
     }
   }
-  simdgroup_float8x8 acc_2[8];
+  simdgroup_float8x8 gate_acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    acc_2[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    gate_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
   UNROLL for (short i = 0; i < 2; ++i) {
@@ -176,13 +176,13 @@ struct SqueezeExcitationParams {
     UNROLL for (short j = 0; j < 8; ++j) {
       simdgroup_float8x8 w2_frag;
       simdgroup_load(w2_frag, &w2_shared[kk * 8][j * 8], 68);
-      simdgroup_multiply_accumulate(acc_2[j], hidden[kk], w2_frag, acc_2[j]);
+      simdgroup_multiply_accumulate(gate_acc[j], hidden[kk], w2_frag, gate_acc[j]);
     }
   }
   float2 gate[8];
   // gates[tile_b, :] = gate
   UNROLL for (short i = 0; i < 8; ++i) {
-    gate[i] = 1.0f / (1.0f + precise::exp(-elements(acc_2[i])));
+    gate[i] = 1.0f / (1.0f + precise::exp(-elements(gate_acc[i])));
     if (b_2 < params.b) {
       *(device float2*)(gates + b_2 * 64 + d_6 + i * 8) = gate[i];
     }
@@ -256,9 +256,9 @@ struct SqueezeExcitationParams {
   UNROLL for (short i = 0; i < 32; ++i) {
     value[i] = d < 96 ? pooled[i] / float(params.s) : 0.0f;
   }
-  simdgroup_float8x8 acc[3];
+  simdgroup_float8x8 hidden_acc[3];
   UNROLL for (short i = 0; i < 3; ++i) {
-    acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    hidden_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   UNROLL for (short i = 0; i < 32; ++i) {
     lhs_shared[i][tid] = value[i];
@@ -278,18 +278,18 @@ struct SqueezeExcitationParams {
     UNROLL for (short j = 0; j < 3; ++j) {
       simdgroup_float8x8 w1_frag;
       simdgroup_load(w1_frag, &w1_shared[kk * 8][j * 8], 28);
-      simdgroup_multiply_accumulate(acc[j], lhs_frag, w1_frag, acc[j]);
+      simdgroup_multiply_accumulate(hidden_acc[j], lhs_frag, w1_frag, hidden_acc[j]);
     }
   }
   simdgroup_float8x8 hidden[3];
   UNROLL for (short i = 0; i < 3; ++i) {
     UNROLL for (short j = 0; j < 2; ++j) {
-      hidden[i].thread_elements()[j] = nan_max(acc[i].thread_elements()[j], 0.0f);
+      hidden[i].thread_elements()[j] = nan_max(hidden_acc[i].thread_elements()[j], 0.0f);
     }
   }
-  simdgroup_float8x8 acc_2[12];
+  simdgroup_float8x8 gate_acc[12];
   UNROLL for (short i = 0; i < 12; ++i) {
-    acc_2[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    gate_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
@@ -306,13 +306,13 @@ struct SqueezeExcitationParams {
     UNROLL for (short j = 0; j < 12; ++j) {
       simdgroup_float8x8 w2_frag;
       simdgroup_load(w2_frag, &w2_shared[kk * 8][j * 8], 100);
-      simdgroup_multiply_accumulate(acc_2[j], hidden[kk], w2_frag, acc_2[j]);
+      simdgroup_multiply_accumulate(gate_acc[j], hidden[kk], w2_frag, gate_acc[j]);
     }
   }
   float2 gate[12];
   // gates[tile_b, :] = gate
   UNROLL for (short i = 0; i < 12; ++i) {
-    gate[i] = 1.0f / (1.0f + precise::exp(-elements(acc_2[i])));
+    gate[i] = 1.0f / (1.0f + precise::exp(-elements(gate_acc[i])));
     if (b_2 < params.b) {
       *(device float2*)(gates + b_2 * 96 + d_6 + i * 8) = gate[i];
     }

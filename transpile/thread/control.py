@@ -201,7 +201,7 @@ def _hand_over(low: Lowering, carried: Sequence[Held], yields: Sequence[ir.Value
         low.place(tile)
     pending = []
     for number, (held, tile) in enumerate(zip(carried, tiles, strict=True)):
-        if tile.held is not held and not _computed_there(low, held, tile, tiles[:number]):
+        if tile.held is not held and not computed_there(low, held, tile, tiles[:number]):
             pending.append((held, tile))
     overwritten = {held for held, _ in pending}
     for number, (held, tile) in enumerate(pending):
@@ -216,7 +216,7 @@ def _hand_over(low: Lowering, carried: Sequence[Held], yields: Sequence[ir.Value
         _overwrite(low, held, tile, _LAST + number)
 
 
-def _computed_there(low: Lowering, held: Held, tile: Tile, others: list[Tile]) -> bool:
+def computed_there(low: Lowering, held: Held, tile: Tile, others: list[Tile]) -> bool:
     """Has the next value computed in the variable itself, where nothing reads the old one later."""
     new = tile.held
     item = None if new is None else new.item

@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from transpile.ir import ir
 from transpile.ir.dtypes import I32, DType
+from transpile.ir.walk import operands, walk
 from transpile.thread.context import Lowering, Tile
+from transpile.thread.control import computed_there
 from transpile.thread.dot_plan import Operand, Product, Staged
 from transpile.thread.dot_stage import stage
 from transpile.thread.exchange import key_of, position
@@ -115,7 +117,7 @@ def _accumulator(low: Lowering, product: Product) -> Held:
         if held is not None:
             _make_fragment(low, held, shape)
             return held
-    held = Held(layout, op.acc_dtype, op.result.name, "acc", fragment=shape)
+    held = Held(layout, op.acc_dtype, op.result.name, _hint(low, op), fragment=shape)
     let = held.keep(layout.registers)
     if tile is None or not tile.sources:
         value = Const(0.0, op.acc_dtype) if tile is None else tile.read({})
@@ -126,6 +128,17 @@ def _accumulator(low: Lowering, product: Product) -> Held:
     low.scope.add(Control(lambda: [let]))
     _overwrite(low, held, tile)
     return held
+
+
+def _hint(low: Lowering, op: ir.Dot) -> str:
+    """What a product without a name is called: after the value that is computed from it."""
+    value = op.result
+    for user in walk(low.phase.body):
+        if value in operands(user) and user.results:
+            value = user.result
+            if value.name is not None:
+                return f"{value.name}_acc"
+    return "acc"
 
 
 def _own(low: Lowering, op: ir.Dot, acc: ir.Value, layout: Layout) -> Held | None:
@@ -149,21 +162,11 @@ def _scaled(low: Lowering, op: ir.Dot, acc: ir.Value, tile: Tile, layout: Layout
     for arg in maker.args:
         held = _own(low, op, arg, layout) if arg.shape == acc.shape else None
         if held is not None and held.dtype == tile.dtype:
-            _compute_in(low, held, tile)
+            low.place(tile)
+            if not computed_there(low, held, tile, []):
+                _overwrite(low, held, tile)
             return held
     return None
-
-
-def _compute_in(low: Lowering, held: Held, tile: Tile) -> None:
-    """Has a tile that is not computed yet computed in a variable that it reads."""
-    new = tile.held
-    item = None if new is None else new.item
-    if new is None or item is None or item.nest is not None or new.layout != held.layout:
-        _overwrite(low, held, tile)
-        return
-    item.clobbers = held
-    new.var, new.dims = held.var, held.dims
-    low.place(tile)
 
 
 def _overwrite(low: Lowering, held: Held, tile: Tile) -> None:

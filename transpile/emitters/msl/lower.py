@@ -24,7 +24,15 @@ from transpile.thread.lower import lower
 
 #: keys of the config that matter here
 FOLLOWED = frozenset(
-    {"flatten_loops", "index_dtype", "loop_orders", "num_threads", "num_warps", "reduction_loops"}
+    {
+        "flatten_loops",
+        "index_dtype",
+        "l2_groupings",
+        "loop_orders",
+        "num_threads",
+        "num_warps",
+        "reduction_loops",
+    }
 )
 
 #: rows of a run-time length are kept in registers in kernels for these lengths; longer ones are
