@@ -161,7 +161,8 @@ class Lowering:
         for held in tile.sources:
             held.readers.append(reader)
             if held.item is not None and held.var is None and not held.layout.registers:
-                held.var, held.fixed = Var(held.name or held.hint, held.dtype), True
+                held.fixed = True
+                held.keep(())
 
     def bind(self, value: ir.Value, tile: Tile) -> None:
         """Make the tile the value, as computed at this point of the program."""

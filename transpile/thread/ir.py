@@ -107,7 +107,7 @@ class FragmentShape:
 
 @dataclass(eq=False, slots=True)
 class Var(Expr):
-    """A variable of each thread. ``name`` is the source's, or says what it holds.
+    """A variable of each thread. ``name`` is the source's (``of_source``), or says what it holds.
 
     ``shape`` () is one entry; entries are scalars, or vectors (``components`` > 1), or matrices.
     """
@@ -117,6 +117,7 @@ class Var(Expr):
     shape: tuple[int, ...] = ()
     components: int = 1
     fragment: FragmentShape | None = None
+    of_source: bool = False
 
     @property
     def width(self) -> int:

@@ -17,6 +17,7 @@ from transpile.thread.layout import Layout
 from transpile.thread.limits import Limits
 from transpile.thread.plan import make_plan
 from transpile.thread.shared import plan_shared
+from transpile.thread.tidy import reuse_variables
 
 #: one element of the result from the same element of the operands: done where it is needed
 POINTWISE: dict[type[ir.Op], Callable[..., Tile]] = {
@@ -76,6 +77,7 @@ def lower(
     )  # fmt: skip
     plan_shared(lowered, limits)
     barriers.place(lowered)
+    reuse_variables(lowered.body)
     return lowered
 
 

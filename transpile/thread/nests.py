@@ -102,7 +102,10 @@ class Held:
         ordered = tuple(sorted(dims, key=loop_order))
         shape = tuple(d.count for d in ordered if not d.vector)
         components = prod(d.count for d in ordered if d.vector)
-        self.var = Var(self.name or self.hint, self.dtype, shape, components, self.fragment)
+        self.var = Var(
+            self.name or self.hint, self.dtype, shape, components, self.fragment,
+            of_source=self.name is not None,
+        )  # fmt: skip
         self.dims = ordered
         return Let(self.var)
 
@@ -429,7 +432,7 @@ def _item(item: Item, env: Env, scalars: set[Held]) -> Body:
         value = item.compute(env)
         if held in scalars:
             if item.inner and not held.fixed:
-                held.var, held.dims = Var(held.name or held.hint, held.dtype), ()
+                held.keep(())
             assert held.var is not None
             body = [Let(held.var, value)]
         elif value.width > 1:

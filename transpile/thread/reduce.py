@@ -45,6 +45,9 @@ Exprs = Sequence[Expr]
 Combine = Callable[[Body, Exprs, Exprs], list[Expr]]
 """Combines two tuples of values; statements that it needs go to the body."""
 
+Take = Callable[[Exprs, Exprs, bool], Expr]
+"""Whether the second tuple replaces the first; True if it comes later in the axis anyway."""
+
 _COMBINE = {
     "sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and",
     "xor_sum": "xor",
@@ -53,7 +56,8 @@ _COMBINE = {
 
 @dataclass(eq=False)
 class _Reduction:
-    """What is reduced and how. ``starts`` are the neutral elements, if there are any; ``name`` is
+    """What is reduced and how: by ``combine``, or where ``take`` is given by taking all of the
+    second tuple over the first. ``starts`` are the neutral elements, if there are any; ``name`` is
     the op table's, for a single value."""
 
     tiles: list[Tile]
@@ -63,6 +67,7 @@ class _Reduction:
     names: tuple[str | None, ...]
     hint: str
     name: str | None = None
+    take: Take | None = None
 
     @property
     def dtypes(self) -> list[DType]:
@@ -143,22 +148,26 @@ def _arg_reduce(low: Lowering, op: ir.Reduce, value: Tile) -> None:
     digits = value.layout.axes[op.dim]
     index = Tile(value.layout, I32, lambda env: position(low, digits, env))
 
-    def combine(_: Body, a: Exprs, b: Exprs) -> list[Expr]:
-        take = better(a, b, largest=largest)
-        return [Apply("where", (take, y, x), x.dtype) for x, y in zip(a, b, strict=True)]
+    def take(a: Exprs, b: Exprs, later: bool) -> Expr:
+        return better(a, b, largest=largest, later=later)
 
-    starts = (Const(extreme(value.dtype, lowest=largest), value.dtype), Const(_NOWHERE, I32))
+    first = {d.loop: integer(0) for d in digits}
+    starts = (
+        Const(extreme(value.dtype, lowest=largest), value.dtype), position(low, digits, first)
+    )  # fmt: skip
     hint = op.name.removeprefix("arg")
-    spec = _Reduction([value, index], op.dim, combine, starts, (None, op.result.name), hint)
+    names = (None, op.result.name)
+    spec = _Reduction([value, index], op.dim, _never, starts, names, hint, take=take)
     _, total = _run(low, spec)
     low.bind(op.result, _shaped(low, op.keepdim, op.dim, op.result, total))
 
 
-_NOWHERE = 2**31 - 1
+def _never(_: Body, a: Exprs, b: Exprs) -> list[Expr]:
+    raise AssertionError("an extreme is taken, not combined")
 
 
-def better(a: Exprs, b: Exprs, *, largest: bool) -> Expr:
-    """Whether ``(value, index)`` b is to be taken over a."""
+def better(a: Exprs, b: Exprs, *, largest: bool, later: bool) -> Expr:
+    """Whether ``(value, index)`` b is to be taken over a; ``later``: its index is the higher."""
     (x, i), (y, j) = a, b
     wins: Expr = Apply("gt" if largest else "lt", (y, x), BOOL)
     ties: Expr = Apply("eq", (y, x), BOOL)
@@ -166,7 +175,11 @@ def better(a: Exprs, b: Exprs, *, largest: bool) -> Expr:
         nan_x, nan_y = Apply("isnan", (x,), BOOL), Apply("isnan", (y,), BOOL)
         only = Apply("land", (nan_y, Apply("lnot", (nan_x,), BOOL)), BOOL)
         wins = Apply("lor", (wins, only), BOOL)
+        if later:
+            return wins
         ties = Apply("lor", (ties, Apply("land", (nan_x, nan_y), BOOL)), BOOL)
+    if later:
+        return wins
     earlier = Apply("land", (ties, Apply("lt", (j, i), BOOL)), BOOL)
     return Apply("lor", (wins, earlier), BOOL)
 
@@ -252,6 +265,14 @@ def _own(spec: _Reduction, total: Tile) -> Held | None:
     return None if total.held in (t.held for t in spec.tiles) else total.held
 
 
+def _continued(spec: _Reduction, totals: list[Tile]) -> list[Held]:
+    """Values of the next step, in the variables of the last one where those are the reduction's."""
+    helds = _held(spec, totals[0].layout)
+    for held, total in zip(helds, totals, strict=True):
+        held.same_as = _own(spec, total)
+    return helds
+
+
 def _as_tiles(layout: Layout, helds: list[Held]) -> list[Tile]:
     return [Tile(layout, h.dtype, h.read, (h,), h) for h in helds]
 
@@ -283,9 +304,7 @@ def _several_in_registers(
     def emit(env: Env) -> Body:
         entries = [h.entry(env) for h in helds]
         values = [t.read(env) for t in spec.tiles]
-        body: Body = []
-        combined = spec.combine(body, entries, values)
-        body += assigned(entries, combined)
+        body = _step(spec, entries, values, later=True)
         if spec.starts:
             return body
         first = both([Apply("eq", (env[d.loop], integer(0)), BOOL) for d in registers])
@@ -298,6 +317,18 @@ def _several_in_registers(
         repeats=True,
     )  # fmt: skip
     return _as_tiles(result, helds)
+
+
+def _step(
+    spec: _Reduction, entries: Sequence[Var | Element], others: Exprs, *, later: bool = False
+) -> Body:
+    """The entries combined with other values."""
+    if spec.take is not None:
+        chosen: Body = [Assign(e, o) for e, o in zip(entries, others, strict=True)]
+        return [If(spec.take(entries, others, later), chosen)]
+    body: Body = []
+    combined = spec.combine(body, entries, others)
+    return body + assigned(entries, combined)
 
 
 def assigned(targets: Sequence[Var | Element], values: Exprs) -> Body:
@@ -327,18 +358,22 @@ def _in_lanes(
                 same_as=_own(spec, total), clobbers=_own(spec, total),
             )
         ]  # fmt: skip
-    helds = _held(spec, layout)
+    helds = _continued(spec, totals)
 
     def emit(env: Env) -> Body:
         entries = [h.entry(env) for h in helds]
-        body: Body = [Assign(e, t.read(env)) for e, t in zip(entries, totals, strict=True)]
+        body: Body = [
+            Assign(e, t.read(env))
+            for e, h, t in zip(entries, helds, totals, strict=True)
+            if h.same_as is None
+        ]
         for lane in lanes:
             others: list[Expr] = []
             for entry in entries:
                 other = Var(f"other_{_name(entry)}", entry.dtype)
                 body.append(Let(other, Shuffle("xor", entry, integer(lane))))
                 others.append(other)
-            body += assigned(entries, spec.combine(body, entries, others))
+            body += _step(spec, entries, others)
         return body
 
     low.effect(layout, emit, totals, defines=tuple(helds), pinned=True, repeats=True)
@@ -356,8 +391,8 @@ def _in_group(
     layout = totals[0].layout
     count = prod(c for _, c in beyond)
     simd = low.plan.simd
-    cells = layout.threads
-    shape = (*(d.count for d in (*layout.registers, *cells)), count)
+    axes = [digits for digits in layout.axes if digits]
+    shape = (*(prod(d.count for d in digits) for digits in axes), count)
     buffers = [low.buffer(f"{spec.hint}_shared", t.dtype, shape) for t in totals]
     keys = frozenset(key_of(b) for b in buffers)
     lanes = [(d.stride, min(d.count, simd // d.stride)) for d in threads if d.stride < simd]
@@ -367,8 +402,7 @@ def _in_group(
         return thread_part(stride, parts, low.plan.threads, simd)
 
     def cell(env: Env, last: Expr) -> tuple[Expr, ...]:
-        registers = [env[d.loop] for d in layout.registers]
-        return (*registers, *(part(d.stride, d.count) for d in cells), last)
+        return (*(position(low, digits, env) for digits in axes), last)
 
     def number() -> Expr:
         """Of the SIMD group among those that are reduced over."""
@@ -386,7 +420,7 @@ def _in_group(
         ]
 
     low.effect(layout, publish, totals, writes=keys, pinned=True)
-    if spec.name is not None and not lanes_of(cells, simd) and count <= simd:
+    if spec.name is not None and not lanes_of(layout.threads, simd) and count <= simd:
         name, buffer = spec.name, buffers[0]
         bits = tuple(1 << i for i in range(count.bit_length() - 1))
 
@@ -403,7 +437,7 @@ def _in_group(
                 clobbers=_own(spec, totals[0]),
             )
         ]  # fmt: skip
-    helds = _held(spec, layout)
+    helds = _continued(spec, totals)
 
     def read_back(env: Env) -> Body:
         entries = [h.entry(env) for h in helds]
@@ -419,8 +453,8 @@ def _in_group(
             other = Var(f"other_{_name(entry)}", entry.dtype)
             inner.append(Let(other, SharedLoad(buffer, cell(env, index))))
             others.append(other)
-        inner += assigned(entries, spec.combine(inner, entries, others))
+        inner += _step(spec, entries, others)
         return [*body, LaneLoop(var, count - 1, inner)]
 
-    low.effect(layout, read_back, [], defines=tuple(helds), reads=keys, pinned=True)
+    low.effect(layout, read_back, totals, defines=tuple(helds), reads=keys, pinned=True)
     return _as_tiles(layout, helds)
