@@ -164,17 +164,13 @@ struct RowArgmaxParams {
   half max_ = half(-INFINITY);
   // indices[tile_m] = torch.argmax(row, dim=1)
   half max_2 = half(-INFINITY);
-  int max_index = 2147483647;
+  int max_index = tid * 4;
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, row[i]);
-    half next_max = row[i] > max_2 || (isnan(row[i]) && !isnan(max_2))
-        || ((row[i] == max_2 || (isnan(max_2) && isnan(row[i]))) && tid * 4 + i < max_index)
-        ? row[i] : max_2;
-    int next_max_index = row[i] > max_2 || (isnan(row[i]) && !isnan(max_2))
-        || ((row[i] == max_2 || (isnan(max_2) && isnan(row[i]))) && tid * 4 + i < max_index)
-        ? tid * 4 + i : max_index;
-    max_2 = next_max;
-    max_index = next_max_index;
+    if (row[i] > max_2 || (isnan(row[i]) && !isnan(max_2))) {
+      max_2 = row[i];
+      max_index = tid * 4 + i;
+    }
   }
   max_ = simd_nan_max(max_);
   if (lane == 0) {
@@ -185,85 +181,67 @@ struct RowArgmaxParams {
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  half max_3;
-  int max_index_2;
-  max_3 = max_2;
-  max_index_2 = max_index;
-  half other_max = simd_shuffle_xor(max_3, 1);
-  int other_max_index = simd_shuffle_xor(max_index_2, 1);
-  half next_max = other_max > max_3 || (isnan(other_max) && !isnan(max_3))
-      || ((other_max == max_3 || (isnan(max_3) && isnan(other_max)))
-      && other_max_index < max_index_2) ? other_max : max_3;
-  int next_max_index = other_max > max_3 || (isnan(other_max) && !isnan(max_3))
-      || ((other_max == max_3 || (isnan(max_3) && isnan(other_max)))
-      && other_max_index < max_index_2) ? other_max_index : max_index_2;
-  max_3 = next_max;
-  max_index_2 = next_max_index;
-  half other_max_2 = simd_shuffle_xor(max_3, 2);
-  int other_max_index_2 = simd_shuffle_xor(max_index_2, 2);
-  half next_max_2 = other_max_2 > max_3 || (isnan(other_max_2) && !isnan(max_3))
-      || ((other_max_2 == max_3 || (isnan(max_3) && isnan(other_max_2)))
-      && other_max_index_2 < max_index_2) ? other_max_2 : max_3;
-  int next_max_index_2 = other_max_2 > max_3 || (isnan(other_max_2) && !isnan(max_3))
-      || ((other_max_2 == max_3 || (isnan(max_3) && isnan(other_max_2)))
-      && other_max_index_2 < max_index_2) ? other_max_index_2 : max_index_2;
-  max_3 = next_max_2;
-  max_index_2 = next_max_index_2;
-  half other_max_3 = simd_shuffle_xor(max_3, 4);
-  int other_max_index_3 = simd_shuffle_xor(max_index_2, 4);
-  half next_max_3 = other_max_3 > max_3 || (isnan(other_max_3) && !isnan(max_3))
-      || ((other_max_3 == max_3 || (isnan(max_3) && isnan(other_max_3)))
-      && other_max_index_3 < max_index_2) ? other_max_3 : max_3;
-  int next_max_index_3 = other_max_3 > max_3 || (isnan(other_max_3) && !isnan(max_3))
-      || ((other_max_3 == max_3 || (isnan(max_3) && isnan(other_max_3)))
-      && other_max_index_3 < max_index_2) ? other_max_index_3 : max_index_2;
-  max_3 = next_max_3;
-  max_index_2 = next_max_index_3;
-  half other_max_4 = simd_shuffle_xor(max_3, 8);
-  int other_max_index_4 = simd_shuffle_xor(max_index_2, 8);
-  half next_max_4 = other_max_4 > max_3 || (isnan(other_max_4) && !isnan(max_3))
-      || ((other_max_4 == max_3 || (isnan(max_3) && isnan(other_max_4)))
-      && other_max_index_4 < max_index_2) ? other_max_4 : max_3;
-  int next_max_index_4 = other_max_4 > max_3 || (isnan(other_max_4) && !isnan(max_3))
-      || ((other_max_4 == max_3 || (isnan(max_3) && isnan(other_max_4)))
-      && other_max_index_4 < max_index_2) ? other_max_index_4 : max_index_2;
-  max_3 = next_max_4;
-  max_index_2 = next_max_index_4;
-  half other_max_5 = simd_shuffle_xor(max_3, 16);
-  int other_max_index_5 = simd_shuffle_xor(max_index_2, 16);
-  half next_max_5 = other_max_5 > max_3 || (isnan(other_max_5) && !isnan(max_3))
-      || ((other_max_5 == max_3 || (isnan(max_3) && isnan(other_max_5)))
-      && other_max_index_5 < max_index_2) ? other_max_5 : max_3;
-  int next_max_index_5 = other_max_5 > max_3 || (isnan(other_max_5) && !isnan(max_3))
-      || ((other_max_5 == max_3 || (isnan(max_3) && isnan(other_max_5)))
-      && other_max_index_5 < max_index_2) ? other_max_index_5 : max_index_2;
-  max_3 = next_max_5;
-  max_index_2 = next_max_index_5;
-  if (lane == 0) {
-    max_shared_1[sg] = max_3;
+  half other_max = simd_shuffle_xor(max_2, 1);
+  int other_max_index = simd_shuffle_xor(max_index, 1);
+  if (other_max > max_2 || (isnan(other_max) && !isnan(max_2))
+      || ((other_max == max_2 || (isnan(max_2) && isnan(other_max)))
+      && other_max_index < max_index)) {
+    max_2 = other_max;
+    max_index = other_max_index;
+  }
+  half other_max_2 = simd_shuffle_xor(max_2, 2);
+  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
+  if (other_max_2 > max_2 || (isnan(other_max_2) && !isnan(max_2))
+      || ((other_max_2 == max_2 || (isnan(max_2) && isnan(other_max_2)))
+      && other_max_index_2 < max_index)) {
+    max_2 = other_max_2;
+    max_index = other_max_index_2;
+  }
+  half other_max_3 = simd_shuffle_xor(max_2, 4);
+  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
+  if (other_max_3 > max_2 || (isnan(other_max_3) && !isnan(max_2))
+      || ((other_max_3 == max_2 || (isnan(max_2) && isnan(other_max_3)))
+      && other_max_index_3 < max_index)) {
+    max_2 = other_max_3;
+    max_index = other_max_index_3;
+  }
+  half other_max_4 = simd_shuffle_xor(max_2, 8);
+  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
+  if (other_max_4 > max_2 || (isnan(other_max_4) && !isnan(max_2))
+      || ((other_max_4 == max_2 || (isnan(max_2) && isnan(other_max_4)))
+      && other_max_index_4 < max_index)) {
+    max_2 = other_max_4;
+    max_index = other_max_index_4;
+  }
+  half other_max_5 = simd_shuffle_xor(max_2, 16);
+  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
+  if (other_max_5 > max_2 || (isnan(other_max_5) && !isnan(max_2))
+      || ((other_max_5 == max_2 || (isnan(max_2) && isnan(other_max_5)))
+      && other_max_index_5 < max_index)) {
+    max_2 = other_max_5;
+    max_index = other_max_index_5;
   }
   if (lane == 0) {
-    max_shared_2[sg] = max_index_2;
+    max_shared_1[sg] = max_2;
   }
-  half max_4;
-  int max_index_3;
+  if (lane == 0) {
+    max_shared_2[sg] = max_index;
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_4 = max_shared_1[0];
-  max_index_3 = max_shared_2[0];
+  max_2 = max_shared_1[0];
+  max_index = max_shared_2[0];
   UNROLL for (short s = 0; s < 7; ++s) {
     half other_max_6 = max_shared_1[s + 1];
     int other_max_index_6 = max_shared_2[s + 1];
-    half next_max_6 = other_max_6 > max_4 || (isnan(other_max_6) && !isnan(max_4))
-        || ((other_max_6 == max_4 || (isnan(max_4) && isnan(other_max_6)))
-        && other_max_index_6 < max_index_3) ? other_max_6 : max_4;
-    int next_max_index_6 = other_max_6 > max_4 || (isnan(other_max_6) && !isnan(max_4))
-        || ((other_max_6 == max_4 || (isnan(max_4) && isnan(other_max_6)))
-        && other_max_index_6 < max_index_3) ? other_max_index_6 : max_index_3;
-    max_4 = next_max_6;
-    max_index_3 = next_max_index_6;
+    if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
+        || ((other_max_6 == max_2 || (isnan(max_2) && isnan(other_max_6)))
+        && other_max_index_6 < max_index)) {
+      max_2 = other_max_6;
+      max_index = other_max_index_6;
+    }
   }
   if (tid == 0) {
-    indices[pid_m] = long(max_index_3);
+    indices[pid_m] = long(max_index);
   }
 }
 
@@ -285,20 +263,16 @@ struct RowArgmaxParams {
   half max_ = half(-INFINITY);
   // indices[tile_m] = torch.argmax(row, dim=1)
   half max_2 = half(-INFINITY);
-  int max_index = 2147483647;
+  int max_index = tid * 4;
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 row = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024),
         half(-INFINITY));
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[j]);
-      half next_max = row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))
-          || ((row[j] == max_2 || (isnan(max_2) && isnan(row[j])))
-          && tid * 4 + i * 1024 + j < max_index) ? row[j] : max_2;
-      int next_max_index = row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))
-          || ((row[j] == max_2 || (isnan(max_2) && isnan(row[j])))
-          && tid * 4 + i * 1024 + j < max_index) ? tid * 4 + i * 1024 + j : max_index;
-      max_2 = next_max;
-      max_index = next_max_index;
+      if (row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))) {
+        max_2 = row[j];
+        max_index = tid * 4 + i * 1024 + j;
+      }
     }
   }
   max_ = simd_nan_max(max_);
@@ -310,85 +284,67 @@ struct RowArgmaxParams {
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  half max_3;
-  int max_index_2;
-  max_3 = max_2;
-  max_index_2 = max_index;
-  half other_max = simd_shuffle_xor(max_3, 1);
-  int other_max_index = simd_shuffle_xor(max_index_2, 1);
-  half next_max = other_max > max_3 || (isnan(other_max) && !isnan(max_3))
-      || ((other_max == max_3 || (isnan(max_3) && isnan(other_max)))
-      && other_max_index < max_index_2) ? other_max : max_3;
-  int next_max_index = other_max > max_3 || (isnan(other_max) && !isnan(max_3))
-      || ((other_max == max_3 || (isnan(max_3) && isnan(other_max)))
-      && other_max_index < max_index_2) ? other_max_index : max_index_2;
-  max_3 = next_max;
-  max_index_2 = next_max_index;
-  half other_max_2 = simd_shuffle_xor(max_3, 2);
-  int other_max_index_2 = simd_shuffle_xor(max_index_2, 2);
-  half next_max_2 = other_max_2 > max_3 || (isnan(other_max_2) && !isnan(max_3))
-      || ((other_max_2 == max_3 || (isnan(max_3) && isnan(other_max_2)))
-      && other_max_index_2 < max_index_2) ? other_max_2 : max_3;
-  int next_max_index_2 = other_max_2 > max_3 || (isnan(other_max_2) && !isnan(max_3))
-      || ((other_max_2 == max_3 || (isnan(max_3) && isnan(other_max_2)))
-      && other_max_index_2 < max_index_2) ? other_max_index_2 : max_index_2;
-  max_3 = next_max_2;
-  max_index_2 = next_max_index_2;
-  half other_max_3 = simd_shuffle_xor(max_3, 4);
-  int other_max_index_3 = simd_shuffle_xor(max_index_2, 4);
-  half next_max_3 = other_max_3 > max_3 || (isnan(other_max_3) && !isnan(max_3))
-      || ((other_max_3 == max_3 || (isnan(max_3) && isnan(other_max_3)))
-      && other_max_index_3 < max_index_2) ? other_max_3 : max_3;
-  int next_max_index_3 = other_max_3 > max_3 || (isnan(other_max_3) && !isnan(max_3))
-      || ((other_max_3 == max_3 || (isnan(max_3) && isnan(other_max_3)))
-      && other_max_index_3 < max_index_2) ? other_max_index_3 : max_index_2;
-  max_3 = next_max_3;
-  max_index_2 = next_max_index_3;
-  half other_max_4 = simd_shuffle_xor(max_3, 8);
-  int other_max_index_4 = simd_shuffle_xor(max_index_2, 8);
-  half next_max_4 = other_max_4 > max_3 || (isnan(other_max_4) && !isnan(max_3))
-      || ((other_max_4 == max_3 || (isnan(max_3) && isnan(other_max_4)))
-      && other_max_index_4 < max_index_2) ? other_max_4 : max_3;
-  int next_max_index_4 = other_max_4 > max_3 || (isnan(other_max_4) && !isnan(max_3))
-      || ((other_max_4 == max_3 || (isnan(max_3) && isnan(other_max_4)))
-      && other_max_index_4 < max_index_2) ? other_max_index_4 : max_index_2;
-  max_3 = next_max_4;
-  max_index_2 = next_max_index_4;
-  half other_max_5 = simd_shuffle_xor(max_3, 16);
-  int other_max_index_5 = simd_shuffle_xor(max_index_2, 16);
-  half next_max_5 = other_max_5 > max_3 || (isnan(other_max_5) && !isnan(max_3))
-      || ((other_max_5 == max_3 || (isnan(max_3) && isnan(other_max_5)))
-      && other_max_index_5 < max_index_2) ? other_max_5 : max_3;
-  int next_max_index_5 = other_max_5 > max_3 || (isnan(other_max_5) && !isnan(max_3))
-      || ((other_max_5 == max_3 || (isnan(max_3) && isnan(other_max_5)))
-      && other_max_index_5 < max_index_2) ? other_max_index_5 : max_index_2;
-  max_3 = next_max_5;
-  max_index_2 = next_max_index_5;
-  if (lane == 0) {
-    max_shared_1[sg] = max_3;
+  half other_max = simd_shuffle_xor(max_2, 1);
+  int other_max_index = simd_shuffle_xor(max_index, 1);
+  if (other_max > max_2 || (isnan(other_max) && !isnan(max_2))
+      || ((other_max == max_2 || (isnan(max_2) && isnan(other_max)))
+      && other_max_index < max_index)) {
+    max_2 = other_max;
+    max_index = other_max_index;
+  }
+  half other_max_2 = simd_shuffle_xor(max_2, 2);
+  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
+  if (other_max_2 > max_2 || (isnan(other_max_2) && !isnan(max_2))
+      || ((other_max_2 == max_2 || (isnan(max_2) && isnan(other_max_2)))
+      && other_max_index_2 < max_index)) {
+    max_2 = other_max_2;
+    max_index = other_max_index_2;
+  }
+  half other_max_3 = simd_shuffle_xor(max_2, 4);
+  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
+  if (other_max_3 > max_2 || (isnan(other_max_3) && !isnan(max_2))
+      || ((other_max_3 == max_2 || (isnan(max_2) && isnan(other_max_3)))
+      && other_max_index_3 < max_index)) {
+    max_2 = other_max_3;
+    max_index = other_max_index_3;
+  }
+  half other_max_4 = simd_shuffle_xor(max_2, 8);
+  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
+  if (other_max_4 > max_2 || (isnan(other_max_4) && !isnan(max_2))
+      || ((other_max_4 == max_2 || (isnan(max_2) && isnan(other_max_4)))
+      && other_max_index_4 < max_index)) {
+    max_2 = other_max_4;
+    max_index = other_max_index_4;
+  }
+  half other_max_5 = simd_shuffle_xor(max_2, 16);
+  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
+  if (other_max_5 > max_2 || (isnan(other_max_5) && !isnan(max_2))
+      || ((other_max_5 == max_2 || (isnan(max_2) && isnan(other_max_5)))
+      && other_max_index_5 < max_index)) {
+    max_2 = other_max_5;
+    max_index = other_max_index_5;
   }
   if (lane == 0) {
-    max_shared_2[sg] = max_index_2;
+    max_shared_1[sg] = max_2;
   }
-  half max_4;
-  int max_index_3;
+  if (lane == 0) {
+    max_shared_2[sg] = max_index;
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_4 = max_shared_1[0];
-  max_index_3 = max_shared_2[0];
+  max_2 = max_shared_1[0];
+  max_index = max_shared_2[0];
   UNROLL for (short s = 0; s < 7; ++s) {
     half other_max_6 = max_shared_1[s + 1];
     int other_max_index_6 = max_shared_2[s + 1];
-    half next_max_6 = other_max_6 > max_4 || (isnan(other_max_6) && !isnan(max_4))
-        || ((other_max_6 == max_4 || (isnan(max_4) && isnan(other_max_6)))
-        && other_max_index_6 < max_index_3) ? other_max_6 : max_4;
-    int next_max_index_6 = other_max_6 > max_4 || (isnan(other_max_6) && !isnan(max_4))
-        || ((other_max_6 == max_4 || (isnan(max_4) && isnan(other_max_6)))
-        && other_max_index_6 < max_index_3) ? other_max_index_6 : max_index_3;
-    max_4 = next_max_6;
-    max_index_3 = next_max_index_6;
+    if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
+        || ((other_max_6 == max_2 || (isnan(max_2) && isnan(other_max_6)))
+        && other_max_index_6 < max_index)) {
+      max_2 = other_max_6;
+      max_index = other_max_index_6;
+    }
   }
   if (tid == 0) {
-    indices[pid_m] = long(max_index_3);
+    indices[pid_m] = long(max_index);
   }
 }
 
@@ -487,17 +443,13 @@ struct RowArgmaxParams {
   float max_ = -INFINITY;
   // indices[tile_m] = torch.argmax(row, dim=1)
   float max_2 = -INFINITY;
-  int max_index = 2147483647;
+  int max_index = tid * 4;
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, row[i]);
-    float next_max = row[i] > max_2 || (isnan(row[i]) && !isnan(max_2))
-        || ((row[i] == max_2 || (isnan(max_2) && isnan(row[i]))) && tid * 4 + i < max_index)
-        ? row[i] : max_2;
-    int next_max_index = row[i] > max_2 || (isnan(row[i]) && !isnan(max_2))
-        || ((row[i] == max_2 || (isnan(max_2) && isnan(row[i]))) && tid * 4 + i < max_index)
-        ? tid * 4 + i : max_index;
-    max_2 = next_max;
-    max_index = next_max_index;
+    if (row[i] > max_2 || (isnan(row[i]) && !isnan(max_2))) {
+      max_2 = row[i];
+      max_index = tid * 4 + i;
+    }
   }
   max_ = simd_nan_max(max_);
   if (lane == 0) {
@@ -508,85 +460,67 @@ struct RowArgmaxParams {
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  float max_3;
-  int max_index_2;
-  max_3 = max_2;
-  max_index_2 = max_index;
-  float other_max = simd_shuffle_xor(max_3, 1);
-  int other_max_index = simd_shuffle_xor(max_index_2, 1);
-  float next_max = other_max > max_3 || (isnan(other_max) && !isnan(max_3))
-      || ((other_max == max_3 || (isnan(max_3) && isnan(other_max)))
-      && other_max_index < max_index_2) ? other_max : max_3;
-  int next_max_index = other_max > max_3 || (isnan(other_max) && !isnan(max_3))
-      || ((other_max == max_3 || (isnan(max_3) && isnan(other_max)))
-      && other_max_index < max_index_2) ? other_max_index : max_index_2;
-  max_3 = next_max;
-  max_index_2 = next_max_index;
-  float other_max_2 = simd_shuffle_xor(max_3, 2);
-  int other_max_index_2 = simd_shuffle_xor(max_index_2, 2);
-  float next_max_2 = other_max_2 > max_3 || (isnan(other_max_2) && !isnan(max_3))
-      || ((other_max_2 == max_3 || (isnan(max_3) && isnan(other_max_2)))
-      && other_max_index_2 < max_index_2) ? other_max_2 : max_3;
-  int next_max_index_2 = other_max_2 > max_3 || (isnan(other_max_2) && !isnan(max_3))
-      || ((other_max_2 == max_3 || (isnan(max_3) && isnan(other_max_2)))
-      && other_max_index_2 < max_index_2) ? other_max_index_2 : max_index_2;
-  max_3 = next_max_2;
-  max_index_2 = next_max_index_2;
-  float other_max_3 = simd_shuffle_xor(max_3, 4);
-  int other_max_index_3 = simd_shuffle_xor(max_index_2, 4);
-  float next_max_3 = other_max_3 > max_3 || (isnan(other_max_3) && !isnan(max_3))
-      || ((other_max_3 == max_3 || (isnan(max_3) && isnan(other_max_3)))
-      && other_max_index_3 < max_index_2) ? other_max_3 : max_3;
-  int next_max_index_3 = other_max_3 > max_3 || (isnan(other_max_3) && !isnan(max_3))
-      || ((other_max_3 == max_3 || (isnan(max_3) && isnan(other_max_3)))
-      && other_max_index_3 < max_index_2) ? other_max_index_3 : max_index_2;
-  max_3 = next_max_3;
-  max_index_2 = next_max_index_3;
-  float other_max_4 = simd_shuffle_xor(max_3, 8);
-  int other_max_index_4 = simd_shuffle_xor(max_index_2, 8);
-  float next_max_4 = other_max_4 > max_3 || (isnan(other_max_4) && !isnan(max_3))
-      || ((other_max_4 == max_3 || (isnan(max_3) && isnan(other_max_4)))
-      && other_max_index_4 < max_index_2) ? other_max_4 : max_3;
-  int next_max_index_4 = other_max_4 > max_3 || (isnan(other_max_4) && !isnan(max_3))
-      || ((other_max_4 == max_3 || (isnan(max_3) && isnan(other_max_4)))
-      && other_max_index_4 < max_index_2) ? other_max_index_4 : max_index_2;
-  max_3 = next_max_4;
-  max_index_2 = next_max_index_4;
-  float other_max_5 = simd_shuffle_xor(max_3, 16);
-  int other_max_index_5 = simd_shuffle_xor(max_index_2, 16);
-  float next_max_5 = other_max_5 > max_3 || (isnan(other_max_5) && !isnan(max_3))
-      || ((other_max_5 == max_3 || (isnan(max_3) && isnan(other_max_5)))
-      && other_max_index_5 < max_index_2) ? other_max_5 : max_3;
-  int next_max_index_5 = other_max_5 > max_3 || (isnan(other_max_5) && !isnan(max_3))
-      || ((other_max_5 == max_3 || (isnan(max_3) && isnan(other_max_5)))
-      && other_max_index_5 < max_index_2) ? other_max_index_5 : max_index_2;
-  max_3 = next_max_5;
-  max_index_2 = next_max_index_5;
-  if (lane == 0) {
-    max_shared_1[sg] = max_3;
+  float other_max = simd_shuffle_xor(max_2, 1);
+  int other_max_index = simd_shuffle_xor(max_index, 1);
+  if (other_max > max_2 || (isnan(other_max) && !isnan(max_2))
+      || ((other_max == max_2 || (isnan(max_2) && isnan(other_max)))
+      && other_max_index < max_index)) {
+    max_2 = other_max;
+    max_index = other_max_index;
+  }
+  float other_max_2 = simd_shuffle_xor(max_2, 2);
+  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
+  if (other_max_2 > max_2 || (isnan(other_max_2) && !isnan(max_2))
+      || ((other_max_2 == max_2 || (isnan(max_2) && isnan(other_max_2)))
+      && other_max_index_2 < max_index)) {
+    max_2 = other_max_2;
+    max_index = other_max_index_2;
+  }
+  float other_max_3 = simd_shuffle_xor(max_2, 4);
+  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
+  if (other_max_3 > max_2 || (isnan(other_max_3) && !isnan(max_2))
+      || ((other_max_3 == max_2 || (isnan(max_2) && isnan(other_max_3)))
+      && other_max_index_3 < max_index)) {
+    max_2 = other_max_3;
+    max_index = other_max_index_3;
+  }
+  float other_max_4 = simd_shuffle_xor(max_2, 8);
+  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
+  if (other_max_4 > max_2 || (isnan(other_max_4) && !isnan(max_2))
+      || ((other_max_4 == max_2 || (isnan(max_2) && isnan(other_max_4)))
+      && other_max_index_4 < max_index)) {
+    max_2 = other_max_4;
+    max_index = other_max_index_4;
+  }
+  float other_max_5 = simd_shuffle_xor(max_2, 16);
+  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
+  if (other_max_5 > max_2 || (isnan(other_max_5) && !isnan(max_2))
+      || ((other_max_5 == max_2 || (isnan(max_2) && isnan(other_max_5)))
+      && other_max_index_5 < max_index)) {
+    max_2 = other_max_5;
+    max_index = other_max_index_5;
   }
   if (lane == 0) {
-    max_shared_2[sg] = max_index_2;
+    max_shared_1[sg] = max_2;
   }
-  float max_4;
-  int max_index_3;
+  if (lane == 0) {
+    max_shared_2[sg] = max_index;
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_4 = max_shared_1[0];
-  max_index_3 = max_shared_2[0];
+  max_2 = max_shared_1[0];
+  max_index = max_shared_2[0];
   UNROLL for (short s = 0; s < 7; ++s) {
     float other_max_6 = max_shared_1[s + 1];
     int other_max_index_6 = max_shared_2[s + 1];
-    float next_max_6 = other_max_6 > max_4 || (isnan(other_max_6) && !isnan(max_4))
-        || ((other_max_6 == max_4 || (isnan(max_4) && isnan(other_max_6)))
-        && other_max_index_6 < max_index_3) ? other_max_6 : max_4;
-    int next_max_index_6 = other_max_6 > max_4 || (isnan(other_max_6) && !isnan(max_4))
-        || ((other_max_6 == max_4 || (isnan(max_4) && isnan(other_max_6)))
-        && other_max_index_6 < max_index_3) ? other_max_index_6 : max_index_3;
-    max_4 = next_max_6;
-    max_index_3 = next_max_index_6;
+    if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
+        || ((other_max_6 == max_2 || (isnan(max_2) && isnan(other_max_6)))
+        && other_max_index_6 < max_index)) {
+      max_2 = other_max_6;
+      max_index = other_max_index_6;
+    }
   }
   if (tid == 0) {
-    indices[pid_m] = long(max_index_3);
+    indices[pid_m] = long(max_index);
   }
 }
 
@@ -608,20 +542,16 @@ struct RowArgmaxParams {
   float max_ = -INFINITY;
   // indices[tile_m] = torch.argmax(row, dim=1)
   float max_2 = -INFINITY;
-  int max_index = 2147483647;
+  int max_index = tid * 4;
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 row = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
         params.n - (n + i * 1024), -INFINITY);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[j]);
-      float next_max = row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))
-          || ((row[j] == max_2 || (isnan(max_2) && isnan(row[j])))
-          && tid * 4 + i * 1024 + j < max_index) ? row[j] : max_2;
-      int next_max_index = row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))
-          || ((row[j] == max_2 || (isnan(max_2) && isnan(row[j])))
-          && tid * 4 + i * 1024 + j < max_index) ? tid * 4 + i * 1024 + j : max_index;
-      max_2 = next_max;
-      max_index = next_max_index;
+      if (row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))) {
+        max_2 = row[j];
+        max_index = tid * 4 + i * 1024 + j;
+      }
     }
   }
   max_ = simd_nan_max(max_);
@@ -633,85 +563,67 @@ struct RowArgmaxParams {
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  float max_3;
-  int max_index_2;
-  max_3 = max_2;
-  max_index_2 = max_index;
-  float other_max = simd_shuffle_xor(max_3, 1);
-  int other_max_index = simd_shuffle_xor(max_index_2, 1);
-  float next_max = other_max > max_3 || (isnan(other_max) && !isnan(max_3))
-      || ((other_max == max_3 || (isnan(max_3) && isnan(other_max)))
-      && other_max_index < max_index_2) ? other_max : max_3;
-  int next_max_index = other_max > max_3 || (isnan(other_max) && !isnan(max_3))
-      || ((other_max == max_3 || (isnan(max_3) && isnan(other_max)))
-      && other_max_index < max_index_2) ? other_max_index : max_index_2;
-  max_3 = next_max;
-  max_index_2 = next_max_index;
-  float other_max_2 = simd_shuffle_xor(max_3, 2);
-  int other_max_index_2 = simd_shuffle_xor(max_index_2, 2);
-  float next_max_2 = other_max_2 > max_3 || (isnan(other_max_2) && !isnan(max_3))
-      || ((other_max_2 == max_3 || (isnan(max_3) && isnan(other_max_2)))
-      && other_max_index_2 < max_index_2) ? other_max_2 : max_3;
-  int next_max_index_2 = other_max_2 > max_3 || (isnan(other_max_2) && !isnan(max_3))
-      || ((other_max_2 == max_3 || (isnan(max_3) && isnan(other_max_2)))
-      && other_max_index_2 < max_index_2) ? other_max_index_2 : max_index_2;
-  max_3 = next_max_2;
-  max_index_2 = next_max_index_2;
-  float other_max_3 = simd_shuffle_xor(max_3, 4);
-  int other_max_index_3 = simd_shuffle_xor(max_index_2, 4);
-  float next_max_3 = other_max_3 > max_3 || (isnan(other_max_3) && !isnan(max_3))
-      || ((other_max_3 == max_3 || (isnan(max_3) && isnan(other_max_3)))
-      && other_max_index_3 < max_index_2) ? other_max_3 : max_3;
-  int next_max_index_3 = other_max_3 > max_3 || (isnan(other_max_3) && !isnan(max_3))
-      || ((other_max_3 == max_3 || (isnan(max_3) && isnan(other_max_3)))
-      && other_max_index_3 < max_index_2) ? other_max_index_3 : max_index_2;
-  max_3 = next_max_3;
-  max_index_2 = next_max_index_3;
-  float other_max_4 = simd_shuffle_xor(max_3, 8);
-  int other_max_index_4 = simd_shuffle_xor(max_index_2, 8);
-  float next_max_4 = other_max_4 > max_3 || (isnan(other_max_4) && !isnan(max_3))
-      || ((other_max_4 == max_3 || (isnan(max_3) && isnan(other_max_4)))
-      && other_max_index_4 < max_index_2) ? other_max_4 : max_3;
-  int next_max_index_4 = other_max_4 > max_3 || (isnan(other_max_4) && !isnan(max_3))
-      || ((other_max_4 == max_3 || (isnan(max_3) && isnan(other_max_4)))
-      && other_max_index_4 < max_index_2) ? other_max_index_4 : max_index_2;
-  max_3 = next_max_4;
-  max_index_2 = next_max_index_4;
-  float other_max_5 = simd_shuffle_xor(max_3, 16);
-  int other_max_index_5 = simd_shuffle_xor(max_index_2, 16);
-  float next_max_5 = other_max_5 > max_3 || (isnan(other_max_5) && !isnan(max_3))
-      || ((other_max_5 == max_3 || (isnan(max_3) && isnan(other_max_5)))
-      && other_max_index_5 < max_index_2) ? other_max_5 : max_3;
-  int next_max_index_5 = other_max_5 > max_3 || (isnan(other_max_5) && !isnan(max_3))
-      || ((other_max_5 == max_3 || (isnan(max_3) && isnan(other_max_5)))
-      && other_max_index_5 < max_index_2) ? other_max_index_5 : max_index_2;
-  max_3 = next_max_5;
-  max_index_2 = next_max_index_5;
-  if (lane == 0) {
-    max_shared_1[sg] = max_3;
+  float other_max = simd_shuffle_xor(max_2, 1);
+  int other_max_index = simd_shuffle_xor(max_index, 1);
+  if (other_max > max_2 || (isnan(other_max) && !isnan(max_2))
+      || ((other_max == max_2 || (isnan(max_2) && isnan(other_max)))
+      && other_max_index < max_index)) {
+    max_2 = other_max;
+    max_index = other_max_index;
+  }
+  float other_max_2 = simd_shuffle_xor(max_2, 2);
+  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
+  if (other_max_2 > max_2 || (isnan(other_max_2) && !isnan(max_2))
+      || ((other_max_2 == max_2 || (isnan(max_2) && isnan(other_max_2)))
+      && other_max_index_2 < max_index)) {
+    max_2 = other_max_2;
+    max_index = other_max_index_2;
+  }
+  float other_max_3 = simd_shuffle_xor(max_2, 4);
+  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
+  if (other_max_3 > max_2 || (isnan(other_max_3) && !isnan(max_2))
+      || ((other_max_3 == max_2 || (isnan(max_2) && isnan(other_max_3)))
+      && other_max_index_3 < max_index)) {
+    max_2 = other_max_3;
+    max_index = other_max_index_3;
+  }
+  float other_max_4 = simd_shuffle_xor(max_2, 8);
+  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
+  if (other_max_4 > max_2 || (isnan(other_max_4) && !isnan(max_2))
+      || ((other_max_4 == max_2 || (isnan(max_2) && isnan(other_max_4)))
+      && other_max_index_4 < max_index)) {
+    max_2 = other_max_4;
+    max_index = other_max_index_4;
+  }
+  float other_max_5 = simd_shuffle_xor(max_2, 16);
+  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
+  if (other_max_5 > max_2 || (isnan(other_max_5) && !isnan(max_2))
+      || ((other_max_5 == max_2 || (isnan(max_2) && isnan(other_max_5)))
+      && other_max_index_5 < max_index)) {
+    max_2 = other_max_5;
+    max_index = other_max_index_5;
   }
   if (lane == 0) {
-    max_shared_2[sg] = max_index_2;
+    max_shared_1[sg] = max_2;
   }
-  float max_4;
-  int max_index_3;
+  if (lane == 0) {
+    max_shared_2[sg] = max_index;
+  }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_4 = max_shared_1[0];
-  max_index_3 = max_shared_2[0];
+  max_2 = max_shared_1[0];
+  max_index = max_shared_2[0];
   UNROLL for (short s = 0; s < 7; ++s) {
     float other_max_6 = max_shared_1[s + 1];
     int other_max_index_6 = max_shared_2[s + 1];
-    float next_max_6 = other_max_6 > max_4 || (isnan(other_max_6) && !isnan(max_4))
-        || ((other_max_6 == max_4 || (isnan(max_4) && isnan(other_max_6)))
-        && other_max_index_6 < max_index_3) ? other_max_6 : max_4;
-    int next_max_index_6 = other_max_6 > max_4 || (isnan(other_max_6) && !isnan(max_4))
-        || ((other_max_6 == max_4 || (isnan(max_4) && isnan(other_max_6)))
-        && other_max_index_6 < max_index_3) ? other_max_index_6 : max_index_3;
-    max_4 = next_max_6;
-    max_index_3 = next_max_index_6;
+    if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
+        || ((other_max_6 == max_2 || (isnan(max_2) && isnan(other_max_6)))
+        && other_max_index_6 < max_index)) {
+      max_2 = other_max_6;
+      max_index = other_max_index_6;
+    }
   }
   if (tid == 0) {
-    indices[pid_m] = long(max_index_3);
+    indices[pid_m] = long(max_index);
   }
 }
 
@@ -810,9 +722,9 @@ struct NearestCodeParams {
   alignas(16) threadgroup float norms_shared[64];
   alignas(16) threadgroup half vectors_shared[64][72];
   alignas(16) threadgroup half codes_shared[64][72];
-  alignas(16) threadgroup float min_shared[4][2][2][4][2];
-  alignas(16) threadgroup float min_shared_1[4][2][2][4][2];
-  alignas(16) threadgroup int min_shared_2[4][2][2][4][2];
+  alignas(16) threadgroup float min_shared[64][2];
+  alignas(16) threadgroup float min_shared_1[64][2];
+  alignas(16) threadgroup int min_shared_2[64][2];
   int m = int(tgid.x) * 64 + tid / 8;
   int d = lane % 8 * 8;
   int d_2 = lane % 16 * 4;
@@ -900,95 +812,77 @@ struct NearestCodeParams {
     }
     int min_index[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      min_index[i] = 2147483647;
+      min_index[i] = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
-        float2 distance_ = norms[j] - 2.0f * elements(distance_acc[i][j]);
         UNROLL for (short k = 0; k < 2; ++k) {
-          float distance_2 = v + j * 16 + k < params.v ? distance_[k] : INFINITY;
-          nearest[i] = nan_min(nearest[i], distance_2);
-          float next_min = distance_2 < min_[i] || (isnan(distance_2) && !isnan(min_[i]))
-              || ((distance_2 == min_[i] || (isnan(min_[i]) && isnan(distance_2)))
-              && sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k < min_index[i])
-              ? distance_2 : min_[i];
-          int next_min_index = distance_2 < min_[i] || (isnan(distance_2) && !isnan(min_[i]))
-              || ((distance_2 == min_[i] || (isnan(min_[i]) && isnan(distance_2)))
-              && sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k < min_index[i])
-              ? sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k : min_index[i];
-          min_[i] = next_min;
-          min_index[i] = next_min_index;
+          float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
+          distance_ = v + j * 16 + k < params.v ? distance_ : INFINITY;
+          nearest[i] = nan_min(nearest[i], distance_);
+          if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
+            min_[i] = distance_;
+            min_index[i] = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k;
+          }
         }
       }
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       nearest[i] = simd_row_min(nearest[i]);
       if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = nearest[i];
+        min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = nearest[i];
       }
     }
-    float nearest_2[4];
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      nearest_2[i] = min_shared[i][sg / 2][lane / 16][lane / 2 % 4][0];
+      nearest[i] = min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
       UNROLL for (short s = 0; s < 1; ++s) {
-        float other_nearest = min_shared[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-        nearest_2[i] = nan_min(nearest_2[i], other_nearest);
+        nearest[i] = nan_min(nearest[i],
+            min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1]);
       }
-      float min_2;
-      int min_index_2;
-      min_2 = min_[i];
-      min_index_2 = min_index[i];
-      float other_min = simd_shuffle_xor(min_2, 1);
-      int other_min_index = simd_shuffle_xor(min_index_2, 1);
-      float next_min = other_min < min_2 || (isnan(other_min) && !isnan(min_2))
-          || ((other_min == min_2 || (isnan(min_2) && isnan(other_min)))
-          && other_min_index < min_index_2) ? other_min : min_2;
-      int next_min_index = other_min < min_2 || (isnan(other_min) && !isnan(min_2))
-          || ((other_min == min_2 || (isnan(min_2) && isnan(other_min)))
-          && other_min_index < min_index_2) ? other_min_index : min_index_2;
-      min_2 = next_min;
-      min_index_2 = next_min_index;
-      float other_min_2 = simd_shuffle_xor(min_2, 8);
-      int other_min_index_2 = simd_shuffle_xor(min_index_2, 8);
-      float next_min_2 = other_min_2 < min_2 || (isnan(other_min_2) && !isnan(min_2))
-          || ((other_min_2 == min_2 || (isnan(min_2) && isnan(other_min_2)))
-          && other_min_index_2 < min_index_2) ? other_min_2 : min_2;
-      int next_min_index_2 = other_min_2 < min_2 || (isnan(other_min_2) && !isnan(min_2))
-          || ((other_min_2 == min_2 || (isnan(min_2) && isnan(other_min_2)))
-          && other_min_index_2 < min_index_2) ? other_min_index_2 : min_index_2;
-      min_2 = next_min_2;
-      min_index_2 = next_min_index_2;
-      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = min_2;
+      float other_min = simd_shuffle_xor(min_[i], 1);
+      int other_min_index = simd_shuffle_xor(min_index[i], 1);
+      if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
+          || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
+          && other_min_index < min_index[i])) {
+        min_[i] = other_min;
+        min_index[i] = other_min_index;
+      }
+      float other_min_2 = simd_shuffle_xor(min_[i], 8);
+      int other_min_index_2 = simd_shuffle_xor(min_index[i], 8);
+      if (other_min_2 < min_[i] || (isnan(other_min_2) && !isnan(min_[i]))
+          || ((other_min_2 == min_[i] || (isnan(min_[i]) && isnan(other_min_2)))
+          && other_min_index_2 < min_index[i])) {
+        min_[i] = other_min_2;
+        min_index[i] = other_min_index_2;
       }
       if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared_2[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = min_index_2;
+        min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = min_[i];
+      }
+      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
+        min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = min_index[i];
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // best_index = torch.where(nearest < best, index, best_index)
     // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < 4; ++i) {
-      float min_2;
-      int min_index_2;
-      min_2 = min_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][0];
-      min_index_2 = min_shared_2[i][sg / 2][lane / 16][lane / 2 % 4][0];
+      min_[i] = min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
+      min_index[i] = min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
       UNROLL for (short s = 0; s < 1; ++s) {
-        float other_min = min_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-        int other_min_index = min_shared_2[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-        float next_min = other_min < min_2 || (isnan(other_min) && !isnan(min_2))
-            || ((other_min == min_2 || (isnan(min_2) && isnan(other_min)))
-            && other_min_index < min_index_2) ? other_min : min_2;
-        int next_min_index = other_min < min_2 || (isnan(other_min) && !isnan(min_2))
-            || ((other_min == min_2 || (isnan(min_2) && isnan(other_min)))
-            && other_min_index < min_index_2) ? other_min_index : min_index_2;
-        min_2 = next_min;
-        min_index_2 = next_min_index;
+        float other_min = min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
+        int other_min_index =
+            min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
+        if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
+            || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
+            && other_min_index < min_index[i])) {
+          min_[i] = other_min;
+          min_index[i] = other_min_index;
+        }
       }
-      int index = int(long(min_index_2)) + tile_v;
-      best_index[i] = nearest_2[i] < best[i] ? index : best_index[i];
-      best[i] = nan_min(best[i], nearest_2[i]);
+      int index = int(long(min_index[i])) + tile_v;
+      best_index[i] = nearest[i] < best[i] ? index : best_index[i];
+      best[i] = nan_min(best[i], nearest[i]);
     }
   }
   // out[tile_m] = best_index
@@ -1011,9 +905,9 @@ struct NearestCodeParams {
   alignas(16) threadgroup float norms_shared[64];
   alignas(16) threadgroup bfloat vectors_shared[64][40];
   alignas(16) threadgroup bfloat codes_shared[64][40];
-  alignas(16) threadgroup float min_shared[4][2][2][4][2];
-  alignas(16) threadgroup float min_shared_1[4][2][2][4][2];
-  alignas(16) threadgroup int min_shared_2[4][2][2][4][2];
+  alignas(16) threadgroup float min_shared[64][2];
+  alignas(16) threadgroup float min_shared_1[64][2];
+  alignas(16) threadgroup int min_shared_2[64][2];
   int m = int(tgid.x) * 64 + tid / 4;
   int d = lane % 4 * 8;
   int d_2 = lane % 8 * 4;
@@ -1102,95 +996,77 @@ struct NearestCodeParams {
     }
     int min_index[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      min_index[i] = 2147483647;
+      min_index[i] = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
-        float2 distance_ = norms[j] - 2.0f * elements(distance_acc[i][j]);
         UNROLL for (short k = 0; k < 2; ++k) {
-          float distance_2 = v + j * 16 + k < params.v ? distance_[k] : INFINITY;
-          nearest[i] = nan_min(nearest[i], distance_2);
-          float next_min = distance_2 < min_[i] || (isnan(distance_2) && !isnan(min_[i]))
-              || ((distance_2 == min_[i] || (isnan(min_[i]) && isnan(distance_2)))
-              && sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k < min_index[i])
-              ? distance_2 : min_[i];
-          int next_min_index = distance_2 < min_[i] || (isnan(distance_2) && !isnan(min_[i]))
-              || ((distance_2 == min_[i] || (isnan(min_[i]) && isnan(distance_2)))
-              && sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k < min_index[i])
-              ? sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k : min_index[i];
-          min_[i] = next_min;
-          min_index[i] = next_min_index;
+          float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
+          distance_ = v + j * 16 + k < params.v ? distance_ : INFINITY;
+          nearest[i] = nan_min(nearest[i], distance_);
+          if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
+            min_[i] = distance_;
+            min_index[i] = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k;
+          }
         }
       }
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       nearest[i] = simd_row_min(nearest[i]);
       if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = nearest[i];
+        min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = nearest[i];
       }
     }
-    float nearest_2[4];
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      nearest_2[i] = min_shared[i][sg / 2][lane / 16][lane / 2 % 4][0];
+      nearest[i] = min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
       UNROLL for (short s = 0; s < 1; ++s) {
-        float other_nearest = min_shared[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-        nearest_2[i] = nan_min(nearest_2[i], other_nearest);
+        nearest[i] = nan_min(nearest[i],
+            min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1]);
       }
-      float min_2;
-      int min_index_2;
-      min_2 = min_[i];
-      min_index_2 = min_index[i];
-      float other_min = simd_shuffle_xor(min_2, 1);
-      int other_min_index = simd_shuffle_xor(min_index_2, 1);
-      float next_min = other_min < min_2 || (isnan(other_min) && !isnan(min_2))
-          || ((other_min == min_2 || (isnan(min_2) && isnan(other_min)))
-          && other_min_index < min_index_2) ? other_min : min_2;
-      int next_min_index = other_min < min_2 || (isnan(other_min) && !isnan(min_2))
-          || ((other_min == min_2 || (isnan(min_2) && isnan(other_min)))
-          && other_min_index < min_index_2) ? other_min_index : min_index_2;
-      min_2 = next_min;
-      min_index_2 = next_min_index;
-      float other_min_2 = simd_shuffle_xor(min_2, 8);
-      int other_min_index_2 = simd_shuffle_xor(min_index_2, 8);
-      float next_min_2 = other_min_2 < min_2 || (isnan(other_min_2) && !isnan(min_2))
-          || ((other_min_2 == min_2 || (isnan(min_2) && isnan(other_min_2)))
-          && other_min_index_2 < min_index_2) ? other_min_2 : min_2;
-      int next_min_index_2 = other_min_2 < min_2 || (isnan(other_min_2) && !isnan(min_2))
-          || ((other_min_2 == min_2 || (isnan(min_2) && isnan(other_min_2)))
-          && other_min_index_2 < min_index_2) ? other_min_index_2 : min_index_2;
-      min_2 = next_min_2;
-      min_index_2 = next_min_index_2;
-      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = min_2;
+      float other_min = simd_shuffle_xor(min_[i], 1);
+      int other_min_index = simd_shuffle_xor(min_index[i], 1);
+      if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
+          || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
+          && other_min_index < min_index[i])) {
+        min_[i] = other_min;
+        min_index[i] = other_min_index;
+      }
+      float other_min_2 = simd_shuffle_xor(min_[i], 8);
+      int other_min_index_2 = simd_shuffle_xor(min_index[i], 8);
+      if (other_min_2 < min_[i] || (isnan(other_min_2) && !isnan(min_[i]))
+          || ((other_min_2 == min_[i] || (isnan(min_[i]) && isnan(other_min_2)))
+          && other_min_index_2 < min_index[i])) {
+        min_[i] = other_min_2;
+        min_index[i] = other_min_index_2;
       }
       if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared_2[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = min_index_2;
+        min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = min_[i];
+      }
+      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
+        min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = min_index[i];
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // best_index = torch.where(nearest < best, index, best_index)
     // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < 4; ++i) {
-      float min_2;
-      int min_index_2;
-      min_2 = min_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][0];
-      min_index_2 = min_shared_2[i][sg / 2][lane / 16][lane / 2 % 4][0];
+      min_[i] = min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
+      min_index[i] = min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
       UNROLL for (short s = 0; s < 1; ++s) {
-        float other_min = min_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-        int other_min_index = min_shared_2[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-        float next_min = other_min < min_2 || (isnan(other_min) && !isnan(min_2))
-            || ((other_min == min_2 || (isnan(min_2) && isnan(other_min)))
-            && other_min_index < min_index_2) ? other_min : min_2;
-        int next_min_index = other_min < min_2 || (isnan(other_min) && !isnan(min_2))
-            || ((other_min == min_2 || (isnan(min_2) && isnan(other_min)))
-            && other_min_index < min_index_2) ? other_min_index : min_index_2;
-        min_2 = next_min;
-        min_index_2 = next_min_index;
+        float other_min = min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
+        int other_min_index =
+            min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
+        if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
+            || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
+            && other_min_index < min_index[i])) {
+          min_[i] = other_min;
+          min_index[i] = other_min_index;
+        }
       }
-      int index = int(long(min_index_2)) + tile_v;
-      best_index[i] = nearest_2[i] < best[i] ? index : best_index[i];
-      best[i] = nan_min(best[i], nearest_2[i]);
+      int index = int(long(min_index[i])) + tile_v;
+      best_index[i] = nearest[i] < best[i] ? index : best_index[i];
+      best[i] = nan_min(best[i], nearest[i]);
     }
   }
   // out[tile_m] = best_index

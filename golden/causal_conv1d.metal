@@ -68,19 +68,19 @@ struct CausalConv1dParams {
     int time = t + i - 3;
     bfloat values = c < params.c && t + i < params.t && time >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i + -3] : bfloat(0.0f);
-    float acc_2 = acc + weight_f32 * float(values);
+    acc += weight_f32 * float(values);
     int time_2 = t + i - 2;
-    bfloat values_2 = c < params.c && t + i < params.t && time_2 >= 0
+    values = c < params.c && t + i < params.t && time_2 >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i + -2] : bfloat(0.0f);
-    float acc_3 = acc_2 + weight_f32_2 * float(values_2);
+    acc += weight_f32_2 * float(values);
     int time_3 = t + i - 1;
-    bfloat values_3 = c < params.c && t + i < params.t && time_3 >= 0
+    values = c < params.c && t + i < params.t && time_3 >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i + -1] : bfloat(0.0f);
-    float acc_4 = acc_3 + weight_f32_3 * float(values_3);
-    bfloat values_4 = c < params.c && t + i < params.t && t + i >= 0
+    acc += weight_f32_3 * float(values);
+    values = c < params.c && t + i < params.t && t + i >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i] : bfloat(0.0f);
-    float acc_5 = acc_4 + weight_f32_4 * float(values_4);
-    out_tile[i] = bfloat(acc_5 * (1.0f / (1.0f + precise::exp(-acc_5))));
+    acc += weight_f32_4 * float(values);
+    out_tile[i] = bfloat(acc * (1.0f / (1.0f + precise::exp(-acc))));
   }
   if (c < params.c) {
     store4_first(out + pid_b * params.c * params.t + c * params.t + t, out_tile, params.t - t);
@@ -115,15 +115,15 @@ struct CausalConv1dParams {
     int time = t + i - 2;
     float values = c < params.c && t + i < params.t && time >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i + -2] : 0.0f;
-    float acc_2 = acc + weight_tile * values;
+    acc += weight_tile * values;
     int time_2 = t + i - 1;
-    float values_2 = c < params.c && t + i < params.t && time_2 >= 0
+    values = c < params.c && t + i < params.t && time_2 >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i + -1] : 0.0f;
-    float acc_3 = acc_2 + weight_tile_2 * values_2;
-    float values_3 = c < params.c && t + i < params.t && t + i >= 0
+    acc += weight_tile_2 * values;
+    values = c < params.c && t + i < params.t && t + i >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i] : 0.0f;
-    float acc_4 = acc_3 + weight_tile_3 * values_3;
-    out_tile[i] = acc_4 * (1.0f / (1.0f + precise::exp(-acc_4)));
+    acc += weight_tile_3 * values;
+    out_tile[i] = acc * (1.0f / (1.0f + precise::exp(-acc)));
   }
   if (c < params.c) {
     store4_first(out + pid_b * params.c * params.t + c * params.t + t, out_tile, params.t - t);

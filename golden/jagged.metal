@@ -69,7 +69,7 @@ struct JaggedMeanParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[4][32][8];
+  alignas(16) threadgroup float sum_shared[128][8];
   int pid_b = int(tgid.y);
   int d = int(tgid.x) * 128 + lane * 4;
   // start = offsets[batch]
@@ -89,17 +89,15 @@ struct JaggedMeanParams {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_shared[i][lane][sg] = sum[i];
+      sum_shared[lane * 4 + i][sg] = sum[i];
     }
-    float4 sum_2;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_2[i] = sum_shared[i][lane][0];
+      sum[i] = sum_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared[i][lane][s + 1];
-        sum_2[i] += other_sum;
+        sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
-      acc[i] += sum_2[i];
+      acc[i] += sum[i];
     }
   }
   // count = torch.clamp(end - start, min=1).to(torch.float32)
@@ -119,7 +117,7 @@ struct JaggedMeanParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[4][32][8];
+  alignas(16) threadgroup float sum_shared[128][8];
   int pid_b = int(tgid.y);
   int d = int(tgid.x) * 128 + lane * 4;
   // start = offsets[batch]
@@ -139,17 +137,15 @@ struct JaggedMeanParams {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_shared[i][lane][sg] = sum[i];
+      sum_shared[lane * 4 + i][sg] = sum[i];
     }
-    float4 sum_2;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_2[i] = sum_shared[i][lane][0];
+      sum[i] = sum_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared[i][lane][s + 1];
-        sum_2[i] += other_sum;
+        sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
-      acc[i] += sum_2[i];
+      acc[i] += sum[i];
     }
   }
   // count = torch.clamp(end - start, min=1).to(torch.float32)

@@ -812,8 +812,8 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[4][32][8];
-  alignas(16) threadgroup float sum_shared_1[4][32][8];
+  alignas(16) threadgroup float sum_shared[128][8];
+  alignas(16) threadgroup float sum_shared_1[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   float4 grad_b = float4(0.0f);
@@ -866,25 +866,21 @@ struct LayerNormBwdParams {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_shared[i][lane][sg] = sum[i];
-      sum_shared_1[i][lane][sg] = sum_2[i];
+      sum_shared[lane * 4 + i][sg] = sum[i];
+      sum_shared_1[lane * 4 + i][sg] = sum_2[i];
     }
-    float4 sum_3;
-    float4 sum_4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_3[i] = sum_shared[i][lane][0];
+      sum[i] = sum_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared[i][lane][s + 1];
-        sum_3[i] += other_sum;
+        sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
-      grad_w[i] += sum_3[i];
-      sum_4[i] = sum_shared_1[i][lane][0];
+      grad_w[i] += sum[i];
+      sum_2[i] = sum_shared_1[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared_1[i][lane][s + 1];
-        sum_4[i] += other_sum;
+        sum_2[i] += sum_shared_1[lane * 4 + i][s + 1];
       }
-      grad_b[i] += sum_4[i];
+      grad_b[i] += sum_2[i];
     }
   }
   // grad_weight[cta.id, :] = grad_w
@@ -910,8 +906,8 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[4][32][8];
-  alignas(16) threadgroup float sum_shared_1[4][32][8];
+  alignas(16) threadgroup float sum_shared[128][8];
+  alignas(16) threadgroup float sum_shared_1[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   float4 grad_b = float4(0.0f);
@@ -961,25 +957,21 @@ struct LayerNormBwdParams {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_shared[i][lane][sg] = sum[i];
-      sum_shared_1[i][lane][sg] = sum_2[i];
+      sum_shared[lane * 4 + i][sg] = sum[i];
+      sum_shared_1[lane * 4 + i][sg] = sum_2[i];
     }
-    float4 sum_3;
-    float4 sum_4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_3[i] = sum_shared[i][lane][0];
+      sum[i] = sum_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared[i][lane][s + 1];
-        sum_3[i] += other_sum;
+        sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
-      grad_w[i] += sum_3[i];
-      sum_4[i] = sum_shared_1[i][lane][0];
+      grad_w[i] += sum[i];
+      sum_2[i] = sum_shared_1[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared_1[i][lane][s + 1];
-        sum_4[i] += other_sum;
+        sum_2[i] += sum_shared_1[lane * 4 + i][s + 1];
       }
-      grad_b[i] += sum_4[i];
+      grad_b[i] += sum_2[i];
     }
   }
   // grad_weight[cta.id, :] = grad_w
@@ -1004,7 +996,7 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[4][32][8];
+  alignas(16) threadgroup float sum_shared[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
@@ -1054,17 +1046,15 @@ struct LayerNormBwdParams {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_shared[i][lane][sg] = sum[i];
+      sum_shared[lane * 4 + i][sg] = sum[i];
     }
-    float4 sum_2;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_2[i] = sum_shared[i][lane][0];
+      sum[i] = sum_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared[i][lane][s + 1];
-        sum_2[i] += other_sum;
+        sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
-      grad_w[i] += sum_2[i];
+      grad_w[i] += sum[i];
     }
   }
   // grad_weight[cta.id, :] = grad_w

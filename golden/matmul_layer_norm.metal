@@ -99,8 +99,8 @@ struct MatmulLayerNormParams {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup half x_shared[64][24];
   alignas(16) threadgroup half w_shared[16][136];
-  alignas(16) threadgroup float sum_shared[4][2][2][4][2];
-  alignas(16) threadgroup float sum_shared_1[4][2][2][4][2];
+  alignas(16) threadgroup float sum_shared[64][2];
+  alignas(16) threadgroup float sum_shared_1[64][2];
   bool interior = int(tgid.x) * 64 + 64 <= params.m;
   int m = int(tgid.x) * 64 + tid / 2;
   int d = lane % 16 * 8;
@@ -186,19 +186,17 @@ struct MatmulLayerNormParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     sum[i] = simd_row_sum(sum[i]);
     if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-      sum_shared[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = sum[i];
+      sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = sum[i];
     }
   }
   float mean[4];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float sum_2;
-    sum_2 = sum_shared[i][sg / 2][lane / 16][lane / 2 % 4][0];
+    sum[i] = sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
     UNROLL for (short s = 0; s < 1; ++s) {
-      float other_sum = sum_shared[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-      sum_2 += other_sum;
+      sum[i] += sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
     }
-    mean[i] = sum_2 / 128.0f;
+    mean[i] = sum[i] / 128.0f;
   }
   // centered = acc - mean
   float2 centered[4][8];
@@ -215,20 +213,18 @@ struct MatmulLayerNormParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     sum_2[i] = simd_row_sum(sum_2[i]);
     if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-      sum_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = sum_2[i];
+      sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = sum_2[i];
     }
   }
   // normed = centered * torch.rsqrt(var + eps)
   float rsqrt_[4];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float sum_3;
-    sum_3 = sum_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][0];
+    sum_2[i] = sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
     UNROLL for (short s = 0; s < 1; ++s) {
-      float other_sum = sum_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-      sum_3 += other_sum;
+      sum_2[i] += sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
     }
-    float var = sum_3 / 128.0f;
+    float var = sum_2[i] / 128.0f;
     rsqrt_[i] = precise::rsqrt(var + params.eps);
   }
   // y = normed * weight[:].to(torch.float32) + bias[:].to(torch.float32)
@@ -266,8 +262,8 @@ struct MatmulLayerNormParams {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup float x_shared[64][20];
   alignas(16) threadgroup float w_shared[16][100];
-  alignas(16) threadgroup float sum_shared[4][2][2][4][2];
-  alignas(16) threadgroup float sum_shared_1[4][2][2][4][2];
+  alignas(16) threadgroup float sum_shared[64][2];
+  alignas(16) threadgroup float sum_shared_1[64][2];
   bool interior = int(tgid.x) * 64 + 64 <= params.m;
   int m = int(tgid.x) * 64 + tid / 4;
   int d = lane % 8 * 4;
@@ -360,19 +356,17 @@ struct MatmulLayerNormParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     sum[i] = simd_row_sum(sum[i]);
     if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-      sum_shared[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = sum[i];
+      sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = sum[i];
     }
   }
   float mean[4];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float sum_2;
-    sum_2 = sum_shared[i][sg / 2][lane / 16][lane / 2 % 4][0];
+    sum[i] = sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
     UNROLL for (short s = 0; s < 1; ++s) {
-      float other_sum = sum_shared[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-      sum_2 += other_sum;
+      sum[i] += sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
     }
-    mean[i] = sum_2 / 96.0f;
+    mean[i] = sum[i] / 96.0f;
   }
   // centered = acc - mean
   float2 centered[4][6];
@@ -389,20 +383,18 @@ struct MatmulLayerNormParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     sum_2[i] = simd_row_sum(sum_2[i]);
     if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-      sum_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][sg % 2] = sum_2[i];
+      sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = sum_2[i];
     }
   }
   // normed = centered * torch.rsqrt(var + eps)
   float rsqrt_[4];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short i = 0; i < 4; ++i) {
-    float sum_3;
-    sum_3 = sum_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][0];
+    sum_2[i] = sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
     UNROLL for (short s = 0; s < 1; ++s) {
-      float other_sum = sum_shared_1[i][sg / 2][lane / 16][lane / 2 % 4][s + 1];
-      sum_3 += other_sum;
+      sum_2[i] += sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
     }
-    float var = sum_3 / 96.0f;
+    float var = sum_2[i] / 96.0f;
     rsqrt_[i] = precise::rsqrt(var + params.eps);
   }
   // y = normed * weight[:].to(torch.float32) + bias[:].to(torch.float32)

@@ -384,7 +384,7 @@ struct RmsNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[4][32][8];
+  alignas(16) threadgroup float sum_shared[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
@@ -426,17 +426,15 @@ struct RmsNormBwdParams {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_shared[i][lane][sg] = sum[i];
+      sum_shared[lane * 4 + i][sg] = sum[i];
     }
-    float4 sum_2;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_2[i] = sum_shared[i][lane][0];
+      sum[i] = sum_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared[i][lane][s + 1];
-        sum_2[i] += other_sum;
+        sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
-      grad_w[i] += sum_2[i];
+      grad_w[i] += sum[i];
     }
   }
   // grad_weight[cta.id, :] = grad_w
@@ -456,7 +454,7 @@ struct RmsNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[4][32][8];
+  alignas(16) threadgroup float sum_shared[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
@@ -495,17 +493,15 @@ struct RmsNormBwdParams {
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_shared[i][lane][sg] = sum[i];
+      sum_shared[lane * 4 + i][sg] = sum[i];
     }
-    float4 sum_2;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_2[i] = sum_shared[i][lane][0];
+      sum[i] = sum_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared[i][lane][s + 1];
-        sum_2[i] += other_sum;
+        sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
-      grad_w[i] += sum_2[i];
+      grad_w[i] += sum[i];
     }
   }
   // grad_weight[cta.id, :] = grad_w

@@ -894,8 +894,8 @@ struct SoftmaxTwoPassParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float max_shared[4][32][8];
-  alignas(16) threadgroup float sum_shared[4][32][8];
+  alignas(16) threadgroup float max_shared[128][8];
+  alignas(16) threadgroup float sum_shared[128][8];
   int m = int(tgid.x) * 128 + lane * 4;
   float4 row_sum = float4(0.0f);
   float4 row_max = float4(-INFINITY);
@@ -913,21 +913,19 @@ struct SoftmaxTwoPassParams {
       }
     }
     UNROLL for (short i = 0; i < 4; ++i) {
-      max_shared[i][lane][sg] = max_[i];
+      max_shared[lane * 4 + i][sg] = max_[i];
     }
-    float4 max_2;
     float4 new_max;
     // rescaled = row_sum * torch.exp(row_max - new_max)
     float4 rescaled;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // row_sum = rescaled + torch.exp(values - new_max[:, None]).sum(dim=1)
     UNROLL for (short i = 0; i < 4; ++i) {
-      max_2[i] = max_shared[i][lane][0];
+      max_[i] = max_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_max = max_shared[i][lane][s + 1];
-        max_2[i] = nan_max(max_2[i], other_max);
+        max_[i] = nan_max(max_[i], max_shared[lane * 4 + i][s + 1]);
       }
-      new_max[i] = nan_max(row_max[i], max_2[i]);
+      new_max[i] = nan_max(row_max[i], max_[i]);
       rescaled[i] = row_sum[i] * precise::exp(row_max[i] - new_max[i]);
       row_max[i] = new_max[i];
     }
@@ -936,17 +934,15 @@ struct SoftmaxTwoPassParams {
       sum = sum + precise::exp(values[i] - new_max);
     }
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_shared[i][lane][sg] = sum[i];
+      sum_shared[lane * 4 + i][sg] = sum[i];
     }
-    float4 sum_2;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
-      sum_2[i] = sum_shared[i][lane][0];
+      sum[i] = sum_shared[lane * 4 + i][0];
       UNROLL for (short s = 0; s < 7; ++s) {
-        float other_sum = sum_shared[i][lane][s + 1];
-        sum_2[i] += other_sum;
+        sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
-      row_sum[i] = rescaled[i] + sum_2[i];
+      row_sum[i] = rescaled[i] + sum[i];
     }
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {

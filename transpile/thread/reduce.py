@@ -450,8 +450,10 @@ def _in_group(
         index = Apply("add", (var, integer(1)), I32)
         others = []
         for entry, buffer in zip(entries, buffers, strict=True):
-            other = Var(f"other_{_name(entry)}", entry.dtype)
-            inner.append(Let(other, SharedLoad(buffer, cell(env, index))))
+            other: Expr = SharedLoad(buffer, cell(env, index))
+            if len(entries) > 1:
+                inner.append(Let(kept := Var(f"other_{_name(entry)}", entry.dtype), other))
+                other = kept
             others.append(other)
         inner += _step(spec, entries, others)
         return [*body, LaneLoop(var, count - 1, inner)]
