@@ -4,9 +4,9 @@
 // matmul_relu_squared: x=bf16[M,K], w=bf16[K,N]; block_sizes=[64, 64, 16]
 // matmul_relu_squared: x=f32[M,K], w=f32[K,N]; block_sizes=[64, 64, 16]
 // matmul_residual: x=bf16[M,K], w=bf16[K,N], residual=f32[M,N], scale=f32;
-//   block_sizes=[128, 64, 64], num_warps=4
+//   block_sizes=[128, 64, 64], num_stages=3, num_warps=4
 // matmul_residual: x=f16[M,K], w=f16[K,N], residual=f16[M,N], scale=f32; block_sizes=[128, 64, 64],
-//   num_warps=4
+//   num_stages=3, num_warps=4
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

@@ -3,13 +3,13 @@
 # matmul: x=bf16[M,K], y=bf16[K,N]{0,1}; block_sizes=[64, 64, 16]
 # matmul: x=f32[M,K], y=f32[K,N]; block_sizes=[64, 64, 16]
 # matmul_l2_grouped: x=f16[M,K], y=f16[K,N]; block_sizes=[128, 128, 32], l2_groupings=[8],
-#   num_warps=8
+#   num_stages=3, num_warps=8
 # matmul_l2_grouped: x=bf16[M,K], y=bf16[K,N]; block_sizes=[128, 128, 32], l2_groupings=[8],
-#   num_warps=8
+#   num_stages=3, num_warps=8
 # matmul_persistent: x=f16[M,K], w=f16[N,K]; block_sizes=[128, 128, 32], l2_groupings=[4],
-#   num_warps=8
+#   num_stages=4, num_warps=8
 # matmul_persistent: x=bf16[M,K], w=bf16[N,K]; block_sizes=[128, 128, 32], l2_groupings=[4],
-#   num_warps=8
+#   num_stages=4, num_warps=8
 
 import torch
 

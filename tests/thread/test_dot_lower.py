@@ -11,10 +11,11 @@ from transpile.thread.lower import lower
 from transpile.thread.walk import all_nodes, walk
 
 
-def lowered(source: str, signature: str, blocks: list[int]) -> ir.Kernel:
+def lowered(source: str, signature: str, blocks: list[int], stages: int = 1) -> ir.Kernel:
     kernel, schedule = prepared(source, signature, blocks)
     limits = Limits("test", matrices=UNIT)
-    return lower(kernel, kernel.phases[0], schedule.blocks, limits, config={"num_warps": 4})
+    config = {"num_warps": 4, "num_stages": stages}
+    return lower(kernel, kernel.phases[0], schedule.blocks, limits, config=config)
 
 
 def loads(body: ir.Body) -> list[ir.Load]:
@@ -108,3 +109,20 @@ def test_steps_are_halved_until_the_operands_fit():
         kernel, schedule.blocks, 8, Limits("test", matrices=UNIT, shared_bytes=16384)
     )
     assert [less[s] for s in schedule.tunable] == [128, 128, 16]
+
+
+def test_with_stages_a_step_has_one_barrier():
+    one = lowered(MATMUL, "x=f16[M,K] y=f16[K,N] bias=f32[N]", [64, 64, 16])
+    two = lowered(MATMUL, "x=f16[M,K] y=f16[K,N] bias=f32[N]", [64, 64, 16], 2)
+    assert [
+        len(statements(statements(k.body, ir.For)[0].body, ir.Barrier)) for k in (one, two)
+    ] == [2, 1]
+    assert {b.name: b.shape for b in two.shared} == {
+        "x_shared": (2, 64, 16),
+        "y_shared": (2, 16, 64),
+    }
+
+
+def test_no_more_stages_than_shared_memory_holds():
+    kernel = lowered(MATMUL, "x=f16[M,K] y=f16[K,N] bias=f32[N]", [64, 64, 32], 8)
+    assert {b.shape[0] for b in kernel.shared} == {3}

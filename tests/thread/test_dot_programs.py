@@ -20,12 +20,14 @@ TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 1e-5}
 
 
 def check(
-    source: str, signature: str, blocks: list[int], args: dict[str, Any], **options: Any
-) -> None:
+    source: str, signature: str, blocks: list[int], args: dict[str, Any], stages: int = 1,
+    **options: Any,
+) -> None:  # fmt: skip
     """Lower, prove the barriers, run both ways and compare."""
     kernel, schedule = prepared(source, signature, blocks)
+    config = {"num_warps": 4, "num_stages": stages}
     phases = [
-        lower(kernel, phase, schedule.blocks, LIMITS, config={"num_warps": 4}, **options)
+        lower(kernel, phase, schedule.blocks, LIMITS, config=config, **options)
         for phase in kernel.phases
     ]
     assert not [race for phase in phases for race in unordered(phase)]
@@ -271,3 +273,27 @@ def test_computed_operands_and_a_transposed_result():
 def test_bands_of_tiles(rows):
     args = {"x": randn(70, 17), "y": randn(17, 40), "bias": randn(40)}
     check(MATMUL, "x=f32[M,K] y=f32[K,N] bias=f32[N]", [16, 16, 16], args, swizzle=rows)
+
+
+@pytest.mark.parametrize("k", [1, 7, 16, 33, 64])
+@pytest.mark.parametrize("stages", [2, 3])
+def test_stages(stages, k):
+    args = {"x": randn(37, k), "y": randn(k, 24), "bias": randn(24)}
+    check(MATMUL, "x=f32[M,K] y=f32[K,N] bias=f32[N]", [32, 16, 16], args, stages)
+
+
+def test_stages_of_attention():
+    q, k, v = (randn(s, 16, dtype=torch.float16) for s in (37, 70, 70))
+    args = {"q": q, "k": k, "v": v}
+    check(ATTENTION, "q=f16[M,16] k=f16[N,16] v=f16[N,16]", [32, 16], args, 2)
+
+
+def test_stages_of_two_products():
+    shapes = {"x": (33, 40), "w": (40, 17), "v": (40, 17)}
+    args = {n: randn(*s, dtype=torch.float16) for n, s in shapes.items()}
+    check(TWO_OUTPUTS, "x=f16[M,K] w=f16[K,N] v=f16[K,N]", [32, 16, 16], args, 2)
+
+
+def test_stages_of_computed_operands():
+    args = {"x": randn(37, 40, dtype=torch.float16), "y": randn(40, 24, dtype=torch.bfloat16)}
+    check(TRANSPOSED, "x=f16[M,K] y=bf16[K,N]", [32, 16, 16], args, 2)

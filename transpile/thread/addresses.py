@@ -29,7 +29,8 @@ Form = dict[Monomial, list[int]]
 class Access:
     """One access of a statement: which memory, and each point's coordinates (None: unknown).
 
-    ``points`` are the thread numbers; ``fixed`` what is the same at all of them.
+    ``points`` are the thread numbers; ``fixed`` what is the same at all of them. ``stage`` is x, a
+    and n of a leading index ``(x + a) % n``.
     """
 
     memory: str
@@ -40,6 +41,7 @@ class Access:
     stmt: Stmt
     place: object = None
     atomic: bool = False
+    stage: tuple[str, int, int] | None = None
 
     def meets(self, other: Access) -> bool:
         """Whether different threads may access one element, one of them writing."""
@@ -47,7 +49,7 @@ class Access:
             return False
         if self.memory != other.memory:
             return _overlap(self.place, other.place)
-        if self.atomic and other.atomic:
+        if (self.atomic and other.atomic) or _apart(self.stage, other.stage):
             return False
         if self.points is None or other.points is None or self.fixed != other.fixed:
             return True
@@ -56,6 +58,13 @@ class Access:
             if owner.setdefault(at, thread) != thread:
                 owner[at] = -1
         return any(owner.get(at, thread) != thread for thread, at in other.points)
+
+
+def _apart(first: tuple[str, int, int] | None, second: tuple[str, int, int] | None) -> bool:
+    """Whether two accesses are in different stages: ``(x + a) % n`` and ``(x + b) % n``."""
+    if first is None or second is None or (first[0], first[2]) != (second[0], second[2]):
+        return False
+    return (first[1] - second[1]) % first[2] != 0
 
 
 def _overlap(first: object, second: object) -> bool:
@@ -110,15 +119,31 @@ def accesses(stmt: Stmt, scope: Scope, contended: set[str]) -> Iterator[Access]:
         case ir.Atomic(tensor=tensor) if tensor.name in contended:
             name, device = _name(tensor)
             yield Access(name, device, True, None, None, stmt, tensor, atomic=True)
-        case ir.FragmentLoad(source=source):
-            yield _whole(stmt, source, write=False)
+        case ir.FragmentLoad(source=source, index=index):
+            yield _whole(stmt, source, write=False, stage=_stage(index[0], scope))
         case ir.FragmentStore(destination=destination):
             yield _whole(stmt, destination, write=True)
 
 
-def _whole(stmt: Stmt, place: object, *, write: bool) -> Access:
+def _whole(
+    stmt: Stmt, place: object, *, write: bool, stage: tuple[str, int, int] | None = None
+) -> Access:
     name, device = _name(place)
-    return Access(name, device, write, None, None, stmt, place)
+    return Access(name, device, write, None, None, stmt, place, stage=stage)
+
+
+def _stage(index: Expr, scope: Scope) -> tuple[str, int, int] | None:
+    """x, a and n of an index ``(x + a) % n`` that is the same for all threads."""
+    if isinstance(index, Var):
+        index = (scope.values or {}).get(index, index)
+    match index:
+        case ir.Apply(name="mod", args=(base, ir.Const(value=count))):
+            form = _Forms(scope, [(0, {})]).of(base)
+            if form is None or "thread" in {n.kind for n in nodes(base) if isinstance(n, ir.Id)}:
+                return None
+            added = form.pop((), [0])[0]
+            return _key(form), added, int(count)
+    return None
 
 
 def _name(place: object) -> tuple[str, bool]:
@@ -161,7 +186,8 @@ def _access(
         if taken[at]:
             key = tuple(values[at] for values in varying)
             found += [(thread, _stepped(key, unit, part)) for part in range(width)]
-    return Access(name, device, write, tuple(fixed), tuple(found), stmt, place)
+    stage = _stage(index[0], scope) if not device else None
+    return Access(name, device, write, tuple(fixed), tuple(found), stmt, place, stage=stage)
 
 
 def _unit_row(forms: list[Form | None]) -> int | None:

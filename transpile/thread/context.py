@@ -70,6 +70,7 @@ class Run:
     scope: Scope
     bases: dict[Digits, Expr] = field(default_factory=dict)
     named: dict[Expr, Var] = field(default_factory=dict)  # variables for what bases are
+    start: Expr | None = None  # where its loop begins
 
 
 class Lowering:
@@ -309,9 +310,15 @@ class Lowering:
         return size.substitute(self.blocks).as_int() != room
 
     def guard(
-        self, guards: Iterable[ir.Guard], shape: tuple[Size, ...], layout: Layout, env: Env
+        self,
+        guards: Iterable[ir.Guard],
+        shape: tuple[Size, ...],
+        layout: Layout,
+        env: Env,
+        runs: Mapping[ir.Value, Run] | None = None,
     ) -> list[Expr]:
-        """Conditions that all guards admit the element."""
+        """Conditions that all guards admit the element; ``runs`` are those of the tiles."""
+        runs = self.runs if runs is None else runs
         found = []
         for guard in guards:
             digits = layout.axes[guard.dim]
@@ -321,7 +328,7 @@ class Lowering:
                     continue
                 run = self.slice_run(size)
             else:
-                run = self.runs[guard.tile]
+                run = runs[guard.tile]
             found.append(less(self.position(run, digits, env), run.end))
         return found
 

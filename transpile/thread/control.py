@@ -284,7 +284,7 @@ def for_tile(low: Lowering, op: ir.ForTile, lower: LowerBlock) -> None:
         low.runs[tile] = Run(
             axis_name(tile, op.block.name, known.loop_end), Size.of(op.block), var, end,
             known.loop_end, known.begin, step,
-            Apply("floordiv", (rounded, step), low.index_dtype), low.scope,
+            Apply("floordiv", (rounded, step), low.index_dtype), low.scope, start=begin,
         )  # fmt: skip
         lower(op.body)
         _hand_over(low, carried, op.body.yields)

@@ -265,7 +265,7 @@ class _Multiply:
         if staged.transposed:
             place = place[::-1]
         batch = tuple(env[d] for d in _registers(self.batch))
-        lead = batch if len(staged.buffer.shape) == 3 else ()
+        lead = (*staged.index, *batch)
         buffer = staged.buffer
         stride = integer(buffer.strides[-2])
         return FragmentLoad(target, buffer, (*lead, *place), stride, staged.transposed)
@@ -319,6 +319,7 @@ def _by_threads(low: Lowering, product: Product) -> None:
         staged = buffers[side]
         *lead, row, col = place
         index = (*lead, col, row) if staged.transposed else (*lead, row, col)
+        index = (*staged.index, *index)
         return _cast(SharedLoad(staged.buffer, index), dtype)
 
     def emit(env: Env) -> Body:

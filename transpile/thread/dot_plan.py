@@ -31,7 +31,7 @@ from transpile.thread.dot_layout import (
     register_operand,
     staging,
 )
-from transpile.thread.ir import SharedBuffer
+from transpile.thread.ir import Expr, SharedBuffer
 from transpile.thread.layout import Axis, Digit, Layout
 from transpile.thread.limits import Limits
 
@@ -79,6 +79,12 @@ class Staged:
     dtype: DType
     buffer: SharedBuffer
     transposed: bool
+    stage: Expr | None = None  # the leading index of the buffer
+
+    @property
+    def index(self) -> tuple[Expr, ...]:
+        """The leading index, if there is one."""
+        return () if self.stage is None else (self.stage,)
 
 
 @dataclass(eq=False)
@@ -86,7 +92,7 @@ class Products:
     """All products of a phase, and what lowering has staged. ``threads`` is what their SIMD groups
     need, 0 if there are none; ``layouts`` are those of values that are not distributed as their
     axes usually are; ``uses`` counts how often values are used, ``homes`` are the blocks that
-    define them, ``makers`` the operations."""
+    define them, ``makers`` the operations; ``stages`` is how many steps of a loop buffers hold."""
 
     unit: MatrixUnit | None = None
     threads: int = 0
@@ -96,6 +102,7 @@ class Products:
     homes: dict[Value, Block] = field(default_factory=dict)
     makers: dict[Value, Op] = field(default_factory=dict)
     staged: list[Staged] = field(default_factory=list)
+    stages: int = 1
 
 
 def plan_products(

@@ -6,12 +6,15 @@ different banks.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 from transpile.ir import ir
 from transpile.ir.dtypes import BOOL, DType
 from transpile.ir.walk import operands as operands_of
 from transpile.thread.context import Lowering, Run, Tile
+from transpile.thread.dot_pipeline import can_run_ahead, run_ahead
 from transpile.thread.dot_plan import Operand, Product, Staged
 from transpile.thread.exchange import coordinates, key_of
 from transpile.thread.ir import (
@@ -52,19 +55,50 @@ def stage(low: Lowering, product: Product) -> dict[str, Staged]:
 
     fresh = [pair for pair in fresh if not _copied_before(low, *pair)]
 
-    def copy() -> None:
+    def plain(lead: tuple[Expr, ...]) -> None:
         for operand, place in fresh:
-            _store(low, _source(low, operand), place.buffer, operand)
+            _store(low, _source(low, operand), place.buffer, operand, lead)
 
-    ragged = _ragged(low, product, [operand for operand, _ in fresh])
-    if not ragged:
-        copy()
+    def copy(lead: tuple[Expr, ...]) -> None:
+        ragged = _ragged(low, product, [operand for operand, _ in fresh])
+        if not ragged:
+            plain(lead)
+            return
+        condition = _all_whole(low, [low.runs[t] for t in ragged])
+        then = _apart(low, frozenset(ragged), lambda: plain(lead))
+        orelse = _apart(low, frozenset(), lambda: plain(lead))
+        low.scope.add(Control(lambda: [If(condition, then.build(), orelse.build())]))
+
+    deep = [o.side for o, place in fresh if len(place.buffer.shape) > _rank(product)]
+    if not deep:
+        copy(())
         return staged
-    condition = _all_whole(low, [low.runs[t] for t in ragged])
-    then = _apart(low, frozenset(ragged), copy)
-    orelse = _apart(low, frozenset(), copy)
-    low.scope.add(Control(lambda: [If(condition, then.build(), orelse.build())]))
+    stage_at: Expr = Const(0)
+    tile = _loop_tile(low, product)
+    operands = [operand for operand, _ in fresh]
+    if tile is not None and can_run_ahead(low, tile, operands):
+        stages = low.plan.products.stages
+        apart = partial(_apart, low, frozenset())
+        stage_at = run_ahead(low, tile, stages, plain, copy, apart)
+    else:
+        copy((stage_at,))
+    for side in deep:
+        known = staged[side]
+        staged[side] = dataclasses.replace(known, stage=stage_at)
+        low.plan.products.staged.remove(known)
+        low.plan.products.staged.append(staged[side])
     return staged
+
+
+def _rank(product: Product) -> int:
+    return len(product.op.lhs.shape)
+
+
+def _loop_tile(low: Lowering, product: Product) -> ir.Value | None:
+    """The tile of the loop that repeats the product, unless that is what another has left over."""
+    block = low.plan.products.homes[product.op.result]
+    tiles = [p for p in block.params if isinstance(p.type, ir.TileVar)]
+    return tiles[0] if tiles and not _is_last(low, low.runs[tiles[0]]) else None
 
 
 def _copied_before(low: Lowering, operand: Operand, place: Staged) -> bool:
@@ -76,7 +110,7 @@ def _copied_before(low: Lowering, operand: Operand, place: Staged) -> bool:
         return False
     saved = low.scope, low.order
     low.scope, low.order = scope, order
-    _store(low, _source(low, operand), place.buffer, operand)
+    _store(low, _source(low, operand), place.buffer, operand, ())
     low.scope, low.order = saved
     return True
 
@@ -111,13 +145,10 @@ def _apart(low: Lowering, whole: frozenset[ir.Value], fill: Callable[[], None]) 
 
 def _ragged(low: Lowering, product: Product, operands: list[Operand]) -> list[ir.Value]:
     """Tiles that the operands' loads must not exceed, for a product that a loop repeats."""
-    products = low.plan.products
     found: list[ir.Value] = []
     for operand in operands:
         found += _guards(low, operand.value)
-    block = products.homes[product.op.result]
-    tiles = [p for p in block.params if isinstance(p.type, ir.TileVar)]
-    if not tiles or _is_last(low, low.runs[tiles[0]]):
+    if _loop_tile(low, product) is None:
         return []
     return list(dict.fromkeys(found))
 
@@ -175,6 +206,9 @@ def _buffer(low: Lowering, product: Product, operand: Operand) -> Staged:
     extents = _room(low, product, operand, layout)
     if operand.transposed:
         extents = (*extents[:-2], extents[-1], extents[-2])
+    inside = operand.value in low.deferred and low.deferred[operand.value][1] is low.scope
+    if products.stages > 1 and inside and any(isinstance(p.type, ir.TileVar) for p in home.params):
+        extents = (products.stages, *extents)
     here = {s.buffer for s in products.staged if s.home is home}
     for other in products.staged:
         same = (other.name, other.dtype, other.buffer.shape) == (name, operand.dtype, extents)
@@ -220,7 +254,10 @@ def _room(low: Lowering, product: Product, operand: Operand, layout: Layout) -> 
     return (*lead, rows, cols)
 
 
-def _store(low: Lowering, tile: Tile, buffer: SharedBuffer, operand: Operand) -> None:
+def _store(
+    low: Lowering, tile: Tile, buffer: SharedBuffer, operand: Operand, lead: tuple[Expr, ...]
+) -> None:
+    """Copies a tile, behind leading indices ``lead``."""
     layout = tile.layout
     if vector := _is_vector(layout, operand):
         tile = _vectors(low, tile, operand.dtype, _name(low, operand))
@@ -235,7 +272,7 @@ def _store(low: Lowering, tile: Tile, buffer: SharedBuffer, operand: Operand) ->
         if vector:
             assert tile.held is not None
             value = tile.held.whole(env)
-        return [SharedStore(buffer, index, value, low.owner(layout))]
+        return [SharedStore(buffer, (*lead, *index), value, low.owner(layout))]
 
     inner = tuple(d for d in layout.registers if d.inner and not (vector and d.vector))
     low.effect(layout, emit, [tile], writes=frozenset({key_of(buffer)}), inner=inner)

@@ -137,11 +137,12 @@ def mask(low: Lowering, op: ir.Mask, layout: Layout) -> Tile:
     fill = Const(op.fill, op.result.dtype)
     shape = op.value.shape
     guards = [g for g in op.guards if g.tile not in low.whole]
+    runs = dict(low.runs)
     if not low.guard(guards, shape, layout, _zeros(layout)):
         return tile
 
     def compute(env: Env) -> Expr:
-        condition = both(low.guard(guards, shape, layout, env))
+        condition = both(low.guard(guards, shape, layout, env, runs))
         assert condition is not None
         return Apply("where", (condition, tile.read(env), fill), fill.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -28,6 +29,7 @@ class _Address:
     shape: tuple[Size, ...]
     operands: list[Tile]  # what indices and mask are read from
     guards: tuple[ir.Guard, ...]  # those that may exclude elements
+    runs: Mapping[ir.Value, Run]  # the tiles as they are where the access stands
 
     def offset(self, env: Env) -> Expr:
         """Linear offset in elements."""
@@ -46,7 +48,7 @@ class _Address:
         low = self.low
         match entry:
             case ir.AtTile(tile=tile, offset=offset):
-                position = low.position(low.runs[tile], self.layout.axes[dims[0]], env)
+                position = low.position(self.runs[tile], self.layout.axes[dims[0]], env)
                 return position if offset is None else add(position, self._index(offset, env))
             case ir.AtSlice(start=start, length=length):
                 run = low.slice_run(length)
@@ -71,7 +73,7 @@ class _Address:
     def conditions(self, env: Env, skip: int | None = None) -> list[Expr]:
         """What must hold for the element to exist; guards of axis ``skip`` left out."""
         guards = [g for g in self.guards if g.dim != skip or self._is_room(g)]
-        found = self.low.guard(guards, self.shape, self.layout, env)
+        found = self.low.guard(guards, self.shape, self.layout, env, self.runs)
         for number, (entry, dims) in enumerate(self._entries()):
             if isinstance(entry, ir.AtSlice) and entry.start is not None and dims[0] != skip:
                 extent = self.op.tensor.shape[number]
@@ -130,7 +132,7 @@ class _Address:
 
     def _run(self, entry: ir.AtTile | ir.AtSlice) -> Run:
         if isinstance(entry, ir.AtTile):
-            return self.low.runs[entry.tile]
+            return self.runs[entry.tile]
         return self.low.slice_run(entry.length)
 
     def _ragged(self, dim: int, entry: ir.AtTile | ir.AtSlice) -> bool:
@@ -223,7 +225,7 @@ def _address(low: Lowering, op: Access, layout: Layout) -> _Address:
         for dim, (size, digits) in enumerate(zip(shape, layout.axes, strict=True))
         if size != ONE and dim not in known and low.is_padded(size, digits)
     )
-    return _Address(low, op, layout, shape, operands, (*guards, *padded))
+    return _Address(low, op, layout, shape, operands, (*guards, *padded), dict(low.runs))
 
 
 def load(

@@ -16,6 +16,7 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import error
 from transpile.ir.sizes import ONE, Size, Sym
 from transpile.ir.walk import entry_axes, index_shape, reshape_groups, walk
+from transpile.thread.dot_fit import staged_bytes
 from transpile.thread.dot_plan import Products, plan_products
 from transpile.thread.layout import Axis, Digit, Digits, Layout, spread
 from transpile.thread.limits import Limits
@@ -240,7 +241,11 @@ class _Planner:
     def _products(self) -> Products:
         """The phase's products, whose results decide how many threads there are."""
         groups = (self._asked() or 4 * self.limits.simd) // self.limits.simd
-        return plan_products(self.phase.body, self._extent, groups, self.limits)
+        products = plan_products(self.phase.body, self._extent, groups, self.limits)
+        asked = self.config.get("num_stages") or 1
+        room = self.limits.shared_bytes // max(1, staged_bytes(products))
+        products.stages = max(1, min(asked, room))
+        return products
 
     def _vectors(self) -> None:
         """Vectors divide the axis's length, and a tile has them along one axis only."""

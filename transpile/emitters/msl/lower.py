@@ -29,6 +29,7 @@ FOLLOWED = frozenset(
         "index_dtype",
         "l2_groupings",
         "loop_orders",
+        "num_stages",
         "num_threads",
         "num_warps",
         "reduction_loops",
