@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 
 from tests.thread.programs import from_source, lower_kernel
 from transpile.ir.diagnostics import KtError
+from transpile.thread import ir
+from transpile.thread.fit import held_blocks
 from transpile.thread.limits import Limits
+from transpile.thread.printer import format_kernel
+from transpile.thread.walk import all_nodes, walk
 
 ROWS = """
 def kernel(x: torch.Tensor) -> torch.Tensor:
@@ -212,3 +216,56 @@ def test_thread_counts_are_checked():
             torch.randn(4, 4),
             blocks(4, 4, num_threads=48),
         )
+
+
+def test_blocks_of_our_own_choice_are_made_to_fit():
+    kernel = from_source(COLUMNS.format(body="x[rows, cols] + 1"), {"x": "f32[M,N]"})
+    (rows, cols) = (block.sym for block in kernel.blocks)
+    asked = {rows: 1024, cols: 4096}
+    given = held_blocks(kernel, asked, {"block_sizes": [1024, 4096]}, Limits("test"))
+    assert given[rows] * given[cols] == 1024 * 256
+    chosen = held_blocks(kernel, asked, {}, Limits("test"))
+    assert chosen[rows] * chosen[cols] == 1024 * 64
+
+
+def test_axes_are_taken_apart_and_put_together_in_place():
+    source = """
+def kernel(x: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(x)
+    for tile in hl.tile(x.size(0)):
+        even, odd = hl.split(x[tile, :].reshape(tile, 32, 2))
+        out[tile, :] = hl.join(-odd, even).reshape(tile, 64)
+    return out
+"""
+    lowered = agree(source, torch.randn(9, 64), blocks(4), shape="M,64")
+    (phase,) = lowered.phases
+    assert not phase.shared
+    text = format_kernel(phase)
+    assert text.count(":4]") == 0
+    assert text.count(" : 4]") == 2, "one vector is read, one is written"
+
+
+def test_next_values_of_a_loop_are_computed_where_they_are_kept():
+    source = """
+def kernel(x: torch.Tensor) -> torch.Tensor:
+    out = torch.empty([x.size(1)], dtype=x.dtype, device=x.device)
+    for cols in hl.tile(x.size(1)):
+        state = hl.zeros([cols], dtype=torch.float32)
+        for row in hl.grid(x.size(0)):
+            state = state * 0.5 + x[row, cols]
+        out[cols] = state
+    return out
+"""
+    lowered = agree(source, torch.randn(7, 70), blocks(64))
+    (phase,) = lowered.phases
+    (loop,) = [s for s in walk(phase.body) if isinstance(s, ir.For)]
+    assert [s.target.array.name for s in walk(loop.body) if isinstance(s, ir.Assign)] == ["state"]
+
+
+def test_loads_fill_what_is_out_of_range():
+    source = TO_ROW.format(body="torch.amax(x[tile, :], -1)", dtype="x.dtype")
+    lowered = agree(source, -torch.rand(5, 70) - 1.0, blocks(1))
+    (phase,) = lowered.phases
+    (load,) = [n for n in all_nodes(phase.body) if isinstance(n, ir.Load)]
+    assert load.other == -float("inf")
+    assert "where" not in format_kernel(phase)

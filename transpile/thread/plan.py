@@ -80,7 +80,23 @@ def make_plan(
     capacities: Mapping[Size, int],
 ) -> Plan:
     """Distribute the axes of one phase. Raises KtError KT0605 where a tile is too large."""
-    return _Planner(kernel, phase, blocks, config, limits, capacities).plan()
+    planner = _Planner(kernel, phase, blocks, config, limits, capacities)
+    plan = planner.plan()
+    planner.check(plan)
+    return plan
+
+
+def crowded(
+    kernel: ir.Kernel,
+    phase: ir.Phase,
+    blocks: Mapping[Sym, int],
+    config: Mapping[str, Any],
+    limits: Limits,
+) -> tuple[Size, ...] | None:
+    """The shape of a tile that does not fit in registers, if there is one."""
+    planner = _Planner(kernel, phase, blocks, config, limits, {})
+    found = planner.crowded(planner.plan())
+    return None if found is None else found[0].shape
 
 
 @dataclass(eq=False)
@@ -230,7 +246,6 @@ class _Planner:
             products,
             self.splits,
         )
-        self._check(plan)
         return plan
 
     def _room(self, size: Size, digits: Mapping[Key, Digits]) -> int:
@@ -365,16 +380,22 @@ class _Planner:
         keys = sorted(self.axes, key=lambda k: (self.axes[k].vector > 1, order[k]))
         return {key: number for number, key in enumerate(keys)}
 
-    def _check(self, plan: Plan) -> None:
+    def crowded(self, plan: Plan) -> tuple[ir.Value, ir.Span | None] | None:
+        """A tile of which a thread would hold more elements than it may, and where it is."""
         for op in walk(self.phase.body):
             for value in op.results:
-                if isinstance(value.type, ir.TileType):
-                    self._check_value(plan, value, op.span)
+                tile = isinstance(value.type, ir.TileType)
+                if tile and plan.of(value).elements > self.limits.registers:
+                    return value, op.span
+        return None
 
-    def _check_value(self, plan: Plan, value: ir.Value, span: ir.Span | None) -> None:
-        held = plan.of(value).elements
-        if held <= self.limits.registers:
+    def check(self, plan: Plan) -> None:
+        """KT0605 for the first such tile."""
+        found = self.crowded(plan)
+        if found is None:
             return
+        value, span = found
+        held = plan.of(value).elements
         sizes = " x ".join(str(self._extent(size)) for size in value.shape)
         raise error(
             "KT0605", f"a tile of {sizes} elements does not fit in registers", span,

@@ -126,7 +126,7 @@ def _along_registers(
         lets: Body = [Let(r) for r in running]
         return lets + _wrapped(loops, inner)
 
-    low.effect(Layout((tuple(others),)), emit, tiles, defines=tuple(helds), repeats=True, inner=())
+    low.effect(Layout((tuple(others),)), emit, tiles, defines=tuple(helds), repeats=True)
 
 
 def _is_first(along: Sequence[Digit], variables: list[Var]) -> Expr:
@@ -189,6 +189,6 @@ def _along_lanes(
     sources = [Tile(layout, h.dtype, h.read, (h,), h) for h in helds]
     low.effect(
         Layout((tuple(others),)), emit, sources, defines=tuple(results), pinned=True,
-        repeats=True, inner=(),
+        repeats=True,
     )  # fmt: skip
     return results

@@ -18,6 +18,7 @@ from transpile.passes.schedule import Schedule, resolve
 from transpile.thread import ir as thread
 from transpile.thread.dot_fit import fitted_blocks
 from transpile.thread.dot_layout import MatrixMap, MatrixUnit
+from transpile.thread.fit import held_blocks
 from transpile.thread.ir import Part
 from transpile.thread.limits import Limits
 from transpile.thread.lower import lower
@@ -127,6 +128,7 @@ class _Prepared:
             )
         kernel = step_products(kernel, schedule.blocks)
         schedule.blocks = fitted_blocks(kernel, schedule.blocks, schedule.num_warps or 4, LIMITS)
+        schedule.blocks = held_blocks(kernel, schedule.blocks, schedule.config, LIMITS)
         self.kernel = prepare(kernel, schedule)
         self.sizes = host_sizes(self.kernel, schedule)
 
