@@ -146,8 +146,7 @@ struct Int4MatmulParams {
       UNROLL for (short i = 0; i < 4; ++i) {
         bfloat4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = tile_k * 2 + d + j < params.k
-              ? x[(m + i * 16) * params.x_stride_0 + tile_k * 2 + d + j] : bfloat(0.0f);
+          a[j] = condition[j] ? x[(m + i * 16) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
         }
         *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
       }
@@ -173,8 +172,8 @@ struct Int4MatmulParams {
       UNROLL for (short i = 0; i < 4; ++i) {
         bfloat4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = m + i * 16 < params.m && tile_k * 2 + d + j < params.k
-              ? x[(m + i * 16) * params.x_stride_0 + tile_k * 2 + d + j] : bfloat(0.0f);
+          a[j] = m + i * 16 < params.m && condition[j]
+              ? x[(m + i * 16) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
         }
         *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
       }
@@ -263,8 +262,7 @@ struct Int4MatmulParams {
       UNROLL for (short i = 0; i < 4; ++i) {
         half4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = tile_k * 2 + d + j < params.k
-              ? x[(m + i * 16) * params.x_stride_0 + tile_k * 2 + d + j] : 0.0h;
+          a[j] = condition[j] ? x[(m + i * 16) * params.x_stride_0 + columns[j]] : 0.0h;
         }
         *(threadgroup half4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
       }
@@ -290,8 +288,8 @@ struct Int4MatmulParams {
       UNROLL for (short i = 0; i < 4; ++i) {
         half4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = m + i * 16 < params.m && tile_k * 2 + d + j < params.k
-              ? x[(m + i * 16) * params.x_stride_0 + tile_k * 2 + d + j] : 0.0h;
+          a[j] = m + i * 16 < params.m && condition[j]
+              ? x[(m + i * 16) * params.x_stride_0 + columns[j]] : 0.0h;
         }
         *(threadgroup half4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
       }

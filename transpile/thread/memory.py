@@ -27,7 +27,7 @@ class _Address:
     op: Access
     layout: Layout
     shape: tuple[Size, ...]
-    operands: list[Tile]  # what indices and mask are read from
+    parts: Mapping[int, Tile]  # what index entries are computed from, by number; -1: the mask
     guards: tuple[ir.Guard, ...]  # those that may exclude elements
     runs: Mapping[ir.Value, Run]  # the tiles as they are where the access stands
 
@@ -49,26 +49,25 @@ class _Address:
         match entry:
             case ir.AtTile(tile=tile, offset=offset):
                 position = low.position(self.runs[tile], self.layout.axes[dims[0]], env)
-                return position if offset is None else add(position, self._index(offset, env))
+                return position if offset is None else add(position, self._index(number, env))
             case ir.AtSlice(start=start, length=length):
                 run = low.slice_run(length)
                 position = low.position(run, self.layout.axes[dims[0]], env)
-                return position if start is None else add(self._index(start, env), position)
-            case ir.AtScalar(value=value) | ir.AtTensor(value=value):
-                return self._index(value, env)
+                return position if start is None else add(self._index(number, env), position)
+            case ir.AtScalar() | ir.AtTensor():
+                return self._index(number, env)
 
-    def _index(self, value: ir.Value, env: Env) -> Expr:
-        expr = self.low.tile(value, self._layout_of(value)).read(env)
+    @property
+    def operands(self) -> list[Tile]:
+        """What indices and mask are read from."""
+        return list(self.parts.values())
+
+    def _index(self, number: int, env: Env) -> Expr:
+        expr = self.parts[number].read(env)
         if isinstance(expr, Const):
             return Const(expr.value, self.low.index_dtype)
         dtype = self.low.index_dtype
         return expr if expr.dtype == dtype else Convert(expr, dtype)
-
-    def _layout_of(self, value: ir.Value) -> Layout:
-        for entry in self.op.index:
-            if isinstance(entry, ir.AtTensor) and entry.value is value:
-                return tensor_layout(self.layout, entry, self.shape)
-        return Layout()
 
     def conditions(self, env: Env, skip: int | None = None) -> list[Expr]:
         """What must hold for the element to exist; guards of axis ``skip`` left out."""
@@ -81,8 +80,7 @@ class _Address:
                     position = self._position(number, entry, dims, env)
                     found.append(less(position, self.low.size(extent)))
         if self.op.mask is not None:
-            wanted = self.low.sub(self.layout, self.op.mask.shape, self.shape)
-            found.append(self.low.tile(self.op.mask, wanted).read(env))
+            found.append(self.parts[-1].read(env))
         return found
 
     def _is_room(self, guard: ir.Guard) -> bool:
@@ -205,19 +203,19 @@ def tensor_layout(layout: Layout, entry: ir.AtTensor, shape: tuple[Size, ...]) -
 
 def _address(low: Lowering, op: Access, layout: Layout) -> _Address:
     shape = index_shape(op.index)
-    operands = []
-    for entry in op.index:
+    parts = {}
+    for number, entry in enumerate(op.index):
         match entry:
             case ir.AtTile(offset=ir.Value() as value) | ir.AtSlice(start=ir.Value() as value):
-                operands.append(low.tile(value))
+                parts[number] = low.tile(value)
             case ir.AtScalar(value=value):
-                operands.append(low.tile(value))
+                parts[number] = low.tile(value)
             case ir.AtTensor(value=value):
-                operands.append(low.tile(value, tensor_layout(layout, entry, shape)))
+                parts[number] = low.tile(value, tensor_layout(layout, entry, shape))
             case _:
                 pass
     if op.mask is not None:
-        operands.append(low.tile(op.mask, low.sub(layout, op.mask.shape, shape)))
+        parts[-1] = low.tile(op.mask, low.sub(layout, op.mask.shape, shape))
     guards = tuple(g for g in op.guards if g.tile not in low.whole)
     known = {g.dim for g in guards if g.tile is None}
     padded = (
@@ -225,7 +223,7 @@ def _address(low: Lowering, op: Access, layout: Layout) -> _Address:
         for dim, (size, digits) in enumerate(zip(shape, layout.axes, strict=True))
         if size != ONE and dim not in known and low.is_padded(size, digits)
     )
-    return _Address(low, op, layout, shape, operands, (*guards, *padded), dict(low.runs))
+    return _Address(low, op, layout, shape, parts, (*guards, *padded), dict(low.runs))
 
 
 def load(
