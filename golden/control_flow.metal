@@ -101,10 +101,9 @@ struct IntegerPowerParams {
   half4 x_tile = load4(x + n, params.n - n);
   float4 base = float4(x_tile);
   float4 power = float4(1.0f);
-  float4 base_2;
-  int remaining = params.exponent;
   // while remaining > 0:
-  base_2 = base;
+  int remaining = params.exponent;
+  float4 base_2 = base;
   while (true) {
     bool condition = remaining > 0;
     if (!(condition)) {
@@ -143,10 +142,9 @@ struct IntegerPowerParams {
   // base = x[tile].to(torch.float32)
   float4 base = load4(x + n, params.n - n);
   float4 power = float4(1.0f);
-  float4 base_2;
-  int remaining = params.exponent;
   // while remaining > 0:
-  base_2 = base;
+  int remaining = params.exponent;
+  float4 base_2 = base;
   while (true) {
     bool condition = remaining > 0;
     if (!(condition)) {
@@ -193,20 +191,20 @@ struct StochasticDepthParams {
   int n = int(tgid.x) * 1024 + tid * 4;
   // if keep[sample] != 0:
   bool condition = keep[pid_b] != 0;
-  float4 value;
   // value = x[sample, tile_n].to(torch.float32)
   bfloat4 x_tile = load4_first(x + pid_b * params.x_stride_0 + n, params.n - n);
-  float4 value_2 = float4(x_tile);
+  float4 value_2;
+  float4 value = float4(x_tile);
   if (condition) {
     // value = value + scale * branch[sample, tile_n].to(torch.float32)
     bfloat4 branch_tile = load4_first(branch + pid_b * params.branch_stride_0 + n, params.n - n);
-    float4 value_3 = value_2 + params.scale * float4(branch_tile);
-    value = value_3;
+    float4 value_3 = value + params.scale * float4(branch_tile);
+    value_2 = value_3;
   } else {
-    value = value_2;
+    value_2 = value;
   }
   // out[sample, tile_n] = value.to(x.dtype)
-  bfloat4 out_tile = bfloat4(value);
+  bfloat4 out_tile = bfloat4(value_2);
   store4_first(out + pid_b * params.n + n, out_tile, params.n - n);
 }
 

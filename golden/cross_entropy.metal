@@ -111,9 +111,8 @@ struct CrossEntropyParams {
   bfloat4 logits_tile =
       load4_first(logits + pid_n * params.logits_stride_0 + v, params.v - v, bfloat(-INFINITY));
   // rows = logits[tile_n, :].to(torch.float32)
-  float4 rows;
   float row_max = -INFINITY;
-  rows = float4(logits_tile);
+  float4 rows = float4(logits_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
     row_max = nan_max(row_max, rows[i]);
   }

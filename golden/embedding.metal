@@ -74,8 +74,8 @@ struct EmbeddingParams {
   int d = int(tgid.x) * 32 + lane % 8 * 4;
   // out[tile_t, tile_d] = weight[ids_flat[tile_t], tile_d]
   bfloat4 weight_tile = t < params.B_T
-      ? load4_first(weight + int(t < params.B_T ? ids_flat[t] : 0l) * params.weight_stride_0 + d,
-      params.d - d) : bfloat4(bfloat(0.0f));
+      ? load4_first(weight + int(ids_flat[t]) * params.weight_stride_0 + d, params.d - d)
+      : bfloat4(bfloat(0.0f));
   if (t < params.B_T) {
     store4_first(out + t * params.d + d, weight_tile, params.d - d);
   }
@@ -93,8 +93,7 @@ struct EmbeddingParams {
   int d = int(tgid.x) * 32 + lane % 8 * 4;
   // out[tile_t, tile_d] = weight[ids_flat[tile_t], tile_d]
   float4 weight_tile = t < params.B_T
-      ? load4_first(weight + (t < params.B_T ? ids_flat[t] : 0) * params.weight_stride_0 + d,
-      params.d - d) : float4(0.0f);
+      ? load4_first(weight + ids_flat[t] * params.weight_stride_0 + d, params.d - d) : float4(0.0f);
   if (t < params.B_T) {
     store4_first(out + t * params.d + d, weight_tile, params.d - d);
   }

@@ -468,10 +468,9 @@ struct QuantizeFp8RowsParams {
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
   bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
-  float4 row;
   // A row of zeros would otherwise divide zero by zero.
   float max_ = -INFINITY;
-  row = float4(x_tile);
+  float4 row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, abs(row[i]));
   }

@@ -90,13 +90,13 @@ struct JsdParams {
     int v = tile_v + tid * 4;
     // if beta == 0.0:
     bool condition = params.beta == 0.0f;
-    float acc_2;
     // student = log_q[tile_n, tile_v].to(torch.float32)
-    bfloat4 log_q_tile = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
     // teacher = log_p[tile_n, tile_v].to(torch.float32)
-    bfloat4 log_p_tile = load4_first(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
     // q = torch.exp(student)
     // p = torch.exp(teacher)
+    bfloat4 log_q_tile = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    bfloat4 log_p_tile = load4_first(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
+    float acc_2;
     float4 student = float4(log_q_tile);
     float4 teacher = float4(log_p_tile);
     float4 q = precise::exp(student);
@@ -195,13 +195,13 @@ struct JsdParams {
     int v = tile_v + tid * 4;
     // if beta == 0.0:
     bool condition = params.beta == 0.0f;
-    float acc_2;
     // student = log_q[tile_n, tile_v].to(torch.float32)
-    float4 student = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
     // teacher = log_p[tile_n, tile_v].to(torch.float32)
-    float4 teacher = load4_first(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
     // q = torch.exp(student)
     // p = torch.exp(teacher)
+    float4 student = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    float4 teacher = load4_first(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
+    float acc_2;
     float4 q = precise::exp(student);
     float4 p = precise::exp(teacher);
     threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device);
@@ -248,11 +248,10 @@ struct JsdParams {
         float difference = 1.0f - params.beta;
         // q_term = (1.0 - beta) * q * (student - log_m)
         float difference_2 = 1.0f - params.beta;
-        float4 q_term;
         // acc += torch.sum(beta * p * (teacher - log_m) + q_term, dim=1)
         float sum = 0.0f;
         float4 log_m = precise::log(params.beta * p + difference * q);
-        q_term = difference_2 * q * (student - log_m);
+        float4 q_term = difference_2 * q * (student - log_m);
         UNROLL for (short i = 0; i < 4; ++i) {
           float value =
               v + i < params.v ? params.beta * p[i] * (teacher[i] - log_m[i]) + q_term[i] : 0.0f;

@@ -114,10 +114,9 @@ struct LayerNormFwdParams {
   half4 weight_tile = load4(weight + n, params.n - n);
   // y = y + bias[:].to(torch.float32)
   half4 bias_tile = load4(bias + n, params.n - n);
-  float4 row;
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
-  row = float4(x_tile);
+  float4 row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
     sum += row[i];
   }
@@ -129,10 +128,9 @@ struct LayerNormFwdParams {
   sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  float4 centered;
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
-  centered = row - mu;
+  float4 centered = row - mu;
   UNROLL for (short i = 0; i < 4; ++i) {
     sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
   }
@@ -350,10 +348,9 @@ struct LayerNormFwdParams {
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
   bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
-  float4 row;
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
-  row = float4(x_tile);
+  float4 row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
     sum += row[i];
   }
@@ -365,10 +362,9 @@ struct LayerNormFwdParams {
   sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  float4 centered;
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
-  centered = row - mu;
+  float4 centered = row - mu;
   UNROLL for (short i = 0; i < 4; ++i) {
     sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
   }
@@ -593,10 +589,9 @@ struct LayerNormFwdParams {
   sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  float4 centered;
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
-  centered = row - mu;
+  float4 centered = row - mu;
   UNROLL for (short i = 0; i < 4; ++i) {
     sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
   }
@@ -841,15 +836,13 @@ struct LayerNormBwdParams {
           ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : half4(0.0h);
       float mean_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? mean[m + i * 8] : 0.0f;
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
-      float4 x_hat;
-      float4 wdy;
       float sum_3 = 0.0f;
       float sum_4 = 0.0f;
       float4 dy = float4(grad_out_tile);
-      x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
+      float4 x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
       sum = sum + dy * x_hat;
       sum_2 = sum_2 + dy;
-      wdy = w * dy;
+      float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_3 += wdy[j] * x_hat[j];
         sum_4 += wdy[j];
@@ -934,14 +927,12 @@ struct LayerNormBwdParams {
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
       float4 dy = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
           ? load4_any(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : float4(0.0f);
-      float4 x_hat;
-      float4 wdy;
       float sum_3 = 0.0f;
       float sum_4 = 0.0f;
-      x_hat = (x_tile - mean_tile) * rstd_tile;
+      float4 x_hat = (x_tile - mean_tile) * rstd_tile;
       sum = sum + dy * x_hat;
       sum_2 = sum_2 + dy;
-      wdy = weight_tile * dy;
+      float4 wdy = weight_tile * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_3 += d + j < 96 ? wdy[j] * x_hat[j] : 0.0f;
         sum_4 += wdy[j];
@@ -1022,14 +1013,12 @@ struct LayerNormBwdParams {
           ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
       float mean_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? mean[m + i * 8] : 0.0f;
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
-      float4 x_hat;
-      float4 wdy;
       float sum_2 = 0.0f;
       float sum_3 = 0.0f;
       float4 dy = float4(grad_out_tile);
-      x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
+      float4 x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
       sum = sum + dy * x_hat;
-      wdy = w * dy;
+      float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_2 += wdy[j] * x_hat[j];
         sum_3 += wdy[j];

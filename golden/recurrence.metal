@@ -160,7 +160,6 @@ struct RecurrenceScannedParams {
       states[i][i_2] = running_states;
     }
   }
-  float4 scanned_2[8];
   float4 states_2[8];
   float total_scanned = scanned[7].w;
   float total_states = states[7].w;
@@ -204,15 +203,12 @@ struct RecurrenceScannedParams {
     total_scanned = next_total_scanned;
     total_states = next_total_states;
   }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  float prefix_2 = simd_shuffle_up(total_states, 1);
+  float prefix = simd_shuffle_up(total_states, 1);
   UNROLL for (short i = 0; i < 8; ++i) {
     UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
       if (tid >= 1) {
-        scanned_2[i][i_2] = prefix * scanned[i][i_2];
-        states_2[i][i_2] = scanned[i][i_2] * prefix_2 + states[i][i_2];
+        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
       } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
         states_2[i][i_2] = states[i][i_2];
       }
     }
@@ -262,7 +258,6 @@ struct RecurrenceScannedParams {
       states[i][i_2] = running_states;
     }
   }
-  float4 scanned_2[32];
   float4 states_2[32];
   float total_scanned = scanned[31].w;
   float total_states = states[31].w;
@@ -306,15 +301,12 @@ struct RecurrenceScannedParams {
     total_scanned = next_total_scanned;
     total_states = next_total_states;
   }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  float prefix_2 = simd_shuffle_up(total_states, 1);
+  float prefix = simd_shuffle_up(total_states, 1);
   UNROLL for (short i = 0; i < 32; ++i) {
     UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
       if (tid >= 1) {
-        scanned_2[i][i_2] = prefix * scanned[i][i_2];
-        states_2[i][i_2] = scanned[i][i_2] * prefix_2 + states[i][i_2];
+        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
       } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
         states_2[i][i_2] = states[i][i_2];
       }
     }
@@ -364,7 +356,6 @@ struct RecurrenceScannedParams {
       states[i][i_2] = running_states;
     }
   }
-  float4 scanned_2[64];
   float4 states_2[64];
   float total_scanned = scanned[63].w;
   float total_states = states[63].w;
@@ -408,15 +399,12 @@ struct RecurrenceScannedParams {
     total_scanned = next_total_scanned;
     total_states = next_total_states;
   }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  float prefix_2 = simd_shuffle_up(total_states, 1);
+  float prefix = simd_shuffle_up(total_states, 1);
   UNROLL for (short i = 0; i < 64; ++i) {
     UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
       if (tid >= 1) {
-        scanned_2[i][i_2] = prefix * scanned[i][i_2];
-        states_2[i][i_2] = scanned[i][i_2] * prefix_2 + states[i][i_2];
+        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
       } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
         states_2[i][i_2] = states[i][i_2];
       }
     }
@@ -465,7 +453,6 @@ struct RecurrenceScannedParams {
       states[i][i_2] = running_states;
     }
   }
-  float4 scanned_2[8];
   float4 states_2[8];
   float total_scanned = scanned[7].w;
   float total_states = states[7].w;
@@ -509,15 +496,12 @@ struct RecurrenceScannedParams {
     total_scanned = next_total_scanned;
     total_states = next_total_states;
   }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  float prefix_2 = simd_shuffle_up(total_states, 1);
+  float prefix = simd_shuffle_up(total_states, 1);
   UNROLL for (short i = 0; i < 8; ++i) {
     UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
       if (tid >= 1) {
-        scanned_2[i][i_2] = prefix * scanned[i][i_2];
-        states_2[i][i_2] = scanned[i][i_2] * prefix_2 + states[i][i_2];
+        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
       } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
         states_2[i][i_2] = states[i][i_2];
       }
     }
@@ -565,7 +549,6 @@ struct RecurrenceScannedParams {
       states[i][i_2] = running_states;
     }
   }
-  float4 scanned_2[32];
   float4 states_2[32];
   float total_scanned = scanned[31].w;
   float total_states = states[31].w;
@@ -609,15 +592,12 @@ struct RecurrenceScannedParams {
     total_scanned = next_total_scanned;
     total_states = next_total_states;
   }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  float prefix_2 = simd_shuffle_up(total_states, 1);
+  float prefix = simd_shuffle_up(total_states, 1);
   UNROLL for (short i = 0; i < 32; ++i) {
     UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
       if (tid >= 1) {
-        scanned_2[i][i_2] = prefix * scanned[i][i_2];
-        states_2[i][i_2] = scanned[i][i_2] * prefix_2 + states[i][i_2];
+        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
       } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
         states_2[i][i_2] = states[i][i_2];
       }
     }
@@ -665,7 +645,6 @@ struct RecurrenceScannedParams {
       states[i][i_2] = running_states;
     }
   }
-  float4 scanned_2[64];
   float4 states_2[64];
   float total_scanned = scanned[63].w;
   float total_states = states[63].w;
@@ -709,15 +688,12 @@ struct RecurrenceScannedParams {
     total_scanned = next_total_scanned;
     total_states = next_total_states;
   }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  float prefix_2 = simd_shuffle_up(total_states, 1);
+  float prefix = simd_shuffle_up(total_states, 1);
   UNROLL for (short i = 0; i < 64; ++i) {
     UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
       if (tid >= 1) {
-        scanned_2[i][i_2] = prefix * scanned[i][i_2];
-        states_2[i][i_2] = scanned[i][i_2] * prefix_2 + states[i][i_2];
+        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
       } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
         states_2[i][i_2] = states[i][i_2];
       }
     }

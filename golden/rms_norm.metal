@@ -105,10 +105,9 @@ struct RmsNormFwdParams {
   bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
   // normed = row * inv[:, None] * weight[:].to(torch.float32)
   bfloat4 weight_tile = load4(weight + n, params.n - n);
-  float4 row;
   // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
   float sum = 0.0f;
-  row = float4(x_tile);
+  float4 row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
     sum += row[i] * row[i];
   }
@@ -407,13 +406,11 @@ struct RmsNormBwdParams {
       bfloat4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
           ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
-      float4 x_hat;
-      float4 wdy;
       float sum_2 = 0.0f;
       float4 dy = float4(grad_out_tile);
-      x_hat = float4(x_tile) * rstd_tile;
+      float4 x_hat = float4(x_tile) * rstd_tile;
       sum = sum + dy * x_hat;
-      wdy = w * dy;
+      float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_2 += wdy[j] * x_hat[j];
       }
@@ -475,12 +472,10 @@ struct RmsNormBwdParams {
           ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : float4(0.0f);
       float4 dy = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
           ? load4_any(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : float4(0.0f);
-      float4 x_hat;
-      float4 wdy;
       float sum_2 = 0.0f;
-      x_hat = x_tile * rstd_tile;
+      float4 x_hat = x_tile * rstd_tile;
       sum = sum + dy * x_hat;
-      wdy = weight_tile * dy;
+      float4 wdy = weight_tile * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_2 += d + j < 96 ? wdy[j] * x_hat[j] : 0.0f;
       }

@@ -108,9 +108,8 @@ struct SoftmaxParams {
   int n = tid * 4;
   // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
   half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
-  float4 value_f32;
   float max_ = -INFINITY;
-  value_f32 = float4(x_tile);
+  float4 value_f32 = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, value_f32[i]);
   }
@@ -120,9 +119,8 @@ struct SoftmaxParams {
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
-  float4 exp_;
   float sum = 0.0f;
-  exp_ = precise::exp(value_f32 - max_);
+  float4 exp_ = precise::exp(value_f32 - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
     sum += exp_[i];
   }
@@ -281,9 +279,8 @@ struct SoftmaxParams {
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
-  float4 exp_;
   float sum = 0.0f;
-  exp_ = precise::exp(x_tile - max_);
+  float4 exp_ = precise::exp(x_tile - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
     sum += exp_[i];
   }
@@ -432,9 +429,8 @@ struct SoftmaxParams {
   // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
   bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, bfloat(-INFINITY));
   // row = x[tile_m, :].to(torch.float32)
-  float4 row;
   float max_ = -INFINITY;
-  row = float4(x_tile);
+  float4 row = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, row[i]);
   }
@@ -444,10 +440,9 @@ struct SoftmaxParams {
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
-  float4 numerator;
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
-  numerator = precise::exp(row - max_);
+  float4 numerator = precise::exp(row - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
     denominator += numerator[i];
   }
@@ -618,10 +613,9 @@ struct SoftmaxParams {
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
-  float4 numerator;
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
-  numerator = precise::exp(row - max_);
+  float4 numerator = precise::exp(row - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
     denominator += numerator[i];
   }
@@ -781,9 +775,8 @@ struct SoftmaxParams {
     // new_max = torch.maximum(row_max, torch.amax(values, dim=1))
     half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
     // values = x[tile_m, tile_n].to(torch.float32)
-    float4 values;
     float max_ = -INFINITY;
-    values = float4(x_tile);
+    float4 values = float4(x_tile);
     UNROLL for (short i = 0; i < 4; ++i) {
       max_ = nan_max(max_, values[i]);
     }

@@ -106,10 +106,9 @@ struct WelfordLayerNormParams {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
     bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
-    float4 values;
     // block_mean = torch.sum(values, dim=-1) / block_count
     float sum = 0.0f;
-    values = float4(x_tile);
+    float4 values = float4(x_tile);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum += values[i];
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transpile.emitters.msl import helpers, ops
@@ -55,6 +56,16 @@ class Expressions:
         self.aligned: set[Tensor] = set()  # accessed in vectors: they must begin at 16 bytes
         self.buffers: dict[ir.SharedBuffer, str] = {}
         self.span: Span | None = None  # of the statement that is being printed
+        self.holding: frozenset[ir.Expr] = frozenset()  # conditions that are true here
+
+    @contextmanager
+    def knowing(self, conditions: frozenset[ir.Expr]) -> Iterator[None]:
+        """Within it these conditions hold, and loads need not ask for them."""
+        before, self.holding = self.holding, conditions
+        try:
+            yield
+        finally:
+            self.holding = before
 
     def text(self, expr: ir.Expr, need: int = 0) -> str:
         """The expression, in parentheses if it binds looser than ``need``."""
@@ -277,6 +288,15 @@ class Expressions:
         return function
 
     def _load(self, expr: ir.Load) -> Text:
+        with self.knowing(self.holding | set(conjuncts(expr.guard))):
+            text, other = self._read(expr)
+        guard = ir.both([c for c in conjuncts(expr.guard) if c not in self.holding])
+        if guard is None:
+            return text
+        return f"{self.text(guard, LOR)} ? {text[0]} : {other}", TERNARY
+
+    def _read(self, expr: ir.Load) -> tuple[Text, str]:
+        """What is read, and what stands for it where it is not."""
         self.read.add(expr.tensor)
         if expr.vector > 1 and expr.aligned:
             self.aligned.add(expr.tensor)
@@ -300,9 +320,7 @@ class Expressions:
                 pointer = self.pointer(expr.tensor, expr.offset)[0]
                 text, prec = f"{self.any_vector('load', dtype, expr.vector)}({pointer})", ATOM
             other = self._all(dtype, expr.vector, number(expr.other, dtype))
-        if expr.guard is None:
-            return text, prec
-        return f"{self.text(expr.guard, LOR)} ? {text} : {other}", TERNARY
+        return (text, prec), other
 
     def partial(self, what: str, dtype: DType, width: int, aligned: bool) -> str:
         """The helper that loads or stores the first elements of a vector."""
@@ -382,6 +400,15 @@ class Expressions:
         if self.made.setdefault(f"{name} {NAMES[dtype]}", text) != text:
             raise AssertionError(f"two helpers {name}")
         return f"{name}({self.text(expr.value)})", ATOM
+
+
+def conjuncts(guard: ir.Expr | None) -> Iterator[ir.Expr]:
+    """The conditions that all have to hold."""
+    if isinstance(guard, ir.Apply) and guard.name == "land":
+        yield from conjuncts(guard.args[0])
+        yield from conjuncts(guard.args[1])
+    elif guard is not None:
+        yield guard
 
 
 def _is_operator(expr: ir.Expr, *names: str) -> bool:

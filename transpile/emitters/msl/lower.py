@@ -16,6 +16,7 @@ from transpile.passes.pipeline import prepare
 from transpile.passes.roll import reduction_sizes
 from transpile.passes.schedule import Schedule, resolve
 from transpile.thread import ir as thread
+from transpile.thread.dead import remove_dead
 from transpile.thread.dot_fit import fitted_blocks
 from transpile.thread.dot_layout import MatrixMap, MatrixUnit
 from transpile.thread.fit import held_blocks
@@ -162,10 +163,12 @@ class _Prepared:
     def _for(self, number: int, capacity: int) -> thread.Kernel:
         phase = self.kernel.phases[number]
         plan = self.schedule.phase(phase)
-        return lower(
+        lowered = lower(
             self.kernel, phase, self.schedule.blocks, replace(LIMITS, row=capacity),
             config=self.schedule.config, order=plan.order, swizzle=plan.group,
         )  # fmt: skip
+        remove_dead(lowered.body)
+        return lowered
 
     def printed(
         self, number: int, comments: Mapping[int, str], capacities: tuple[int, ...] = CAPACITIES

@@ -7,7 +7,7 @@ from typing import Any
 
 from transpile.emitters.msl import ops
 from transpile.emitters.msl.dtypes import NAMES
-from transpile.emitters.msl.expr import LONGEST, Expressions
+from transpile.emitters.msl.expr import LONGEST, Expressions, conjuncts
 from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.ops import ADD, ATOM, LESS, TERNARY
 from transpile.emitters.msl.vectors import Vectors
@@ -26,6 +26,7 @@ class Statements:
         self.source = source  # lines of the source file that are worth a comment
         self.said: set[int] = set()  # those that have been quoted
         self.assigned = set(_assigned(exprs.arguments.kernel.body))
+        self.known: frozenset[ir.Expr] = frozenset()
 
     def body(self, body: ir.Body, scope: Scope, indent: int) -> list[str]:
         lines: list[str] = []
@@ -51,8 +52,12 @@ class Statements:
 
     @staticmethod
     def _loop_after(body: ir.Body, at: int) -> int:
-        """Where the loop over components is that stands here, after declarations; -1 if none."""
-        while at < len(body) and isinstance(let := body[at], ir.Let) and let.value is None:
+        """Where the loop over components is that stands here, after declarations of which the
+        first has no value; -1 if there is none."""
+        first = body[at]
+        if isinstance(first, ir.Let) and first.value is not None:
+            return -1
+        while at < len(body) and isinstance(body[at], ir.Let):
             at += 1
         stmt = body[at] if at < len(body) else None
         return at if isinstance(stmt, ir.LaneLoop) and stmt.count <= LONGEST else -1
@@ -65,8 +70,10 @@ class Statements:
         loop = body[-1]
         assert isinstance(loop, ir.LaneLoop)
         vectors = Vectors(self.exprs, loop)
-        unset = {let.var: let for let in body[:-1] if isinstance(let, ir.Let)}
+        lets = [let for let in body[:-1] if isinstance(let, ir.Let)]
+        unset = {let.var: let for let in lets if let.value is None}
         inner = scope.inner()  # names are taken only if some of the loop can be vectors
+        given = [line for let in lets if let.value is not None for line in self._let(let, inner, 0)]
         texts: list[str] = []
         rest: ir.Body = []
         for stmt in loop.body:
@@ -91,7 +98,7 @@ class Statements:
         component = scope.inner().declare(loop.var.name)
         for var, name in vectors.names.items():
             self.exprs.names[var] = f"{name}[{component}]"
-        return [*(t for lines in declared for t in lines), *texts], (
+        return [*given, *(t for lines in declared for t in lines), *texts], (
             [ir.LaneLoop(loop.var, loop.count, rest)] if rest else []
         )
 
@@ -128,7 +135,10 @@ class Statements:
         return lines
 
     def _statement(self, stmt: ir.Stmt, scope: Scope, indent: int) -> list[str]:
-        return _PRINT[type(stmt)](self, stmt, scope, indent)
+        self.known = self.exprs.holding  # without the statement's own guard
+        guard = getattr(stmt, "guard", None)
+        with self.exprs.knowing(self.known | set(conjuncts(guard))):
+            return _PRINT[type(stmt)](self, stmt, scope, indent)
 
     def _set(self, stmt: ir.Assign, scope: Scope, indent: int) -> list[str]:
         exprs, target, value = self.exprs, stmt.target, stmt.value
@@ -236,7 +246,8 @@ class Statements:
         if guard is None:
             return wrap(text, indent)
         pad = " " * indent
-        head = wrap(f"if ({self.exprs.text(guard)}) {{", indent)
+        with self.exprs.knowing(self.known):
+            head = wrap(f"if ({self.exprs.text(guard)}) {{", indent)
         return [*head, *wrap(text, indent + INDENT), f"{pad}}}"]
 
     def _store(self, stmt: ir.Store, scope: Scope, indent: int) -> list[str]:
@@ -356,7 +367,9 @@ class Statements:
     def _if(self, stmt: ir.If, scope: Scope, indent: int) -> list[str]:
         pad = " " * indent
         head = f"if ({self.exprs.text(stmt.cond, TERNARY)})"
-        lines = self._block(head, stmt.then, scope.inner(), indent)
+        lasting = {c for c in conjuncts(stmt.cond) if not self._changes(c)}
+        with self.exprs.knowing(self.exprs.holding | lasting):
+            lines = self._block(head, stmt.then, scope.inner(), indent)
         if not stmt.orelse:
             return lines
         if len(stmt.orelse) == 1 and isinstance(stmt.orelse[0], ir.If):
