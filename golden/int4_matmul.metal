@@ -128,6 +128,7 @@ struct Int4MatmulParams {
   for (int tile_k = 0; tile_k < params.half_k; tile_k += 16) {
     int k = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    // Twice the width of tile_k, whose mask does not cover these columns.
     // a = hl.load(x, [tile_m, columns], extra_mask=(columns < k)[None, :])
     // acc = hl.dot(a, w, acc=acc)
     // pair = packed[tile_k, tile_n]
@@ -135,6 +136,13 @@ struct Int4MatmulParams {
     // low = torch.where(low >= 8, low - 16, low)
     // interleaved = torch.stack([low.to(x.dtype), high.to(x.dtype)], dim=1)
     if (interior && tile_k + 16 <= params.half_k) {
+      int product = tile_k * 2;
+      int4 columns;
+      bool4 condition;
+      UNROLL for (short i = 0; i < 4; ++i) {
+        columns[i] = product + d + i;
+        condition[i] = columns[i] < params.k;
+      }
       UNROLL for (short i = 0; i < 4; ++i) {
         bfloat4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
@@ -154,6 +162,13 @@ struct Int4MatmulParams {
         }
       }
     } else {
+      int product = tile_k * 2;
+      int4 columns;
+      bool4 condition;
+      UNROLL for (short i = 0; i < 4; ++i) {
+        columns[i] = product + d + i;
+        condition[i] = columns[i] < params.k;
+      }
       UNROLL for (short i = 0; i < 4; ++i) {
         bfloat4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
@@ -229,6 +244,7 @@ struct Int4MatmulParams {
   for (int tile_k = 0; tile_k < params.half_k; tile_k += 16) {
     int k = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
+    // Twice the width of tile_k, whose mask does not cover these columns.
     // a = hl.load(x, [tile_m, columns], extra_mask=(columns < k)[None, :])
     // acc = hl.dot(a, w, acc=acc)
     // pair = packed[tile_k, tile_n]
@@ -236,6 +252,13 @@ struct Int4MatmulParams {
     // low = torch.where(low >= 8, low - 16, low)
     // interleaved = torch.stack([low.to(x.dtype), high.to(x.dtype)], dim=1)
     if (interior && tile_k + 16 <= params.half_k) {
+      int product = tile_k * 2;
+      int4 columns;
+      bool4 condition;
+      UNROLL for (short i = 0; i < 4; ++i) {
+        columns[i] = product + d + i;
+        condition[i] = columns[i] < params.k;
+      }
       UNROLL for (short i = 0; i < 4; ++i) {
         half4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
@@ -255,6 +278,13 @@ struct Int4MatmulParams {
         }
       }
     } else {
+      int product = tile_k * 2;
+      int4 columns;
+      bool4 condition;
+      UNROLL for (short i = 0; i < 4; ++i) {
+        columns[i] = product + d + i;
+        condition[i] = columns[i] < params.k;
+      }
       UNROLL for (short i = 0; i < 4; ++i) {
         half4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
