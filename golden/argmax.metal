@@ -725,10 +725,10 @@ struct NearestCodeParams {
   alignas(16) threadgroup float min_shared[64][2];
   alignas(16) threadgroup float min_shared_1[64][2];
   alignas(16) threadgroup int min_shared_2[64][2];
-  int m = int(tgid.x) * 64 + tid / 8;
-  int d = lane % 8 * 8;
-  int d_2 = lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_m = int(tgid.x) * 64 + tid / 8;
+  int load_d = lane % 8 * 8;
+  int d = lane % 16 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   int best_index[4] = {};
   float best[4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -737,19 +737,19 @@ struct NearestCodeParams {
   // vectors = x[tile_m, :]
   // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
   UNROLL for (short i = 0; i < 4; ++i) {
-    Half8 vectors =
-        m + i * 16 < params.m ? load8_any(x + (m + i * 16) * params.x_stride_0 + d) : Half8{};
+    Half8 vectors = load_m + i * 16 < params.m
+        ? load8_any(x + (load_m + i * 16) * params.x_stride_0 + load_d) : Half8{};
     *(threadgroup Half8*)&vectors_shared[tid / 8 + i * 16][lane % 8 * 8] = vectors;
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += 64) {
     int v = tile_v + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 16;
-    int v_3 = tile_v + tid / 8;
+    int load_v = tile_v + tid / 8;
     // codes = codebook[tile_v, :]
     // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
     UNROLL for (short i = 0; i < 8; ++i) {
       half4 codes = v_2 + i * 8 < params.v
-          ? load4_any(codebook + (v_2 + i * 8) * params.codebook_stride_0 + d_2) : half4(0.0h);
+          ? load4_any(codebook + (v_2 + i * 8) * params.codebook_stride_0 + d) : half4(0.0h);
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
@@ -774,13 +774,13 @@ struct NearestCodeParams {
     }
     if (tile_v + 64 <= params.v) {
       UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 codes = load8_any(codebook + (v_3 + i * 16) * params.codebook_stride_0 + d);
+        Half8 codes = load8_any(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d);
         *(threadgroup Half8*)&codes_shared[tid / 8 + i * 16][lane % 8 * 8] = codes;
       }
     } else {
       UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 codes = v_3 + i * 16 < params.v
-            ? load8_any(codebook + (v_3 + i * 16) * params.codebook_stride_0 + d) : Half8{};
+        Half8 codes = load_v + i * 16 < params.v
+            ? load8_any(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d) : Half8{};
         *(threadgroup Half8*)&codes_shared[tid / 8 + i * 16][lane % 8 * 8] = codes;
       }
     }
@@ -887,8 +887,8 @@ struct NearestCodeParams {
   }
   // out[tile_m] = best_index
   UNROLL for (short i = 0; i < 4; ++i) {
-    if (lane % 2 == 0 && lane / 8 % 2 == 0 && sg % 2 == 0 && m_2 + i * 16 < params.m) {
-      out[m_2 + i * 16] = best_index[i];
+    if (lane % 2 == 0 && lane / 8 % 2 == 0 && sg % 2 == 0 && m + i * 16 < params.m) {
+      out[m + i * 16] = best_index[i];
     }
   }
 }
@@ -908,10 +908,10 @@ struct NearestCodeParams {
   alignas(16) threadgroup float min_shared[64][2];
   alignas(16) threadgroup float min_shared_1[64][2];
   alignas(16) threadgroup int min_shared_2[64][2];
-  int m = int(tgid.x) * 64 + tid / 4;
-  int d = lane % 4 * 8;
-  int d_2 = lane % 8 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_d = lane % 4 * 8;
+  int d = lane % 8 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   int best_index[4] = {};
   float best[4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -920,19 +920,19 @@ struct NearestCodeParams {
   // vectors = x[tile_m, :]
   // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
   UNROLL for (short i = 0; i < 2; ++i) {
-    Bfloat8 vectors =
-        m + i * 32 < params.m ? load8_any(x + (m + i * 32) * params.x_stride_0 + d) : Bfloat8{};
+    Bfloat8 vectors = load_m + i * 32 < params.m
+        ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_d) : Bfloat8{};
     *(threadgroup Bfloat8*)&vectors_shared[tid / 4 + i * 32][lane % 4 * 8] = vectors;
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += 64) {
     int v = tile_v + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 8;
-    int v_3 = tile_v + tid / 4;
+    int load_v = tile_v + tid / 4;
     // codes = codebook[tile_v, :]
     // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 codes = v_2 + i * 16 < params.v
-          ? load4_any(codebook + (v_2 + i * 16) * params.codebook_stride_0 + d_2)
+          ? load4_any(codebook + (v_2 + i * 16) * params.codebook_stride_0 + d)
           : bfloat4(bfloat(0.0f));
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -958,13 +958,14 @@ struct NearestCodeParams {
     }
     if (tile_v + 64 <= params.v) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 codes = load8_any(codebook + (v_3 + i * 32) * params.codebook_stride_0 + d);
+        Bfloat8 codes = load8_any(codebook + (load_v + i * 32) * params.codebook_stride_0 + load_d);
         *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 32][lane % 4 * 8] = codes;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 codes = v_3 + i * 32 < params.v
-            ? load8_any(codebook + (v_3 + i * 32) * params.codebook_stride_0 + d) : Bfloat8{};
+        Bfloat8 codes = load_v + i * 32 < params.v
+            ? load8_any(codebook + (load_v + i * 32) * params.codebook_stride_0 + load_d)
+            : Bfloat8{};
         *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 32][lane % 4 * 8] = codes;
       }
     }
@@ -1071,8 +1072,8 @@ struct NearestCodeParams {
   }
   // out[tile_m] = best_index
   UNROLL for (short i = 0; i < 4; ++i) {
-    if (lane % 2 == 0 && lane / 8 % 2 == 0 && sg % 2 == 0 && m_2 + i * 16 < params.m) {
-      out[m_2 + i * 16] = best_index[i];
+    if (lane % 2 == 0 && lane / 8 % 2 == 0 && sg % 2 == 0 && m + i * 16 < params.m) {
+      out[m + i * 16] = best_index[i];
     }
   }
 }

@@ -129,7 +129,7 @@ struct AttentionParams {
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int d_2 = lane % 8 * 8;
+  int load_d = lane % 8 * 8;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -145,7 +145,7 @@ struct AttentionParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int n_2 = tile_n + tid / 8;
+    int load_n = tile_n + tid / 8;
     simdgroup_float8x8 scores_acc[4];
     UNROLL for (short i = 0; i < 4; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -155,14 +155,14 @@ struct AttentionParams {
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         Half8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2);
+            + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
         *(threadgroup Half8*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 k_flat_tile = n_2 + i * 16 < params.n
+        Half8 k_flat_tile = load_n + i * 16 < params.n
             ? load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2) : Half8{};
+            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : Half8{};
         *(threadgroup Half8*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     }
@@ -210,14 +210,14 @@ struct AttentionParams {
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         Half8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2);
+            + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
         *(threadgroup Half8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 v_flat_tile = n_2 + i * 16 < params.n
+        Half8 v_flat_tile = load_n + i * 16 < params.n
             ? load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2) : Half8{};
+            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : Half8{};
         *(threadgroup Half8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     }
@@ -260,7 +260,7 @@ struct AttentionParams {
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int d_2 = lane % 8 * 4;
+  int load_d = lane % 8 * 4;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -276,7 +276,7 @@ struct AttentionParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int n_2 = tile_n + tid / 8;
+    int load_n = tile_n + tid / 8;
     simdgroup_float8x8 scores_acc[4];
     UNROLL for (short i = 0; i < 4; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -286,14 +286,14 @@ struct AttentionParams {
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 k_flat_tile = load4_any(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2);
+            + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
         *(threadgroup float4*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 4] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 k_flat_tile = n_2 + i * 16 < params.n
+        float4 k_flat_tile = load_n + i * 16 < params.n
             ? load4_any(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2) : float4(0.0f);
+            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : float4(0.0f);
         *(threadgroup float4*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 4] = k_flat_tile;
       }
     }
@@ -340,14 +340,14 @@ struct AttentionParams {
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 v_flat_tile = load4_any(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2);
+            + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
         *(threadgroup float4*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 4] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 v_flat_tile = n_2 + i * 16 < params.n
+        float4 v_flat_tile = load_n + i * 16 < params.n
             ? load4_any(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2) : float4(0.0f);
+            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : float4(0.0f);
         *(threadgroup float4*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 4] = v_flat_tile;
       }
     }
@@ -400,7 +400,7 @@ struct AttentionCausalParams {
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int d_2 = lane % 8 * 8;
+  int load_d = lane % 8 * 8;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -416,7 +416,7 @@ struct AttentionCausalParams {
   }
   for (int tile_n = 0; tile_n < min(int(tgid.x) * 32 + 32, params.t); tile_n += 32) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int n_2 = tile_n + tid / 8;
+    int load_n = tile_n + tid / 8;
     simdgroup_float8x8 scores_acc[4];
     UNROLL for (short i = 0; i < 4; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -425,14 +425,14 @@ struct AttentionCausalParams {
     if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2);
+            + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
         *(threadgroup Bfloat8*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 k_flat_tile = n_2 + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
+        Bfloat8 k_flat_tile = load_n + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
             ? load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 16) * params.k_flat_stride_1 + d_2) : Bfloat8{};
+            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : Bfloat8{};
         *(threadgroup Bfloat8*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     }
@@ -484,14 +484,14 @@ struct AttentionCausalParams {
     if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2);
+            + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
         *(threadgroup Bfloat8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 v_flat_tile = n_2 + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
+        Bfloat8 v_flat_tile = load_n + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
             ? load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 16) * params.v_flat_stride_1 + d_2) : Bfloat8{};
+            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : Bfloat8{};
         *(threadgroup Bfloat8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     }
@@ -534,7 +534,7 @@ struct AttentionCausalParams {
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int d_2 = lane % 16 * 8;
+  int load_d = lane % 16 * 8;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[16];
   UNROLL for (short i = 0; i < 16; ++i) {
@@ -550,7 +550,7 @@ struct AttentionCausalParams {
   }
   for (int tile_n = 0; tile_n < params.t; tile_n += 16) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int n_2 = tile_n + tid / 16;
+    int load_n = tile_n + tid / 16;
     simdgroup_float8x8 scores_acc[2];
     UNROLL for (short i = 0; i < 2; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -559,14 +559,14 @@ struct AttentionCausalParams {
     if (tile_n + 16 <= params.t) {
       UNROLL for (short i = 0; i < 2; ++i) {
         Half8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 8) * params.k_flat_stride_1 + d_2);
+            + (load_n + i * 8) * params.k_flat_stride_1 + load_d);
         *(threadgroup Half8*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 k_flat_tile = n_2 + i * 8 < params.t
+        Half8 k_flat_tile = load_n + i * 8 < params.t
             ? load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (n_2 + i * 8) * params.k_flat_stride_1 + d_2) : Half8{};
+            + (load_n + i * 8) * params.k_flat_stride_1 + load_d) : Half8{};
         *(threadgroup Half8*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
       }
     }
@@ -614,14 +614,14 @@ struct AttentionCausalParams {
     if (tile_n + 16 <= params.t) {
       UNROLL for (short i = 0; i < 2; ++i) {
         Half8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 8) * params.v_flat_stride_1 + d_2);
+            + (load_n + i * 8) * params.v_flat_stride_1 + load_d);
         *(threadgroup Half8*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 v_flat_tile = n_2 + i * 8 < params.t
+        Half8 v_flat_tile = load_n + i * 8 < params.t
             ? load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (n_2 + i * 8) * params.v_flat_stride_1 + d_2) : Half8{};
+            + (load_n + i * 8) * params.v_flat_stride_1 + load_d) : Half8{};
         *(threadgroup Half8*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
       }
     }
@@ -680,7 +680,7 @@ struct AttentionGqaParams {
   int pid_h = int(tgid.z);
   int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int d_2 = lane % 8 * 8;
+  int load_d = lane % 8 * 8;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -698,7 +698,7 @@ struct AttentionGqaParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int n_2 = tile_n + tid / 8;
+    int load_n = tile_n + tid / 8;
     simdgroup_float8x8 scores[4];
     UNROLL for (short i = 0; i < 4; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -707,14 +707,14 @@ struct AttentionGqaParams {
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 k_tile = load8_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (n_2 + i * 16) * params.k_stride_2 + d_2);
+            + (load_n + i * 16) * params.k_stride_2 + load_d);
         *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 k_tile = n_2 + i * 16 < params.n
+        Bfloat8 k_tile = load_n + i * 16 < params.n
             ? load8_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (n_2 + i * 16) * params.k_stride_2 + d_2) : Bfloat8{};
+            + (load_n + i * 16) * params.k_stride_2 + load_d) : Bfloat8{};
         *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
       }
     }
@@ -764,14 +764,14 @@ struct AttentionGqaParams {
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         Bfloat8 v_tile = load8_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (n_2 + i * 16) * params.v_stride_2 + d_2);
+            + (load_n + i * 16) * params.v_stride_2 + load_d);
         *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 v_tile = n_2 + i * 16 < params.n
+        Bfloat8 v_tile = load_n + i * 16 < params.n
             ? load8_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (n_2 + i * 16) * params.v_stride_2 + d_2) : Bfloat8{};
+            + (load_n + i * 16) * params.v_stride_2 + load_d) : Bfloat8{};
         *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
       }
     }
@@ -817,7 +817,7 @@ struct AttentionGqaParams {
   int pid_h = int(tgid.z);
   int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int d_2 = lane % 8 * 4;
+  int load_d = lane % 8 * 4;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -835,7 +835,7 @@ struct AttentionGqaParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int n_2 = tile_n + tid / 8;
+    int load_n = tile_n + tid / 8;
     simdgroup_float8x8 scores[4];
     UNROLL for (short i = 0; i < 4; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -844,14 +844,14 @@ struct AttentionGqaParams {
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 k_tile = load4_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (n_2 + i * 16) * params.k_stride_2 + d_2);
+            + (load_n + i * 16) * params.k_stride_2 + load_d);
         *(threadgroup float4*)&k_shared[tid / 8 + i * 16][lane % 8 * 4] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 k_tile = n_2 + i * 16 < params.n
+        float4 k_tile = load_n + i * 16 < params.n
             ? load4_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (n_2 + i * 16) * params.k_stride_2 + d_2) : float4(0.0f);
+            + (load_n + i * 16) * params.k_stride_2 + load_d) : float4(0.0f);
         *(threadgroup float4*)&k_shared[tid / 8 + i * 16][lane % 8 * 4] = k_tile;
       }
     }
@@ -900,14 +900,14 @@ struct AttentionGqaParams {
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 v_tile = load4_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (n_2 + i * 16) * params.v_stride_2 + d_2);
+            + (load_n + i * 16) * params.v_stride_2 + load_d);
         *(threadgroup float4*)&v_shared[tid / 8 + i * 16][lane % 8 * 4] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 v_tile = n_2 + i * 16 < params.n
+        float4 v_tile = load_n + i * 16 < params.n
             ? load4_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (n_2 + i * 16) * params.v_stride_2 + d_2) : float4(0.0f);
+            + (load_n + i * 16) * params.v_stride_2 + load_d) : float4(0.0f);
         *(threadgroup float4*)&v_shared[tid / 8 + i * 16][lane % 8 * 4] = v_tile;
       }
     }

@@ -141,10 +141,10 @@ struct BmmParams {
   alignas(16) threadgroup bfloat y_shared[16][72];
   int pid_b = int(tgid.z);
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -152,21 +152,24 @@ struct BmmParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile = load8_any(x + pid_b * params.x_stride_0 + m * params.x_stride_1 + k);
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile = load8_any(y + pid_b * params.y_stride_0 + k_2 * params.y_stride_1 + n);
-      *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
-    } else {
-      Bfloat8 x_tile = m < params.m
-          ? load8_any(x + pid_b * params.x_stride_0 + m * params.x_stride_1 + k) : Bfloat8{};
+      Bfloat8 x_tile =
+          load8_any(x + pid_b * params.x_stride_0 + load_m * params.x_stride_1 + load_k);
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       Bfloat8 y_tile =
-          load8_first(y + pid_b * params.y_stride_0 + k_2 * params.y_stride_1 + n, params.n - n);
+          load8_any(y + pid_b * params.y_stride_0 + load_k_2 * params.y_stride_1 + load_n);
+      *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+    } else {
+      Bfloat8 x_tile = load_m < params.m
+          ? load8_any(x + pid_b * params.x_stride_0 + load_m * params.x_stride_1 + load_k)
+          : Bfloat8{};
+      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
+      Bfloat8 y_tile = load8_first(y + pid_b * params.y_stride_0 + load_k_2 * params.y_stride_1
+          + load_n, params.n - load_n);
       *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -185,16 +188,16 @@ struct BmmParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
-    Bfloat8 x_tile = m < params.m
-        ? load8_first(x + pid_b * params.x_stride_0 + m * params.x_stride_1 + k, params.k - k)
-        : Bfloat8{};
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
+    Bfloat8 x_tile = load_m < params.m
+        ? load8_first(x + pid_b * params.x_stride_0 + load_m * params.x_stride_1 + load_k,
+        params.k - load_k) : Bfloat8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
     *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Bfloat8 y_tile = k_2 < params.k
-        ? load8_first(y + pid_b * params.y_stride_0 + k_2 * params.y_stride_1 + n, params.n - n)
-        : Bfloat8{};
+    Bfloat8 y_tile = load_k_2 < params.k
+        ? load8_first(y + pid_b * params.y_stride_0 + load_k_2 * params.y_stride_1 + load_n,
+        params.n - load_n) : Bfloat8{};
     *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -215,9 +218,9 @@ struct BmmParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + pid_b * params.m * params.n + (m_2 + i * 16) * params.n + n_2 + j * 16,
-            out_tile, params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 16,
+            out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -236,10 +239,10 @@ struct BmmParams {
   alignas(16) threadgroup float y_shared[16][68];
   int pid_b = int(tgid.z);
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -247,31 +250,31 @@ struct BmmParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile =
-            load4_any(x + pid_b * params.x_stride_0 + (m + i * 32) * params.x_stride_1 + k);
+        float4 x_tile = load4_any(x + pid_b * params.x_stride_0
+            + (load_m + i * 32) * params.x_stride_1 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile =
-            load4_any(y + pid_b * params.y_stride_0 + (k_2 + i * 8) * params.y_stride_1 + n);
+        float4 y_tile = load4_any(y + pid_b * params.y_stride_0
+            + (load_k_2 + i * 8) * params.y_stride_1 + load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = m + i * 32 < params.m
-            ? load4_any(x + pid_b * params.x_stride_0 + (m + i * 32) * params.x_stride_1 + k)
-            : float4(0.0f);
+        float4 x_tile = load_m + i * 32 < params.m
+            ? load4_any(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+            + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 y_tile = load4_first(y + pid_b * params.y_stride_0
-            + (k_2 + i * 8) * params.y_stride_1 + n, params.n - n);
+            + (load_k_2 + i * 8) * params.y_stride_1 + load_n, params.n - load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     }
@@ -291,19 +294,19 @@ struct BmmParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = m + i * 32 < params.m
-          ? load4_first(x + pid_b * params.x_stride_0 + (m + i * 32) * params.x_stride_1 + k,
-          params.k - k) : float4(0.0f);
+      float4 x_tile = load_m + i * 32 < params.m
+          ? load4_first(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+          + load_k, params.k - load_k) : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 y_tile = k_2 + i * 8 < params.k
-          ? load4_first(y + pid_b * params.y_stride_0 + (k_2 + i * 8) * params.y_stride_1 + n,
-          params.n - n) : float4(0.0f);
+      float4 y_tile = load_k_2 + i * 8 < params.k
+          ? load4_first(y + pid_b * params.y_stride_0 + (load_k_2 + i * 8) * params.y_stride_1
+          + load_n, params.n - load_n) : float4(0.0f);
       *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -324,10 +327,10 @@ struct BmmParams {
   // out[tile_b, tile_m, tile_n] = acc.to(out.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + pid_b * params.m * params.n + (m_2 + i * 16) * params.n + n_2 + j * 16,
+      if (m + i * 16 < params.m) {
+        store2_first(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n_2 + j * 16));
+            params.n - (n + j * 16));
       }
     }
   }
@@ -353,10 +356,10 @@ struct BroadcastMatmulParams {
   alignas(16) threadgroup half x_flat_shared[64][24];
   alignas(16) threadgroup half w_shared[16][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.rows && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -364,20 +367,20 @@ struct BroadcastMatmulParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Half8 x_flat_tile = load8_any(x_flat + m * params.x_flat_stride_0 + k);
+      Half8 x_flat_tile = load8_any(x_flat + load_m * params.x_flat_stride_0 + load_k);
       *(threadgroup Half8*)&x_flat_shared[tid / 2][lane % 2 * 8] = x_flat_tile;
-      Half8 w_tile = load8_any(w + k_2 * params.w_stride_0 + n);
+      Half8 w_tile = load8_any(w + load_k_2 * params.w_stride_0 + load_n);
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     } else {
-      Half8 x_flat_tile =
-          m < params.rows ? load8_any(x_flat + m * params.x_flat_stride_0 + k) : Half8{};
+      Half8 x_flat_tile = load_m < params.rows
+          ? load8_any(x_flat + load_m * params.x_flat_stride_0 + load_k) : Half8{};
       *(threadgroup Half8*)&x_flat_shared[tid / 2][lane % 2 * 8] = x_flat_tile;
-      Half8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, params.n - n);
+      Half8 w_tile = load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n);
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -396,14 +399,15 @@ struct BroadcastMatmulParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
-    Half8 x_flat_tile = m < params.rows
-        ? load8_first(x_flat + m * params.x_flat_stride_0 + k, params.k - k) : Half8{};
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
+    Half8 x_flat_tile = load_m < params.rows
+        ? load8_first(x_flat + load_m * params.x_flat_stride_0 + load_k, params.k - load_k)
+        : Half8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
     *(threadgroup Half8*)&x_flat_shared[tid / 2][lane % 2 * 8] = x_flat_tile;
-    Half8 w_tile =
-        k_2 < params.k ? load8_first(w + k_2 * params.w_stride_0 + n, params.n - n) : Half8{};
+    Half8 w_tile = load_k_2 < params.k
+        ? load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n) : Half8{};
     *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -424,9 +428,8 @@ struct BroadcastMatmulParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
-      if (m_2 + i * 16 < params.rows) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.rows) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -444,10 +447,10 @@ struct BroadcastMatmulParams {
   alignas(16) threadgroup float x_flat_shared[64][20];
   alignas(16) threadgroup float w_shared[16][68];
   bool interior = int(tgid.x) * 64 + 64 <= params.rows && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -455,27 +458,30 @@ struct BroadcastMatmulParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_flat_tile = load4_any(x_flat + (m + i * 32) * params.x_flat_stride_0 + k);
+        float4 x_flat_tile =
+            load4_any(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k);
         *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_any(w + (k_2 + i * 8) * params.w_stride_0 + n);
+        float4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_flat_tile = m + i * 32 < params.rows
-            ? load4_any(x_flat + (m + i * 32) * params.x_flat_stride_0 + k) : float4(0.0f);
+        float4 x_flat_tile = load_m + i * 32 < params.rows
+            ? load4_any(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k)
+            : float4(0.0f);
         *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n);
+        float4 w_tile =
+            load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     }
@@ -495,18 +501,19 @@ struct BroadcastMatmulParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_flat_tile = m + i * 32 < params.rows
-          ? load4_first(x_flat + (m + i * 32) * params.x_flat_stride_0 + k, params.k - k)
-          : float4(0.0f);
+      float4 x_flat_tile = load_m + i * 32 < params.rows
+          ? load4_first(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k,
+          params.k - load_k) : float4(0.0f);
       *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 w_tile = k_2 + i * 8 < params.k
-          ? load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n) : float4(0.0f);
+      float4 w_tile = load_k_2 + i * 8 < params.k
+          ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          : float4(0.0f);
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -527,10 +534,10 @@ struct BroadcastMatmulParams {
   // out[tile_m, tile_n] = acc.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
-      if (m_2 + i * 16 < params.rows) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16,
+      if (m + i * 16 < params.rows) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n_2 + j * 16));
+            params.n - (n + j * 16));
       }
     }
   }

@@ -111,7 +111,7 @@ struct DecodeAttentionParams {
   int head = int(tgid.y);
   int d = tid / 16 * 4 + tid / 2 % 4;
   int d_2 = tid / 8 % 2 * 4 + tid % 2 * 2;
-  int d_3 = tid % 8 * 8;
+  int load_d = tid % 8 * 8;
   // length = lengths[batch]
   int length_ = lengths[batch];
   float row_sum = 0.0f;
@@ -129,7 +129,7 @@ struct DecodeAttentionParams {
   }
   for (int tile_n = 0; tile_n < length_; tile_n += 32) {
     int n = tile_n + tid / 8 % 2 * 4 + tid % 2 * 2;
-    int n_2 = tile_n + tid / 8;
+    int load_n = tile_n + tid / 8;
     simdgroup_float8x8 scores[4];
     UNROLL for (short i = 0; i < 4; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -138,14 +138,14 @@ struct DecodeAttentionParams {
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
         Bfloat8 k_tile = load8_any(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (n_2 + i * 4) * params.k_stride_2 + d_3);
+            + (load_n + i * 4) * params.k_stride_2 + load_d);
         *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 k_tile = n_2 + i * 4 < length_
+        Bfloat8 k_tile = load_n + i * 4 < length_
             ? load8_any(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (n_2 + i * 4) * params.k_stride_2 + d_3) : Bfloat8{};
+            + (load_n + i * 4) * params.k_stride_2 + load_d) : Bfloat8{};
         *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
       }
     }
@@ -195,14 +195,14 @@ struct DecodeAttentionParams {
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
         Bfloat8 v_tile = load8_any(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (n_2 + i * 4) * params.v_stride_2 + d_3);
+            + (load_n + i * 4) * params.v_stride_2 + load_d);
         *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 v_tile = n_2 + i * 4 < length_
+        Bfloat8 v_tile = load_n + i * 4 < length_
             ? load8_any(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (n_2 + i * 4) * params.v_stride_2 + d_3) : Bfloat8{};
+            + (load_n + i * 4) * params.v_stride_2 + load_d) : Bfloat8{};
         *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
       }
     }
@@ -239,7 +239,7 @@ struct DecodeAttentionParams {
   int head = int(tgid.y);
   int d = tid / 16 * 4 + tid / 2 % 4;
   int d_2 = tid / 8 % 2 * 4 + tid % 2 * 2;
-  int d_3 = tid % 8 * 4;
+  int load_d = tid % 8 * 4;
   // length = lengths[batch]
   int length_ = lengths[batch];
   float row_sum = 0.0f;
@@ -257,7 +257,7 @@ struct DecodeAttentionParams {
   }
   for (int tile_n = 0; tile_n < length_; tile_n += 32) {
     int n = tile_n + tid / 8 % 2 * 4 + tid % 2 * 2;
-    int n_2 = tile_n + tid / 8;
+    int load_n = tile_n + tid / 8;
     simdgroup_float8x8 scores[4];
     UNROLL for (short i = 0; i < 4; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -266,14 +266,14 @@ struct DecodeAttentionParams {
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
         float4 k_tile = load4_any(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (n_2 + i * 4) * params.k_stride_2 + d_3);
+            + (load_n + i * 4) * params.k_stride_2 + load_d);
         *(threadgroup float4*)&k_shared[tid / 8 + i * 4][tid % 8 * 4] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        float4 k_tile = n_2 + i * 4 < length_
+        float4 k_tile = load_n + i * 4 < length_
             ? load4_any(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (n_2 + i * 4) * params.k_stride_2 + d_3) : float4(0.0f);
+            + (load_n + i * 4) * params.k_stride_2 + load_d) : float4(0.0f);
         *(threadgroup float4*)&k_shared[tid / 8 + i * 4][tid % 8 * 4] = k_tile;
       }
     }
@@ -322,14 +322,14 @@ struct DecodeAttentionParams {
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
         float4 v_tile = load4_any(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (n_2 + i * 4) * params.v_stride_2 + d_3);
+            + (load_n + i * 4) * params.v_stride_2 + load_d);
         *(threadgroup float4*)&v_shared[tid / 8 + i * 4][tid % 8 * 4] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        float4 v_tile = n_2 + i * 4 < length_
+        float4 v_tile = load_n + i * 4 < length_
             ? load4_any(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (n_2 + i * 4) * params.v_stride_2 + d_3) : float4(0.0f);
+            + (load_n + i * 4) * params.v_stride_2 + load_d) : float4(0.0f);
         *(threadgroup float4*)&v_shared[tid / 8 + i * 4][tid % 8 * 4] = v_tile;
       }
     }

@@ -178,10 +178,10 @@ struct Fp8MatmulScaledParams {
   alignas(16) threadgroup half x_shared[64][24];
   alignas(16) threadgroup half w_shared[64][24];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + tid / 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + tid / 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -189,12 +189,12 @@ struct Fp8MatmulScaledParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
+    int load_k = tile_k + lane % 4 * 4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        uchar4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -202,7 +202,7 @@ struct Fp8MatmulScaledParams {
         *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 w_tile = load4_any(w + k + (n + i * 32) * params.w_stride_1);
+        uchar4 w_tile = load4_any(w + load_k + (load_n + i * 32) * params.w_stride_1);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -211,8 +211,8 @@ struct Fp8MatmulScaledParams {
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 x_tile =
-            m + i * 32 < params.m ? load4_any(x + (m + i * 32) * params.x_stride_0 + k) : uchar4(0);
+        uchar4 x_tile = load_m + i * 32 < params.m
+            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : uchar4(0);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -220,8 +220,8 @@ struct Fp8MatmulScaledParams {
         *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 w_tile =
-            n + i * 32 < params.n ? load4_any(w + k + (n + i * 32) * params.w_stride_1) : uchar4(0);
+        uchar4 w_tile = load_n + i * 32 < params.n
+            ? load4_any(w + load_k + (load_n + i * 32) * params.w_stride_1) : uchar4(0);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -245,11 +245,12 @@ struct Fp8MatmulScaledParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
+    int load_k = tile_k + lane % 4 * 4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      uchar4 x_tile = m + i * 32 < params.m
-          ? load4_first(x + (m + i * 32) * params.x_stride_0 + k, params.k - k) : uchar4(0);
+      uchar4 x_tile = load_m + i * 32 < params.m
+          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : uchar4(0);
       half4 x_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -257,8 +258,9 @@ struct Fp8MatmulScaledParams {
       *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      uchar4 w_tile = n + i * 32 < params.n
-          ? load4_first(w + k + (n + i * 32) * params.w_stride_1, params.k - k) : uchar4(0);
+      uchar4 w_tile = load_n + i * 32 < params.n
+          ? load4_first(w + load_k + (load_n + i * 32) * params.w_stride_1, params.k - load_k)
+          : uchar4(0);
       half4 w_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -283,20 +285,19 @@ struct Fp8MatmulScaledParams {
   // scaled = acc * scale_x[tile_m][:, None] * scale_w[tile_n][None, :]
   float scale_x_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
-    scale_x_tile[i] = m_2 + i * 16 < params.m ? scale_x[m_2 + i * 16] : 0.0f;
+    scale_x_tile[i] = m + i * 16 < params.m ? scale_x[m + i * 16] : 0.0f;
   }
   float2 scale_w_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
-    scale_w_tile[i] = load2(scale_w + n_2 + i * 16, params.n - (n_2 + i * 16));
+    scale_w_tile[i] = load2(scale_w + n + i * 16, params.n - (n + i * 16));
   }
   // out[tile_m, tile_n] = scaled.to(torch.bfloat16)
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       float2 scaled = elements(acc[i][j]) * scale_x_tile[i] * scale_w_tile[j];
       bfloat2 out_tile = bfloat2(scaled);
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -324,10 +325,10 @@ struct Fp8MatmulScaled2Params {
   alignas(16) threadgroup half x_shared[64][24];
   alignas(16) threadgroup half w_shared[16][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -335,13 +336,13 @@ struct Fp8MatmulScaled2Params {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        uchar4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -349,7 +350,7 @@ struct Fp8MatmulScaled2Params {
         *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 w_tile = load4_any(w + (k_2 + i * 8) * params.w_stride_0 + n);
+        uchar4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -358,8 +359,8 @@ struct Fp8MatmulScaled2Params {
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 x_tile =
-            m + i * 32 < params.m ? load4_any(x + (m + i * 32) * params.x_stride_0 + k) : uchar4(0);
+        uchar4 x_tile = load_m + i * 32 < params.m
+            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : uchar4(0);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -367,7 +368,8 @@ struct Fp8MatmulScaled2Params {
         *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 w_tile = load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n);
+        uchar4 w_tile =
+            load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -391,12 +393,13 @@ struct Fp8MatmulScaled2Params {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      uchar4 x_tile = m + i * 32 < params.m
-          ? load4_first(x + (m + i * 32) * params.x_stride_0 + k, params.k - k) : uchar4(0);
+      uchar4 x_tile = load_m + i * 32 < params.m
+          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : uchar4(0);
       half4 x_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -404,8 +407,9 @@ struct Fp8MatmulScaled2Params {
       *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      uchar4 w_tile = k_2 + i * 8 < params.k
-          ? load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n) : uchar4(0);
+      uchar4 w_tile = load_k_2 + i * 8 < params.k
+          ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          : uchar4(0);
       half4 w_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -430,20 +434,19 @@ struct Fp8MatmulScaled2Params {
   // scaled = acc * scale_x[tile_m][:, None] * scale_w[tile_n][None, :]
   float scale_x_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
-    scale_x_tile[i] = m_2 + i * 16 < params.m ? scale_x[m_2 + i * 16] : 0.0f;
+    scale_x_tile[i] = m + i * 16 < params.m ? scale_x[m + i * 16] : 0.0f;
   }
   float2 scale_w_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
-    scale_w_tile[i] = load2(scale_w + n_2 + i * 16, params.n - (n_2 + i * 16));
+    scale_w_tile[i] = load2(scale_w + n + i * 16, params.n - (n + i * 16));
   }
   // out[tile_m, tile_n] = scaled.to(torch.bfloat16)
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       float2 scaled = elements(acc[i][j]) * scale_x_tile[i] * scale_w_tile[j];
       bfloat2 out_tile = bfloat2(scaled);
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }

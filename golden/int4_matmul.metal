@@ -114,10 +114,10 @@ struct Int4MatmulParams {
   alignas(16) threadgroup bfloat a_shared[64][40];
   alignas(16) threadgroup bfloat w_shared[32][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int d = lane % 8 * 4;
-  int m = int(tgid.x) * 64 + tid / 8;
+  int load_d = lane % 8 * 4;
+  int load_m = int(tgid.x) * 64 + tid / 8;
   int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -140,13 +140,14 @@ struct Int4MatmulParams {
       int4 columns;
       bool4 condition;
       UNROLL for (short i = 0; i < 4; ++i) {
-        columns[i] = product + d + i;
+        columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
         bfloat4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = condition[j] ? x[(m + i * 16) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
+          a[j] =
+              condition[j] ? x[(load_m + i * 16) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
         }
         *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
       }
@@ -166,14 +167,14 @@ struct Int4MatmulParams {
       int4 columns;
       bool4 condition;
       UNROLL for (short i = 0; i < 4; ++i) {
-        columns[i] = product + d + i;
+        columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
         bfloat4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = m + i * 16 < params.m && condition[j]
-              ? x[(m + i * 16) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
+          a[j] = load_m + i * 16 < params.m && condition[j]
+              ? x[(load_m + i * 16) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
         }
         *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
       }
@@ -210,8 +211,8 @@ struct Int4MatmulParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n_2 + j * 16, out_tile,
             params.n - (n_2 + j * 16));
       }
     }
@@ -230,10 +231,10 @@ struct Int4MatmulParams {
   alignas(16) threadgroup half a_shared[64][40];
   alignas(16) threadgroup half w_shared[32][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int d = lane % 8 * 4;
-  int m = int(tgid.x) * 64 + tid / 8;
+  int load_d = lane % 8 * 4;
+  int load_m = int(tgid.x) * 64 + tid / 8;
   int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -256,13 +257,13 @@ struct Int4MatmulParams {
       int4 columns;
       bool4 condition;
       UNROLL for (short i = 0; i < 4; ++i) {
-        columns[i] = product + d + i;
+        columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
         half4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = condition[j] ? x[(m + i * 16) * params.x_stride_0 + columns[j]] : 0.0h;
+          a[j] = condition[j] ? x[(load_m + i * 16) * params.x_stride_0 + columns[j]] : 0.0h;
         }
         *(threadgroup half4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
       }
@@ -282,14 +283,14 @@ struct Int4MatmulParams {
       int4 columns;
       bool4 condition;
       UNROLL for (short i = 0; i < 4; ++i) {
-        columns[i] = product + d + i;
+        columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
         half4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = m + i * 16 < params.m && condition[j]
-              ? x[(m + i * 16) * params.x_stride_0 + columns[j]] : 0.0h;
+          a[j] = load_m + i * 16 < params.m && condition[j]
+              ? x[(load_m + i * 16) * params.x_stride_0 + columns[j]] : 0.0h;
         }
         *(threadgroup half4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
       }
@@ -326,8 +327,8 @@ struct Int4MatmulParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n_2 + j * 16, out_tile,
             params.n - (n_2 + j * 16));
       }
     }
@@ -363,8 +364,8 @@ struct Uint4MatmulHalvesParams {
   bool interior = int(tgid.x) * 32 + 32 <= params.m && int(tgid.y) * 32 + 32 <= params.n;
   bool interior_2 = int(tgid.x) * 32 + 32 <= params.m && int(tgid.y) * 32 + 32 <= params.n;
   int m = int(tgid.x) * 32 + tid / 8;
-  int n = int(tgid.y) * 32 + lane % 8 * 4;
-  int n_2 = int(tgid.y) * 32 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_n = int(tgid.y) * 32 + lane % 8 * 4;
+  int n = int(tgid.y) * 32 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   int m_2 = int(tgid.x) * 32 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[2][2];
   UNROLL for (short i = 0; i < 2; ++i) {
@@ -375,7 +376,7 @@ struct Uint4MatmulHalvesParams {
   float row_sum[2] = {};
   for (int tile_k = 0; tile_k < params.half_k; tile_k += 32) {
     int k = tile_k + lane % 8 * 4;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + tid / 8;
     // a_low = x_low[tile_m, tile_k]
     // acc = hl.dot(a_low, (pair & 0xF).to(x.dtype), acc=acc)
     // pair = packed[tile_k, tile_n].to(torch.int32)
@@ -385,7 +386,8 @@ struct Uint4MatmulHalvesParams {
         *(threadgroup half4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = load4_any(packed + (k_2 + i * 16) * params.packed_stride_0 + n);
+        uchar4 packed_tile =
+            load4_any(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         half4 both_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -401,9 +403,9 @@ struct Uint4MatmulHalvesParams {
         *(threadgroup half4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = k_2 + i * 16 < params.half_k
-            ? load4_first(packed + (k_2 + i * 16) * params.packed_stride_0 + n, params.n - n)
-            : uchar4(0);
+        uchar4 packed_tile = load_k + i * 16 < params.half_k
+            ? load4_first(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+            params.n - load_n) : uchar4(0);
         half4 both_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -434,7 +436,8 @@ struct Uint4MatmulHalvesParams {
         *(threadgroup half4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = load4_any(packed + (k_2 + i * 16) * params.packed_stride_0 + n);
+        uchar4 packed_tile =
+            load4_any(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         half4 shr_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -450,9 +453,9 @@ struct Uint4MatmulHalvesParams {
         *(threadgroup half4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = k_2 + i * 16 < params.half_k
-            ? load4_first(packed + (k_2 + i * 16) * params.packed_stride_0 + n, params.n - n)
-            : uchar4(0);
+        uchar4 packed_tile = load_k + i * 16 < params.half_k
+            ? load4_first(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+            params.n - load_n) : uchar4(0);
         half4 shr_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -506,16 +509,16 @@ struct Uint4MatmulHalvesParams {
   // out[tile_m, tile_n] = (centred * scale[tile_n][None, :]).to(x.dtype)
   float2 scale_tile[2];
   UNROLL for (short i = 0; i < 2; ++i) {
-    zero_tile[i] = load2(zero + n_2 + i * 16, params.n - (n_2 + i * 16));
-    scale_tile[i] = load2(scale + n_2 + i * 16, params.n - (n_2 + i * 16));
+    zero_tile[i] = load2(zero + n + i * 16, params.n - (n + i * 16));
+    scale_tile[i] = load2(scale + n + i * 16, params.n - (n + i * 16));
   }
   UNROLL for (short i = 0; i < 2; ++i) {
     UNROLL for (short j = 0; j < 2; ++j) {
       float2 centred = elements(acc[i][j]) - row_sum_2[i] * zero_tile[j];
       half2 out_tile = half2(centred * scale_tile[j]);
       if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+        store2_first(out + (m_2 + i * 16) * params.n + n + j * 16, out_tile,
+            params.n - (n + j * 16));
       }
     }
   }
@@ -541,8 +544,8 @@ struct Uint4MatmulHalvesParams {
   bool interior = int(tgid.x) * 32 + 32 <= params.m && int(tgid.y) * 32 + 32 <= params.n;
   bool interior_2 = int(tgid.x) * 32 + 32 <= params.m && int(tgid.y) * 32 + 32 <= params.n;
   int m = int(tgid.x) * 32 + tid / 8;
-  int n = int(tgid.y) * 32 + lane % 8 * 4;
-  int n_2 = int(tgid.y) * 32 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_n = int(tgid.y) * 32 + lane % 8 * 4;
+  int n = int(tgid.y) * 32 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   int m_2 = int(tgid.x) * 32 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[2][2];
   UNROLL for (short i = 0; i < 2; ++i) {
@@ -553,7 +556,7 @@ struct Uint4MatmulHalvesParams {
   float row_sum[2] = {};
   for (int tile_k = 0; tile_k < params.half_k; tile_k += 32) {
     int k = tile_k + lane % 8 * 4;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + tid / 8;
     // a_low = x_low[tile_m, tile_k]
     // acc = hl.dot(a_low, (pair & 0xF).to(x.dtype), acc=acc)
     // pair = packed[tile_k, tile_n].to(torch.int32)
@@ -563,7 +566,8 @@ struct Uint4MatmulHalvesParams {
         *(threadgroup bfloat4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = load4_any(packed + (k_2 + i * 16) * params.packed_stride_0 + n);
+        uchar4 packed_tile =
+            load4_any(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         bfloat4 both_bf16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -579,9 +583,9 @@ struct Uint4MatmulHalvesParams {
         *(threadgroup bfloat4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = k_2 + i * 16 < params.half_k
-            ? load4_first(packed + (k_2 + i * 16) * params.packed_stride_0 + n, params.n - n)
-            : uchar4(0);
+        uchar4 packed_tile = load_k + i * 16 < params.half_k
+            ? load4_first(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+            params.n - load_n) : uchar4(0);
         bfloat4 both_bf16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -612,7 +616,8 @@ struct Uint4MatmulHalvesParams {
         *(threadgroup bfloat4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = load4_any(packed + (k_2 + i * 16) * params.packed_stride_0 + n);
+        uchar4 packed_tile =
+            load4_any(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         bfloat4 shr_bf16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -628,9 +633,9 @@ struct Uint4MatmulHalvesParams {
         *(threadgroup bfloat4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = k_2 + i * 16 < params.half_k
-            ? load4_first(packed + (k_2 + i * 16) * params.packed_stride_0 + n, params.n - n)
-            : uchar4(0);
+        uchar4 packed_tile = load_k + i * 16 < params.half_k
+            ? load4_first(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+            params.n - load_n) : uchar4(0);
         bfloat4 shr_bf16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -684,16 +689,16 @@ struct Uint4MatmulHalvesParams {
   // out[tile_m, tile_n] = (centred * scale[tile_n][None, :]).to(x.dtype)
   float2 scale_tile[2];
   UNROLL for (short i = 0; i < 2; ++i) {
-    zero_tile[i] = load2(zero + n_2 + i * 16, params.n - (n_2 + i * 16));
-    scale_tile[i] = load2(scale + n_2 + i * 16, params.n - (n_2 + i * 16));
+    zero_tile[i] = load2(zero + n + i * 16, params.n - (n + i * 16));
+    scale_tile[i] = load2(scale + n + i * 16, params.n - (n + i * 16));
   }
   UNROLL for (short i = 0; i < 2; ++i) {
     UNROLL for (short j = 0; j < 2; ++j) {
       float2 centred = elements(acc[i][j]) - row_sum_2[i] * zero_tile[j];
       bfloat2 out_tile = bfloat2(centred * scale_tile[j]);
       if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+        store2_first(out + (m_2 + i * 16) * params.n + n + j * 16, out_tile,
+            params.n - (n + j * 16));
       }
     }
   }

@@ -159,10 +159,10 @@ struct MatmulParams {
   alignas(16) threadgroup half x_shared[64][24];
   alignas(16) threadgroup half y_shared[16][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -170,19 +170,20 @@ struct MatmulParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
+      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_any(y + k_2 * params.y_stride_0 + n);
+      Half8 y_tile = load8_any(y + load_k_2 * params.y_stride_0 + load_n);
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     } else {
-      Half8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Half8{};
+      Half8 x_tile =
+          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_first(y + k_2 * params.y_stride_0 + n, params.n - n);
+      Half8 y_tile = load8_first(y + load_k_2 * params.y_stride_0 + load_n, params.n - load_n);
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -201,14 +202,14 @@ struct MatmulParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
-    Half8 x_tile =
-        m < params.m ? load8_first(x + m * params.x_stride_0 + k, params.k - k) : Half8{};
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
+    Half8 x_tile = load_m < params.m
+        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Half8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
     *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Half8 y_tile =
-        k_2 < params.k ? load8_first(y + k_2 * params.y_stride_0 + n, params.n - n) : Half8{};
+    Half8 y_tile = load_k_2 < params.k
+        ? load8_first(y + load_k_2 * params.y_stride_0 + load_n, params.n - load_n) : Half8{};
     *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -229,9 +230,8 @@ struct MatmulParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -257,10 +257,10 @@ struct MatmulBf16Params {
   alignas(16) threadgroup bfloat x_shared[64][24];
   alignas(16) threadgroup bfloat y_shared[64][24];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + tid / 2;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + tid / 2;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -268,18 +268,20 @@ struct MatmulBf16Params {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
+    int load_k = tile_k + lane % 2 * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile = load8_any(x + m * params.x_stride_0 + k);
+      Bfloat8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile = load8_any(y + k + n * params.y_stride_1);
+      Bfloat8 y_tile = load8_any(y + load_k + load_n * params.y_stride_1);
       *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
     } else {
-      Bfloat8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Bfloat8{};
+      Bfloat8 x_tile =
+          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Bfloat8{};
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile = n < params.n ? load8_any(y + k + n * params.y_stride_1) : Bfloat8{};
+      Bfloat8 y_tile =
+          load_n < params.n ? load8_any(y + load_k + load_n * params.y_stride_1) : Bfloat8{};
       *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -298,13 +300,13 @@ struct MatmulBf16Params {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    Bfloat8 x_tile =
-        m < params.m ? load8_first(x + m * params.x_stride_0 + k, params.k - k) : Bfloat8{};
+    int load_k = tile_k + lane % 2 * 8;
+    Bfloat8 x_tile = load_m < params.m
+        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Bfloat8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
     *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Bfloat8 y_tile =
-        n < params.n ? load8_first(y + k + n * params.y_stride_1, params.k - k) : Bfloat8{};
+    Bfloat8 y_tile = load_n < params.n
+        ? load8_first(y + load_k + load_n * params.y_stride_1, params.k - load_k) : Bfloat8{};
     *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -325,9 +327,8 @@ struct MatmulBf16Params {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -345,10 +346,10 @@ struct MatmulBf16Params {
   alignas(16) threadgroup float x_shared[64][20];
   alignas(16) threadgroup float y_shared[16][68];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -356,27 +357,28 @@ struct MatmulBf16Params {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_any(y + (k_2 + i * 8) * params.y_stride_0 + n);
+        float4 y_tile = load4_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = m + i * 32 < params.m ? load4_any(x + (m + i * 32) * params.x_stride_0 + k)
-            : float4(0.0f);
+        float4 x_tile = load_m + i * 32 < params.m
+            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_first(y + (k_2 + i * 8) * params.y_stride_0 + n, params.n - n);
+        float4 y_tile =
+            load4_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     }
@@ -396,17 +398,19 @@ struct MatmulBf16Params {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = m + i * 32 < params.m
-          ? load4_first(x + (m + i * 32) * params.x_stride_0 + k, params.k - k) : float4(0.0f);
+      float4 x_tile = load_m + i * 32 < params.m
+          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 y_tile = k_2 + i * 8 < params.k
-          ? load4_first(y + (k_2 + i * 8) * params.y_stride_0 + n, params.n - n) : float4(0.0f);
+      float4 y_tile = load_k_2 + i * 8 < params.k
+          ? load4_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+          : float4(0.0f);
       *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -427,10 +431,10 @@ struct MatmulBf16Params {
   // out[tile_m, tile_n] = acc.to(out.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16,
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n_2 + j * 16));
+            params.n - (n + j * 16));
       }
     }
   }
@@ -453,10 +457,10 @@ struct MatmulBf16Params {
   int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
   int pid_n = floor_div(int(tgid.x) % band, band_height);
   bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
-  int m = pid_m * 128 + tid / 4;
-  int n = pid_n * 128 + lane % 16 * 8;
-  int m_2 = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = pid_m * 128 + tid / 4;
+  int load_n = pid_n * 128 + lane % 16 * 8;
+  int m = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -464,27 +468,28 @@ struct MatmulBf16Params {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += 32) {
-    int k = tile_k + lane % 4 * 8;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 8;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_any(x + (m + i * 64) * params.x_stride_0 + k);
+        Half8 x_tile = load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k);
         *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load8_any(y + (k_2 + i * 16) * params.y_stride_0 + n);
+        Half8 y_tile = load8_any(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n);
         *(threadgroup Half8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile =
-            m + i * 64 < params.m ? load8_any(x + (m + i * 64) * params.x_stride_0 + k) : Half8{};
+        Half8 x_tile = load_m + i * 64 < params.m
+            ? load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Half8{};
         *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load8_first(y + (k_2 + i * 16) * params.y_stride_0 + n, params.n - n);
+        Half8 y_tile =
+            load8_first(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n, params.n - load_n);
         *(threadgroup Half8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     }
@@ -504,17 +509,19 @@ struct MatmulBf16Params {
     }
   }
   for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += 32) {
-    int k = tile_k + lane % 4 * 8;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 8;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 x_tile = m + i * 64 < params.m
-          ? load8_first(x + (m + i * 64) * params.x_stride_0 + k, params.k - k) : Half8{};
+      Half8 x_tile = load_m + i * 64 < params.m
+          ? load8_first(x + (load_m + i * 64) * params.x_stride_0 + load_k, params.k - load_k)
+          : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 y_tile = k_2 + i * 16 < params.k
-          ? load8_first(y + (k_2 + i * 16) * params.y_stride_0 + n, params.n - n) : Half8{};
+      Half8 y_tile = load_k_2 + i * 16 < params.k
+          ? load8_first(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n, params.n - load_n)
+          : Half8{};
       *(threadgroup Half8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -536,9 +543,8 @@ struct MatmulBf16Params {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
-      if (m_2 + i * 32 < params.m) {
-        store2_first(out + (m_2 + i * 32) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 32 < params.m) {
+        store2_first(out + (m + i * 32) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -561,10 +567,10 @@ struct MatmulBf16Params {
   int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
   int pid_n = floor_div(int(tgid.x) % band, band_height);
   bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
-  int m = pid_m * 128 + tid / 4;
-  int n = pid_n * 128 + lane % 16 * 8;
-  int m_2 = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = pid_m * 128 + tid / 4;
+  int load_n = pid_n * 128 + lane % 16 * 8;
+  int m = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -572,27 +578,28 @@ struct MatmulBf16Params {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += 32) {
-    int k = tile_k + lane % 4 * 8;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 8;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_any(x + (m + i * 64) * params.x_stride_0 + k);
+        Bfloat8 x_tile = load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k);
         *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile = load8_any(y + (k_2 + i * 16) * params.y_stride_0 + n);
+        Bfloat8 y_tile = load8_any(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n);
         *(threadgroup Bfloat8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile =
-            m + i * 64 < params.m ? load8_any(x + (m + i * 64) * params.x_stride_0 + k) : Bfloat8{};
+        Bfloat8 x_tile = load_m + i * 64 < params.m
+            ? load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Bfloat8{};
         *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile = load8_first(y + (k_2 + i * 16) * params.y_stride_0 + n, params.n - n);
+        Bfloat8 y_tile =
+            load8_first(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n, params.n - load_n);
         *(threadgroup Bfloat8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     }
@@ -612,17 +619,19 @@ struct MatmulBf16Params {
     }
   }
   for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += 32) {
-    int k = tile_k + lane % 4 * 8;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 8;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 x_tile = m + i * 64 < params.m
-          ? load8_first(x + (m + i * 64) * params.x_stride_0 + k, params.k - k) : Bfloat8{};
+      Bfloat8 x_tile = load_m + i * 64 < params.m
+          ? load8_first(x + (load_m + i * 64) * params.x_stride_0 + load_k, params.k - load_k)
+          : Bfloat8{};
       *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 y_tile = k_2 + i * 16 < params.k
-          ? load8_first(y + (k_2 + i * 16) * params.y_stride_0 + n, params.n - n) : Bfloat8{};
+      Bfloat8 y_tile = load_k_2 + i * 16 < params.k
+          ? load8_first(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n, params.n - load_n)
+          : Bfloat8{};
       *(threadgroup Bfloat8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -644,9 +653,8 @@ struct MatmulBf16Params {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m_2 + i * 32 < params.m) {
-        store2_first(out + (m_2 + i * 32) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 32 < params.m) {
+        store2_first(out + (m + i * 32) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -677,10 +685,10 @@ struct MatmulPersistentParams {
   int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
   int pid_n = floor_div(int(tgid.x) % band, band_height);
   bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
-  int m = pid_m * 128 + tid / 4;
-  int n = pid_n * 128 + tid / 4;
-  int m_2 = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = pid_m * 128 + tid / 4;
+  int load_n = pid_n * 128 + tid / 4;
+  int m = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -688,27 +696,27 @@ struct MatmulPersistentParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += 32) {
-    int k = tile_k + lane % 4 * 8;
+    int load_k = tile_k + lane % 4 * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_any(x + (m + i * 64) * params.x_stride_0 + k);
+        Half8 x_tile = load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k);
         *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_any(w + (n + i * 64) * params.w_stride_0 + k);
+        Half8 w_tile = load8_any(w + (load_n + i * 64) * params.w_stride_0 + load_k);
         *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile =
-            m + i * 64 < params.m ? load8_any(x + (m + i * 64) * params.x_stride_0 + k) : Half8{};
+        Half8 x_tile = load_m + i * 64 < params.m
+            ? load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Half8{};
         *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile =
-            n + i * 64 < params.n ? load8_any(w + (n + i * 64) * params.w_stride_0 + k) : Half8{};
+        Half8 w_tile = load_n + i * 64 < params.n
+            ? load8_any(w + (load_n + i * 64) * params.w_stride_0 + load_k) : Half8{};
         *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     }
@@ -728,16 +736,18 @@ struct MatmulPersistentParams {
     }
   }
   for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += 32) {
-    int k = tile_k + lane % 4 * 8;
+    int load_k = tile_k + lane % 4 * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 x_tile = m + i * 64 < params.m
-          ? load8_first(x + (m + i * 64) * params.x_stride_0 + k, params.k - k) : Half8{};
+      Half8 x_tile = load_m + i * 64 < params.m
+          ? load8_first(x + (load_m + i * 64) * params.x_stride_0 + load_k, params.k - load_k)
+          : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 w_tile = n + i * 64 < params.n
-          ? load8_first(w + (n + i * 64) * params.w_stride_0 + k, params.k - k) : Half8{};
+      Half8 w_tile = load_n + i * 64 < params.n
+          ? load8_first(w + (load_n + i * 64) * params.w_stride_0 + load_k, params.k - load_k)
+          : Half8{};
       *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -759,9 +769,8 @@ struct MatmulPersistentParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
-      if (m_2 + i * 32 < params.m) {
-        store2_first(out + (m_2 + i * 32) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 32 < params.m) {
+        store2_first(out + (m + i * 32) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -784,10 +793,10 @@ struct MatmulPersistentParams {
   int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
   int pid_n = floor_div(int(tgid.x) % band, band_height);
   bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
-  int m = pid_m * 128 + tid / 4;
-  int n = pid_n * 128 + tid / 4;
-  int m_2 = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = pid_m * 128 + tid / 4;
+  int load_n = pid_n * 128 + tid / 4;
+  int m = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -795,27 +804,27 @@ struct MatmulPersistentParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += 32) {
-    int k = tile_k + lane % 4 * 8;
+    int load_k = tile_k + lane % 4 * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_any(x + (m + i * 64) * params.x_stride_0 + k);
+        Bfloat8 x_tile = load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k);
         *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile = load8_any(w + (n + i * 64) * params.w_stride_0 + k);
+        Bfloat8 w_tile = load8_any(w + (load_n + i * 64) * params.w_stride_0 + load_k);
         *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile =
-            m + i * 64 < params.m ? load8_any(x + (m + i * 64) * params.x_stride_0 + k) : Bfloat8{};
+        Bfloat8 x_tile = load_m + i * 64 < params.m
+            ? load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Bfloat8{};
         *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile =
-            n + i * 64 < params.n ? load8_any(w + (n + i * 64) * params.w_stride_0 + k) : Bfloat8{};
+        Bfloat8 w_tile = load_n + i * 64 < params.n
+            ? load8_any(w + (load_n + i * 64) * params.w_stride_0 + load_k) : Bfloat8{};
         *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     }
@@ -835,16 +844,18 @@ struct MatmulPersistentParams {
     }
   }
   for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += 32) {
-    int k = tile_k + lane % 4 * 8;
+    int load_k = tile_k + lane % 4 * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 x_tile = m + i * 64 < params.m
-          ? load8_first(x + (m + i * 64) * params.x_stride_0 + k, params.k - k) : Bfloat8{};
+      Bfloat8 x_tile = load_m + i * 64 < params.m
+          ? load8_first(x + (load_m + i * 64) * params.x_stride_0 + load_k, params.k - load_k)
+          : Bfloat8{};
       *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 w_tile = n + i * 64 < params.n
-          ? load8_first(w + (n + i * 64) * params.w_stride_0 + k, params.k - k) : Bfloat8{};
+      Bfloat8 w_tile = load_n + i * 64 < params.n
+          ? load8_first(w + (load_n + i * 64) * params.w_stride_0 + load_k, params.k - load_k)
+          : Bfloat8{};
       *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -866,9 +877,8 @@ struct MatmulPersistentParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m_2 + i * 32 < params.m) {
-        store2_first(out + (m_2 + i * 32) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 32 < params.m) {
+        store2_first(out + (m + i * 32) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }

@@ -224,10 +224,10 @@ struct LinearGeluParams {
   alignas(16) threadgroup half x_shared[64][24];
   alignas(16) threadgroup half w_shared[16][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -235,19 +235,20 @@ struct LinearGeluParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
+      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 w_tile = load8_any(w + k_2 * params.w_stride_0 + n);
+      Half8 w_tile = load8_any(w + load_k_2 * params.w_stride_0 + load_n);
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     } else {
-      Half8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Half8{};
+      Half8 x_tile =
+          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, params.n - n);
+      Half8 w_tile = load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n);
       *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -266,14 +267,14 @@ struct LinearGeluParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
-    Half8 x_tile =
-        m < params.m ? load8_first(x + m * params.x_stride_0 + k, params.k - k) : Half8{};
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
+    Half8 x_tile = load_m < params.m
+        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Half8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
     *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Half8 w_tile =
-        k_2 < params.k ? load8_first(w + k_2 * params.w_stride_0 + n, params.n - n) : Half8{};
+    Half8 w_tile = load_k_2 < params.k
+        ? load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n) : Half8{};
     *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -293,7 +294,7 @@ struct LinearGeluParams {
   // out[tile_m, tile_n] = epilogue(acc, bias[tile_n].to(torch.float32)).to(x.dtype)
   float2 bias_f32[4];
   UNROLL for (short i = 0; i < 4; ++i) {
-    half2 bias_tile = load2(bias + n_2 + i * 16, params.n - (n_2 + i * 16));
+    half2 bias_tile = load2(bias + n + i * 16, params.n - (n + i * 16));
     bias_f32[i] = float2(bias_tile);
   }
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -304,9 +305,8 @@ struct LinearGeluParams {
         float product = total[k] * 0.5f * (kt_erf(total[k] * 0.70710678f) + 1.0f);
         out_tile[k] = half(product);
       }
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -325,10 +325,10 @@ struct LinearGeluParams {
   alignas(16) threadgroup float x_shared[64][20];
   alignas(16) threadgroup float w_shared[16][68];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -336,27 +336,28 @@ struct LinearGeluParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_any(w + (k_2 + i * 8) * params.w_stride_0 + n);
+        float4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = m + i * 32 < params.m ? load4_any(x + (m + i * 32) * params.x_stride_0 + k)
-            : float4(0.0f);
+        float4 x_tile = load_m + i * 32 < params.m
+            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n);
+        float4 w_tile =
+            load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     }
@@ -376,17 +377,19 @@ struct LinearGeluParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = m + i * 32 < params.m
-          ? load4_first(x + (m + i * 32) * params.x_stride_0 + k, params.k - k) : float4(0.0f);
+      float4 x_tile = load_m + i * 32 < params.m
+          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 w_tile = k_2 + i * 8 < params.k
-          ? load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n) : float4(0.0f);
+      float4 w_tile = load_k_2 + i * 8 < params.k
+          ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          : float4(0.0f);
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -407,7 +410,7 @@ struct LinearGeluParams {
   // out[tile_m, tile_n] = epilogue(acc, bias[tile_n].to(torch.float32)).to(x.dtype)
   float2 bias_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
-    bias_tile[i] = load2(bias + n_2 + i * 16, params.n - (n_2 + i * 16));
+    bias_tile[i] = load2(bias + n + i * 16, params.n - (n + i * 16));
   }
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -416,9 +419,8 @@ struct LinearGeluParams {
       UNROLL for (short k = 0; k < 2; ++k) {
         out_tile[k] = total[k] * 0.5f * (kt_erf(total[k] * 0.70710678f) + 1.0f);
       }
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -436,10 +438,10 @@ struct LinearGeluParams {
   alignas(16) threadgroup bfloat x_shared[64][24];
   alignas(16) threadgroup bfloat w_shared[16][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -447,19 +449,20 @@ struct LinearGeluParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile = load8_any(x + m * params.x_stride_0 + k);
+      Bfloat8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load8_any(w + k_2 * params.w_stride_0 + n);
+      Bfloat8 w_tile = load8_any(w + load_k_2 * params.w_stride_0 + load_n);
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     } else {
-      Bfloat8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Bfloat8{};
+      Bfloat8 x_tile =
+          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Bfloat8{};
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load8_first(w + k_2 * params.w_stride_0 + n, params.n - n);
+      Bfloat8 w_tile = load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n);
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -478,14 +481,14 @@ struct LinearGeluParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
-    Bfloat8 x_tile =
-        m < params.m ? load8_first(x + m * params.x_stride_0 + k, params.k - k) : Bfloat8{};
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
+    Bfloat8 x_tile = load_m < params.m
+        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Bfloat8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
     *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Bfloat8 w_tile =
-        k_2 < params.k ? load8_first(w + k_2 * params.w_stride_0 + n, params.n - n) : Bfloat8{};
+    Bfloat8 w_tile = load_k_2 < params.k
+        ? load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n) : Bfloat8{};
     *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -510,9 +513,8 @@ struct LinearGeluParams {
         out_tile[k] =
             bfloat(nan_max(acc[i][j].thread_elements()[k], 0.0f) * acc[i][j].thread_elements()[k]);
       }
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -530,10 +532,10 @@ struct LinearGeluParams {
   alignas(16) threadgroup float x_shared[64][20];
   alignas(16) threadgroup float w_shared[16][68];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -541,27 +543,28 @@ struct LinearGeluParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_any(w + (k_2 + i * 8) * params.w_stride_0 + n);
+        float4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = m + i * 32 < params.m ? load4_any(x + (m + i * 32) * params.x_stride_0 + k)
-            : float4(0.0f);
+        float4 x_tile = load_m + i * 32 < params.m
+            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n);
+        float4 w_tile =
+            load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     }
@@ -581,17 +584,19 @@ struct LinearGeluParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = m + i * 32 < params.m
-          ? load4_first(x + (m + i * 32) * params.x_stride_0 + k, params.k - k) : float4(0.0f);
+      float4 x_tile = load_m + i * 32 < params.m
+          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 w_tile = k_2 + i * 8 < params.k
-          ? load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n) : float4(0.0f);
+      float4 w_tile = load_k_2 + i * 8 < params.k
+          ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          : float4(0.0f);
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -617,9 +622,8 @@ struct LinearGeluParams {
         out_tile[k] =
             nan_max(acc[i][j].thread_elements()[k], 0.0f) * acc[i][j].thread_elements()[k];
       }
-      if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+      if (m + i * 16 < params.m) {
+        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
       }
     }
   }
@@ -648,10 +652,10 @@ struct MatmulResidualParams {
   alignas(16) threadgroup bfloat x_shared[128][72];
   alignas(16) threadgroup bfloat w_shared[64][72];
   bool interior = int(tgid.x) * 128 + 128 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 128 + tid / 8;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m_2 = int(tgid.x) * 128 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 128 + tid / 8;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int m = int(tgid.x) * 128 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -659,28 +663,30 @@ struct MatmulResidualParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k; tile_k += 64) {
-    int k = tile_k + lane % 8 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 8 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior && tile_k + 64 <= params.k) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 x_tile = load8_any(x + (m + i * 16) * params.x_stride_0 + k);
+        Bfloat8 x_tile = load8_any(x + (load_m + i * 16) * params.x_stride_0 + load_k);
         *(threadgroup Bfloat8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Bfloat8 w_tile = load8_any(w + (k_2 + i * 16) * params.w_stride_0 + n);
+        Bfloat8 w_tile = load8_any(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n);
         *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 x_tile = m + i * 16 < params.m
-            ? load8_first(x + (m + i * 16) * params.x_stride_0 + k, params.k - k) : Bfloat8{};
+        Bfloat8 x_tile = load_m + i * 16 < params.m
+            ? load8_first(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
+            : Bfloat8{};
         *(threadgroup Bfloat8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Bfloat8 w_tile = k_2 + i * 16 < params.k
-            ? load8_first(w + (k_2 + i * 16) * params.w_stride_0 + n, params.n - n) : Bfloat8{};
+        Bfloat8 w_tile = load_k_2 + i * 16 < params.k
+            ? load8_first(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n, params.n - load_n)
+            : Bfloat8{};
         *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     }
@@ -704,13 +710,12 @@ struct MatmulResidualParams {
   // out[tile_m, tile_n] = total.to(residual.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
-      float2 residual_tile = m_2 + i * 32 < params.m
-          ? load2_first(residual + (m_2 + i * 32) * params.residual_stride_0 + n_2 + j * 8,
-          params.n - (n_2 + j * 8)) : float2(0.0f);
+      float2 residual_tile = m + i * 32 < params.m
+          ? load2_first(residual + (m + i * 32) * params.residual_stride_0 + n + j * 8,
+          params.n - (n + j * 8)) : float2(0.0f);
       float2 total = residual_tile + params.scale * elements(acc[i][j]);
-      if (m_2 + i * 32 < params.m) {
-        store2_first(out + (m_2 + i * 32) * params.n + n_2 + j * 8, total,
-            params.n - (n_2 + j * 8));
+      if (m + i * 32 < params.m) {
+        store2_first(out + (m + i * 32) * params.n + n + j * 8, total, params.n - (n + j * 8));
       }
     }
   }
@@ -729,10 +734,10 @@ struct MatmulResidualParams {
   alignas(16) threadgroup half x_shared[128][72];
   alignas(16) threadgroup half w_shared[64][72];
   bool interior = int(tgid.x) * 128 + 128 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 128 + tid / 8;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m_2 = int(tgid.x) * 128 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 128 + tid / 8;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int m = int(tgid.x) * 128 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -740,28 +745,30 @@ struct MatmulResidualParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k; tile_k += 64) {
-    int k = tile_k + lane % 8 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 8 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior && tile_k + 64 <= params.k) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Half8 x_tile = load8_any(x + (m + i * 16) * params.x_stride_0 + k);
+        Half8 x_tile = load8_any(x + (load_m + i * 16) * params.x_stride_0 + load_k);
         *(threadgroup Half8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 w_tile = load8_any(w + (k_2 + i * 16) * params.w_stride_0 + n);
+        Half8 w_tile = load8_any(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n);
         *(threadgroup Half8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Half8 x_tile = m + i * 16 < params.m
-            ? load8_first(x + (m + i * 16) * params.x_stride_0 + k, params.k - k) : Half8{};
+        Half8 x_tile = load_m + i * 16 < params.m
+            ? load8_first(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
+            : Half8{};
         *(threadgroup Half8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 w_tile = k_2 + i * 16 < params.k
-            ? load8_first(w + (k_2 + i * 16) * params.w_stride_0 + n, params.n - n) : Half8{};
+        Half8 w_tile = load_k_2 + i * 16 < params.k
+            ? load8_first(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n, params.n - load_n)
+            : Half8{};
         *(threadgroup Half8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     }
@@ -785,14 +792,13 @@ struct MatmulResidualParams {
   // return residual.to(torch.float32) + scale * acc
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
-      half2 residual_tile = m_2 + i * 32 < params.m
-          ? load2_first(residual + (m_2 + i * 32) * params.residual_stride_0 + n_2 + j * 8,
-          params.n - (n_2 + j * 8)) : half2(0.0h);
+      half2 residual_tile = m + i * 32 < params.m
+          ? load2_first(residual + (m + i * 32) * params.residual_stride_0 + n + j * 8,
+          params.n - (n + j * 8)) : half2(0.0h);
       float2 total = float2(residual_tile) + params.scale * elements(acc[i][j]);
       half2 out_tile = half2(total);
-      if (m_2 + i * 32 < params.m) {
-        store2_first(out + (m_2 + i * 32) * params.n + n_2 + j * 8, out_tile,
-            params.n - (n_2 + j * 8));
+      if (m + i * 32 < params.m) {
+        store2_first(out + (m + i * 32) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }

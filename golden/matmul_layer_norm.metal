@@ -102,10 +102,10 @@ struct MatmulLayerNormParams {
   alignas(16) threadgroup float sum_shared[64][2];
   alignas(16) threadgroup float sum_shared_1[64][2];
   bool interior = int(tgid.x) * 64 + 64 <= params.m;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int d = lane % 16 * 8;
-  int d_2 = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_d = lane % 16 * 8;
+  int d = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
@@ -113,22 +113,23 @@ struct MatmulLayerNormParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
-      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
+      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_any(w + (k_2 + i * 8) * params.w_stride_0 + d);
+        Half8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d);
         *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
       }
     } else {
-      Half8 x_tile = m < params.m ? load8_any(x + m * params.x_stride_0 + k) : Half8{};
+      Half8 x_tile =
+          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_any(w + (k_2 + i * 8) * params.w_stride_0 + d);
+        Half8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d);
         *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
       }
     }
@@ -148,15 +149,15 @@ struct MatmulLayerNormParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 16;
-    Half8 x_tile =
-        m < params.m ? load8_first(x + m * params.x_stride_0 + k, params.k - k) : Half8{};
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 16;
+    Half8 x_tile = load_m < params.m
+        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Half8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
     *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 w_tile =
-          k_2 + i * 8 < params.k ? load8_any(w + (k_2 + i * 8) * params.w_stride_0 + d) : Half8{};
+      Half8 w_tile = load_k_2 + i * 8 < params.k
+          ? load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d) : Half8{};
       *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -231,8 +232,8 @@ struct MatmulLayerNormParams {
   float2 weight_f32[8];
   float2 bias_f32[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    half2 weight_tile = *(const device half2*)(weight + d_2 + i * 16);
-    half2 bias_tile = *(const device half2*)(bias + d_2 + i * 16);
+    half2 weight_tile = *(const device half2*)(weight + d + i * 16);
+    half2 bias_tile = *(const device half2*)(bias + d + i * 16);
     weight_f32[i] = float2(weight_tile);
     bias_f32[i] = float2(bias_tile);
   }
@@ -242,8 +243,8 @@ struct MatmulLayerNormParams {
       float2 normed = centered[i][j] * rsqrt_[i];
       float2 y = normed * weight_f32[j] + bias_f32[j];
       half2 out_tile = half2(y);
-      if (m_2 + i * 16 < params.m) {
-        *(device half2*)(out + (m_2 + i * 16) * 128 + d_2 + j * 16) = out_tile;
+      if (m + i * 16 < params.m) {
+        *(device half2*)(out + (m + i * 16) * 128 + d + j * 16) = out_tile;
       }
     }
   }
@@ -265,10 +266,10 @@ struct MatmulLayerNormParams {
   alignas(16) threadgroup float sum_shared[64][2];
   alignas(16) threadgroup float sum_shared_1[64][2];
   bool interior = int(tgid.x) * 64 + 64 <= params.m;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int d = lane % 8 * 4;
-  int d_2 = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_d = lane % 8 * 4;
+  int d = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[4][6];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 6; ++j) {
@@ -276,27 +277,27 @@ struct MatmulLayerNormParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 3; ++i) {
-        float4 w_tile = load4_any(w + k_2 * params.w_stride_0 + d + i * 32);
+        float4 w_tile = load4_any(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
         *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = m + i * 32 < params.m ? load4_any(x + (m + i * 32) * params.x_stride_0 + k)
-            : float4(0.0f);
+        float4 x_tile = load_m + i * 32 < params.m
+            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 3; ++i) {
-        float4 w_tile = load4_any(w + k_2 * params.w_stride_0 + d + i * 32);
+        float4 w_tile = load4_any(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
         *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
       }
     }
@@ -316,17 +317,18 @@ struct MatmulLayerNormParams {
     }
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = m + i * 32 < params.m
-          ? load4_first(x + (m + i * 32) * params.x_stride_0 + k, params.k - k) : float4(0.0f);
+      float4 x_tile = load_m + i * 32 < params.m
+          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 3; ++i) {
-      float4 w_tile =
-          k_2 < params.k ? load4_any(w + k_2 * params.w_stride_0 + d + i * 32) : float4(0.0f);
+      float4 w_tile = load_k_2 < params.k
+          ? load4_any(w + load_k_2 * params.w_stride_0 + load_d + i * 32) : float4(0.0f);
       *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -401,16 +403,16 @@ struct MatmulLayerNormParams {
   float2 weight_tile[6];
   float2 bias_tile[6];
   UNROLL for (short i = 0; i < 6; ++i) {
-    weight_tile[i] = *(const device float2*)(weight + d_2 + i * 16);
-    bias_tile[i] = *(const device float2*)(bias + d_2 + i * 16);
+    weight_tile[i] = *(const device float2*)(weight + d + i * 16);
+    bias_tile[i] = *(const device float2*)(bias + d + i * 16);
   }
   // out[tile_m, :] = y.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 6; ++j) {
       float2 normed = centered[i][j] * rsqrt_[i];
       float2 y = normed * weight_tile[j] + bias_tile[j];
-      if (m_2 + i * 16 < params.m) {
-        *(device float2*)(out + (m_2 + i * 16) * 96 + d_2 + j * 16) = y;
+      if (m + i * 16 < params.m) {
+        *(device float2*)(out + (m + i * 16) * 96 + d + j * 16) = y;
       }
     }
   }

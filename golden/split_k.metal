@@ -178,10 +178,10 @@ struct MatmulSplitKParams {
   alignas(16) threadgroup half x_shared[64][24];
   alignas(16) threadgroup half y_shared[16][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -190,22 +190,22 @@ struct MatmulSplitKParams {
   }
   for (int tile_k = int(tgid.z) * 256; tile_k
       < min(int(tgid.z) * 256 + 256, params.k); tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
+      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_any(y + k_2 * params.y_stride_0 + n);
+      Half8 y_tile = load8_any(y + load_k_2 * params.y_stride_0 + load_n);
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     } else {
-      Half8 x_tile = m < params.m
-          ? load8_first(x + m * params.x_stride_0 + k, min(int(tgid.z) * 256 + 256, params.k) - k)
-          : Half8{};
+      Half8 x_tile = load_m < params.m
+          ? load8_first(x + load_m * params.x_stride_0 + load_k,
+          min(int(tgid.z) * 256 + 256, params.k) - load_k) : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = k_2 < min(int(tgid.z) * 256 + 256, params.k)
-          ? load8_first(y + k_2 * params.y_stride_0 + n, params.n - n) : Half8{};
+      Half8 y_tile = load_k_2 < min(int(tgid.z) * 256 + 256, params.k)
+          ? load8_first(y + load_k_2 * params.y_stride_0 + load_n, params.n - load_n) : Half8{};
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -227,8 +227,8 @@ struct MatmulSplitKParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m_2 + i * 16 < params.m && n_2 + j * 16 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m_2 + i * 16) * params.n + n_2
+        if (m + i * 16 < params.m && n + j * 16 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n
               + j * 16 + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
         }
       }
@@ -248,10 +248,10 @@ struct MatmulSplitKParams {
   alignas(16) threadgroup float x_shared[64][20];
   alignas(16) threadgroup float y_shared[16][68];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -260,29 +260,30 @@ struct MatmulSplitKParams {
   }
   for (int tile_k = int(tgid.z) * 256; tile_k
       < min(int(tgid.z) * 256 + 256, params.k); tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_any(y + (k_2 + i * 8) * params.y_stride_0 + n);
+        float4 y_tile = load4_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = m + i * 32 < params.m
-            ? load4_first(x + (m + i * 32) * params.x_stride_0 + k,
-            min(int(tgid.z) * 256 + 256, params.k) - k) : float4(0.0f);
+        float4 x_tile = load_m + i * 32 < params.m
+            ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * 256 + 256, params.k) - load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load4_first(y + (k_2 + i * 8) * params.y_stride_0 + n, params.n - n) : float4(0.0f);
+        float4 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
+            ? load4_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+            : float4(0.0f);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     }
@@ -305,8 +306,8 @@ struct MatmulSplitKParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m_2 + i * 16 < params.m && n_2 + j * 16 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m_2 + i * 16) * params.n + n_2
+        if (m + i * 16 < params.m && n + j * 16 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n
               + j * 16 + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
         }
       }
@@ -336,10 +337,10 @@ struct LinearSplitKParams {
   alignas(16) threadgroup bfloat x_shared[64][24];
   alignas(16) threadgroup bfloat w_shared[16][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -348,23 +349,23 @@ struct LinearSplitKParams {
   }
   for (int tile_k = int(tgid.z) * params.split_size; tile_k
       < min(int(tgid.z) * params.split_size + params.split_size, params.k); tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior && tile_k + 16
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
-      Bfloat8 x_tile = load8_any(x + m * params.x_stride_0 + k);
+      Bfloat8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load8_any(w + k_2 * params.w_stride_0 + n);
+      Bfloat8 w_tile = load8_any(w + load_k_2 * params.w_stride_0 + load_n);
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     } else {
-      Bfloat8 x_tile = m < params.m
-          ? load8_first(x + m * params.x_stride_0 + k,
-          min(int(tgid.z) * params.split_size + params.split_size, params.k) - k) : Bfloat8{};
+      Bfloat8 x_tile = load_m < params.m
+          ? load8_first(x + load_m * params.x_stride_0 + load_k,
+          min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k) : Bfloat8{};
       *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = k_2 < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-          ? load8_first(w + k_2 * params.w_stride_0 + n, params.n - n) : Bfloat8{};
+      Bfloat8 w_tile = load_k_2 < min(int(tgid.z) * params.split_size + params.split_size, params.k)
+          ? load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n) : Bfloat8{};
       *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -389,7 +390,7 @@ struct LinearSplitKParams {
     // acc = acc + bias[tile_n].to(torch.float32)
     float2 bias_f32[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat2 bias_tile = load2(bias + n_2 + i * 16, params.n - (n_2 + i * 16));
+      bfloat2 bias_tile = load2(bias + n + i * 16, params.n - (n + i * 16));
       bias_f32[i] = float2(bias_tile);
     }
     UNROLL for (short i = 0; i < 4; ++i) {
@@ -409,8 +410,8 @@ struct LinearSplitKParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m_2 + i * 16 < params.m && n_2 + j * 16 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m_2 + i * 16) * params.n + n_2
+        if (m + i * 16 < params.m && n + j * 16 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n
               + j * 16 + k), acc_2[i][j][k], memory_order_relaxed);
         }
       }
@@ -431,10 +432,10 @@ struct LinearSplitKParams {
   alignas(16) threadgroup float x_shared[64][20];
   alignas(16) threadgroup float w_shared[16][68];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -443,31 +444,33 @@ struct LinearSplitKParams {
   }
   for (int tile_k = int(tgid.z) * params.split_size; tile_k
       < min(int(tgid.z) * params.split_size + params.split_size, params.k); tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior && tile_k + 16
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_any(w + (k_2 + i * 8) * params.w_stride_0 + n);
+        float4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = m + i * 32 < params.m
-            ? load4_first(x + (m + i * 32) * params.x_stride_0 + k,
-            min(int(tgid.z) * params.split_size + params.split_size, params.k) - k) : float4(0.0f);
+        float4 x_tile = load_m + i * 32 < params.m
+            ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k)
+            : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = k_2 + i * 8
+        float4 w_tile = load_k_2 + i * 8
             < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-            ? load4_first(w + (k_2 + i * 8) * params.w_stride_0 + n, params.n - n) : float4(0.0f);
+            ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+            : float4(0.0f);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     }
@@ -493,7 +496,7 @@ struct LinearSplitKParams {
     // acc = acc + bias[tile_n].to(torch.float32)
     float2 bias_tile[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      bias_tile[i] = load2(bias + n_2 + i * 16, params.n - (n_2 + i * 16));
+      bias_tile[i] = load2(bias + n + i * 16, params.n - (n + i * 16));
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -512,8 +515,8 @@ struct LinearSplitKParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m_2 + i * 16 < params.m && n_2 + j * 16 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m_2 + i * 16) * params.n + n_2
+        if (m + i * 16 < params.m && n + j * 16 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n
               + j * 16 + k), acc_2[i][j][k], memory_order_relaxed);
         }
       }
@@ -534,10 +537,10 @@ struct LinearSplitKParams {
   alignas(16) threadgroup half x_shared[64][24];
   alignas(16) threadgroup half y_shared[16][72];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 2;
-  int n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 2;
+  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -546,22 +549,22 @@ struct LinearSplitKParams {
   }
   for (int tile_k = int(tgid.z) * 256; tile_k
       < min(int(tgid.z) * 256 + 256, params.k); tile_k += 16) {
-    int k = tile_k + lane % 2 * 8;
-    int k_2 = tile_k + tid / 8;
+    int load_k = tile_k + lane % 2 * 8;
+    int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      Half8 x_tile = load8_any(x + m * params.x_stride_0 + k);
+      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_any(y + k_2 * params.y_stride_0 + n);
+      Half8 y_tile = load8_any(y + load_k_2 * params.y_stride_0 + load_n);
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     } else {
-      Half8 x_tile = m < params.m
-          ? load8_first(x + m * params.x_stride_0 + k, min(int(tgid.z) * 256 + 256, params.k) - k)
-          : Half8{};
+      Half8 x_tile = load_m < params.m
+          ? load8_first(x + load_m * params.x_stride_0 + load_k,
+          min(int(tgid.z) * 256 + 256, params.k) - load_k) : Half8{};
       *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = k_2 < min(int(tgid.z) * 256 + 256, params.k)
-          ? load8_first(y + k_2 * params.y_stride_0 + n, params.n - n) : Half8{};
+      Half8 y_tile = load_k_2 < min(int(tgid.z) * 256 + 256, params.k)
+          ? load8_first(y + load_k_2 * params.y_stride_0 + load_n, params.n - load_n) : Half8{};
       *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -582,11 +585,11 @@ struct LinearSplitKParams {
   // partial[split.id, tile_m, tile_n] = acc
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
-      if (m_2 + i * 16 < params.m) {
+      if (m + i * 16 < params.m) {
         store2_first(partial + int(tgid.z) * 256 / 256 * params.m * params.n
-            + (m_2 + i * 16) * params.n + n_2 + j * 16,
+            + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n_2 + j * 16));
+            params.n - (n + j * 16));
       }
     }
   }
@@ -633,10 +636,10 @@ struct MatmulSplitKBarrierParams {
   alignas(16) threadgroup float x_shared[64][20];
   alignas(16) threadgroup float y_shared[16][68];
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int m = int(tgid.x) * 64 + tid / 4;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m_2 = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_m = int(tgid.x) * 64 + tid / 4;
+  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
+  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[4][4];
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -645,29 +648,30 @@ struct MatmulSplitKBarrierParams {
   }
   for (int tile_k = int(tgid.z) * 256; tile_k
       < min(int(tgid.z) * 256 + 256, params.k); tile_k += 16) {
-    int k = tile_k + lane % 4 * 4;
-    int k_2 = tile_k + tid / 16;
+    int load_k = tile_k + lane % 4 * 4;
+    int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (m + i * 32) * params.x_stride_0 + k);
+        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_any(y + (k_2 + i * 8) * params.y_stride_0 + n);
+        float4 y_tile = load4_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = m + i * 32 < params.m
-            ? load4_first(x + (m + i * 32) * params.x_stride_0 + k,
-            min(int(tgid.z) * 256 + 256, params.k) - k) : float4(0.0f);
+        float4 x_tile = load_m + i * 32 < params.m
+            ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * 256 + 256, params.k) - load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load4_first(y + (k_2 + i * 8) * params.y_stride_0 + n, params.n - n) : float4(0.0f);
+        float4 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
+            ? load4_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+            : float4(0.0f);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     }
@@ -689,11 +693,11 @@ struct MatmulSplitKBarrierParams {
   // partial[split.id, tile_m, tile_n] = acc
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
-      if (m_2 + i * 16 < params.m) {
+      if (m + i * 16 < params.m) {
         store2_first(partial + int(tgid.z) * 256 / 256 * params.m * params.n
-            + (m_2 + i * 16) * params.n + n_2 + j * 16,
+            + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n_2 + j * 16));
+            params.n - (n + j * 16));
       }
     }
   }

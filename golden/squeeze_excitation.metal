@@ -104,12 +104,12 @@ struct SqueezeExcitationParams {
   threadgroup float exchange_shared[32][64][1];
   int b = int(tgid.x) * 32;
   int d = tid / 2;
-  int d_2 = tid / 4;
-  int d_3 = lane % 4 * 4;
-  int d_4 = tid / 16;
-  int d_5 = lane % 16 * 4;
+  int load_d = tid / 4;
+  int load_d_2 = lane % 4 * 4;
+  int load_d_3 = tid / 16;
+  int load_d_4 = lane % 16 * 4;
   int b_2 = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int d_6 = lane / 8 % 2 * 4 + lane % 2 * 2;
+  int d_2 = lane / 8 % 2 * 4 + lane % 2 * 2;
   float pooled[32] = {};
   for (int tile_s = 0; tile_s < params.s; tile_s += 8) {
     int s = tile_s + lane % 2 * 4;
@@ -141,7 +141,7 @@ struct SqueezeExcitationParams {
     }
   }
   UNROLL for (short i = 0; i < 2; ++i) {
-    half4 w1_tile = load4_any(w1 + (d_2 + i * 32) * params.w1_stride_0 + d_3);
+    half4 w1_tile = load4_any(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2);
     float4 w1_f32 = float4(w1_tile);
     *(threadgroup float4*)&w1_shared[tid / 4 + i * 32][lane % 4 * 4] = w1_f32;
   }
@@ -167,7 +167,7 @@ struct SqueezeExcitationParams {
   }
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
   UNROLL for (short i = 0; i < 2; ++i) {
-    half4 w2_tile = load4_any(w2 + (d_4 + i * 8) * params.w2_stride_0 + d_5);
+    half4 w2_tile = load4_any(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4);
     float4 w2_f32 = float4(w2_tile);
     *(threadgroup float4*)&w2_shared[tid / 16 + i * 8][lane % 16 * 4] = w2_f32;
   }
@@ -184,7 +184,7 @@ struct SqueezeExcitationParams {
   UNROLL for (short i = 0; i < 8; ++i) {
     gate[i] = 1.0f / (1.0f + precise::exp(-elements(gate_acc[i])));
     if (b_2 < params.b) {
-      *(device float2*)(gates + b_2 * 64 + d_6 + i * 8) = gate[i];
+      *(device float2*)(gates + b_2 * 64 + d_2 + i * 8) = gate[i];
     }
   }
   for (int tile_s = 0; tile_s < params.s; tile_s += 8) {
@@ -231,12 +231,12 @@ struct SqueezeExcitationParams {
   threadgroup float (*w1_shared)[28] = (threadgroup float (*)[28])(memory + 16896);
   int d = tid;
   int b = int(tgid.x) * 32;
-  int d_2 = tid / 2 % 32;
-  int d_3 = lane % 2 * 4;
-  int d_4 = tid / 8 % 8;
-  int d_5 = lane % 8 * 4;
+  int load_d = tid / 2 % 32;
+  int load_d_2 = lane % 2 * 4;
+  int load_d_3 = tid / 8 % 8;
+  int load_d_4 = lane % 8 * 4;
   int b_2 = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int d_6 = lane / 8 % 2 * 4 + lane % 2 * 2;
+  int d_2 = lane / 8 % 2 * 4 + lane % 2 * 2;
   float pooled[32] = {};
   for (int tile_s = 0; tile_s < params.s; tile_s += 4) {
     // pooled += torch.sum(x[tile_b, :, tile_s].to(torch.float32), dim=-1)
@@ -265,7 +265,7 @@ struct SqueezeExcitationParams {
   }
   UNROLL for (short i = 0; i < 3; ++i) {
     UNROLL for (short j = 0; j < 3; ++j) {
-      float4 w1_tile = load4_any(w1 + (d_2 + i * 32) * params.w1_stride_0 + d_3 + j * 8);
+      float4 w1_tile = load4_any(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2 + j * 8);
       if (sg / 2 == 0) {
         *(threadgroup float4*)&w1_shared[tid / 2 % 32 + i * 32][lane % 2 * 4 + j * 8] = w1_tile;
       }
@@ -295,7 +295,7 @@ struct SqueezeExcitationParams {
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
   UNROLL for (short i = 0; i < 3; ++i) {
     UNROLL for (short j = 0; j < 3; ++j) {
-      float4 w2_tile = load4_any(w2 + (d_4 + i * 8) * params.w2_stride_0 + d_5 + j * 32);
+      float4 w2_tile = load4_any(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4 + j * 32);
       if (sg / 2 == 0) {
         *(threadgroup float4*)&w2_shared[tid / 8 % 8 + i * 8][lane % 8 * 4 + j * 32] = w2_tile;
       }
@@ -314,7 +314,7 @@ struct SqueezeExcitationParams {
   UNROLL for (short i = 0; i < 12; ++i) {
     gate[i] = 1.0f / (1.0f + precise::exp(-elements(gate_acc[i])));
     if (b_2 < params.b) {
-      *(device float2*)(gates + b_2 * 96 + d_6 + i * 8) = gate[i];
+      *(device float2*)(gates + b_2 * 96 + d_2 + i * 8) = gate[i];
     }
   }
   for (int tile_s = 0; tile_s < params.s; tile_s += 4) {

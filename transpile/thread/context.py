@@ -290,7 +290,9 @@ class Lowering:
         if isinstance(base, Const | Var | Extent):
             return base
         if base not in run.named:
-            run.named[base] = Var(run.name, self.index_dtype)
+            copied = digits in self.plan.products.copies
+            name = f"load_{run.name}" if copied else run.name
+            run.named[base] = Var(name, self.index_dtype)
             run.scope.prologue.append(Let(run.named[base], base))
         return run.named[base]
 

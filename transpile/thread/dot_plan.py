@@ -32,7 +32,7 @@ from transpile.thread.dot_layout import (
     staging,
 )
 from transpile.thread.ir import Expr, SharedBuffer
-from transpile.thread.layout import Axis, Digit, Layout
+from transpile.thread.layout import Axis, Digit, Digits, Layout
 from transpile.thread.limits import Limits
 
 _RESIDENT = 128  # bytes of a left operand's registers that a thread keeps around a loop
@@ -92,7 +92,8 @@ class Products:
     """All products of a phase, and what lowering has staged. ``threads`` is what their SIMD groups
     need, 0 if there are none; ``layouts`` are those of values that are not distributed as their
     axes usually are; ``uses`` counts how often values are used, ``homes`` are the blocks that
-    define them, ``makers`` the operations; ``stages`` is how many steps of a loop buffers hold."""
+    define them, ``makers`` the operations; ``stages`` is how many steps of a loop buffers hold,
+    ``copies`` are the digits of axes in layouts made for copying."""
 
     unit: MatrixUnit | None = None
     threads: int = 0
@@ -103,6 +104,7 @@ class Products:
     makers: dict[Value, Op] = field(default_factory=dict)
     staged: list[Staged] = field(default_factory=list)
     stages: int = 1
+    copies: set[Digits] = field(default_factory=set)
 
 
 def plan_products(
@@ -142,6 +144,7 @@ class _Planner:
         self.frames.close()
         for value in self.frames.slots:
             slots = self.frames.of(value) or ()
+            self.result.copies |= {s.digits for s in slots if s and s.kind == "copy"}
             self.result.layouts[value] = Layout(tuple(s.digits if s else () for s in slots))
         return self.result
 
