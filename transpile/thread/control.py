@@ -46,8 +46,11 @@ def grid(low: Lowering, order: Sequence[int], swizzle: int = 1) -> tuple[Size, .
         last = axis is axes[-1]
         part = number if last else Apply("mod", (number, extent), number.dtype)
         _grid_axis(low, axis, part)
-        number = Apply("floordiv", (number, extent), number.dtype)
         total = total * count
+        if not last:
+            rest = Var("rest", number.dtype)
+            low.top.prologue.append(Let(rest, Apply("floordiv", (number, extent), rest.dtype)))
+            number = rest
     return (total,)
 
 
@@ -94,6 +97,10 @@ def _grid_axis(low: Lowering, axis: ir.GridAxis, number: Expr) -> None:
     first = mul(number, size)
     if axis.begin != Size.of(0):
         first = add(begin, first)
+    if isinstance(number, Apply):  # a part of the group's number: computed once
+        var = Var(axis.var.name or "tile", first.dtype)
+        low.top.prologue.append(Let(var, first))
+        first = var
     known = low.ranges.tiles[axis.var]
     low.runs[axis.var] = Run(
         axis_name(axis.var, axis.block.name, axis.end), Size.of(axis.block), first,
