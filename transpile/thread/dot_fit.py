@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from transpile.ir import ir
 from transpile.ir.sizes import Size, Sym
 from transpile.ir.walk import walk
-from transpile.thread.dot_plan import Operand, Product, Products, plan_products
+from transpile.thread.dot_plan import PAD, Operand, Product, Products, plan_products
 from transpile.thread.limits import Limits
 
-_PAD = 16  # bytes by which the rows of a buffer are further apart than they are long
 _LEAST = 8
 
 
@@ -69,7 +68,7 @@ def _bytes(product: Product, operand: Operand) -> int:
     if operand.transposed:
         rows, cols = cols, rows
     size = max(1, operand.dtype.bits // 8)
-    return product.batch * rows * (cols * size + _PAD)
+    return product.batch * rows * (cols * size + PAD)
 
 
 def _loop_blocks(phase: ir.Phase, plan: Products) -> set[Sym]:

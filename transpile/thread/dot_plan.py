@@ -35,6 +35,7 @@ from transpile.thread.ir import Expr, SharedBuffer
 from transpile.thread.layout import Axis, Digit, Digits, Layout
 from transpile.thread.limits import Limits
 
+PAD = 16  # bytes by which the rows of a buffer are further apart than they are long
 _RESIDENT = 128  # bytes of a left operand's registers that a thread keeps around a loop
 _FRESH = (
     ir.Load, ir.Full, ir.TileIndex, ir.Iota, ir.Random, ir.Const, ir.SizeOf, ir.HostScalar,

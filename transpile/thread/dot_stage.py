@@ -15,7 +15,7 @@ from transpile.ir.dtypes import BOOL, DType
 from transpile.ir.walk import operands as operands_of
 from transpile.thread.context import Lowering, Run, Tile
 from transpile.thread.dot_pipeline import can_run_ahead, run_ahead
-from transpile.thread.dot_plan import Operand, Product, Staged
+from transpile.thread.dot_plan import PAD, Operand, Product, Staged
 from transpile.thread.exchange import coordinates, key_of
 from transpile.thread.ir import (
     Apply,
@@ -34,8 +34,6 @@ from transpile.thread.ir import (
 from transpile.thread.layout import Layout
 from transpile.thread.nests import Control, Env
 from transpile.thread.scope import Scope
-
-_PAD = 16  # bytes
 
 
 def stage(low: Lowering, product: Product) -> dict[str, Staged]:
@@ -216,7 +214,7 @@ def _buffer(low: Lowering, product: Product, operand: Operand) -> Staged:
             buffer = other.buffer
             break
     else:
-        pad = _PAD * 8 // max(8, operand.dtype.bits)
+        pad = PAD * 8 // max(8, operand.dtype.bits)
         buffer = low.buffer(f"{name}_shared", operand.dtype, extents, pad)
     staged = Staged(name, value, home, operand.dtype, buffer, operand.transposed)
     products.staged.append(staged)
