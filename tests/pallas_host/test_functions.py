@@ -264,3 +264,21 @@ def test_equal_arrays_are_one_signature(tmp_path: Path) -> None:
         "x=f32[M,N], i=i64[M,N]",
         "x=f32[M,N], i=i8[M,N]",
     ]
+
+
+@pytest.mark.parametrize("name", ["jnp", "pl", "kt"])
+def test_names_of_the_generated_module_are_refused(tmp_path: Path, name: str) -> None:
+    source = (
+        CASES["fresh"][0]
+        .replace("m, n = x.size()", f"m, {name} = x.size()")
+        .replace("[m + 1, n]", f"[m + 1, {name}]")
+    )
+    with pytest.raises(KtError, match="KT0632"):
+        host_text(tmp_path, source, x="f32[M,N]")
+
+
+def test_host_calls_are_listed() -> None:
+    """What `kt targets` says comes from the tables that translate."""
+    from transpile.emitters.pallas.hostjax_text import host_calls
+
+    assert {"empty_like", "promote_types", "gelu", ".view", ".sum", ".zero_"} <= set(host_calls())

@@ -344,6 +344,11 @@ CODES: dict[str, CodeInfo] = {
         "value: JAX arrays have no views. Write to the tensor itself, or to a slice, a reshape "
         "or a permutation of it.",
     ),
+    "KT0632": _I(
+        "name that generated code needs",
+        "A variable of the host program has the name under which the generated module imports "
+        "another module (`jnp`, `pl`, `kt`, ...).",
+    ),
     # -- KT09xx: internal -----------------------------------------------------------------------
     "KT0900": _I(
         "internal error",

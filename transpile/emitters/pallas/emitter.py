@@ -13,6 +13,7 @@ from transpile.emitters.common.templates import render_template
 from transpile.emitters.pallas import hostjax, ops
 from transpile.emitters.pallas.dtypes import NAMES, ON_DEVICE
 from transpile.emitters.pallas.helpers import HELPERS, with_uses
+from transpile.emitters.pallas.hostjax_text import host_calls
 from transpile.emitters.pallas.phase import LoweredPhase, lower
 from transpile.emitters.pallas.prepare import prepared
 from transpile.ir import ir
@@ -118,4 +119,5 @@ def capabilities() -> dict[str, object]:
         "reductions": sorted(ops.REDUCTIONS),
         "dtypes": [d.name for d in (*NAMES, *ON_DEVICE)],
         "features": list(ops.FEATURES),
+        "host calls": host_calls(),
     }

@@ -100,6 +100,8 @@ class HostProgram:
         self.translator = Translator(torch_imports(kernel.prelude) | {"torch": "torch"}, tensors)
         self.translator.span = kernel.span
         self.statements = list(_statements(kernel, self.blocks))
+        self.translator.check_names(p.name for p in kernel.params)
+        self.translator.check_names(n for s in self.statements for n in sorted(bound(s.text)))
         self.written = [_written(phase) for phase in kernel.phases]
         self.views = self._find_views()
         self.translator.tensors |= set(self.views)

@@ -19,6 +19,10 @@ from transpile.ir.dtypes import BY_TORCH
 
 _DEVICE = "__kt_device__"  # stands for what says where a tensor is; no JAX statement asks that
 _MODULE = cst.Module([])
+
+#: what generated modules call the modules that they use
+OURS = frozenset({"functools", "jax", "jnp", "kt", "lax", "pl", "pltpu"})
+
 _IN_PLACE_CALL = re.compile(r"\.(" + "|".join(calls.IN_PLACE) + r")\(")
 
 
@@ -46,6 +50,15 @@ class Translator:
         self.imports = imports
         self.tensors = set(tensors)
         self.span: ir.Span | None = None
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """KT0632 where the program has a variable of a name that its JAX code needs."""
+        for name in names:
+            if name in OURS:
+                raise error(
+                    "KT0632", f"the host program has a variable `{name}`", self.span,
+                    why="generated Pallas modules call a module so", remedy="rename it",
+                )  # fmt: skip
 
     def expression(self, text: str) -> str:
         """An expression's text in JAX. Raises KtError."""
@@ -270,6 +283,16 @@ class _Rewriter(cst.CSTTransformer):
         if isinstance(target, cst.Subscript):
             return _assign(target.value, f"{_at(target)}.set({code(value)})")
         return _assign(target, code(value))
+
+
+def host_calls() -> list[str]:
+    """torch's functions, and methods with a dot before them, that host programs may call."""
+    functions = {
+        name.removeprefix("torch.").removeprefix("nn.functional.") for name in calls.FUNCTIONS
+    }
+    methods = {f".{name}" for name in (*calls.METHODS, *calls.IN_PLACE, *alloc.METHODS)}
+    makers = alloc.FUNCTIONS - {"rand", "randn", "empty_strided"}
+    return [*sorted(functions | makers), *sorted(methods)]
 
 
 _NAMES = {
