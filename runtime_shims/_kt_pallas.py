@@ -401,6 +401,64 @@ def _dtype_of_torch(value: Any) -> Any:
 # Memory
 
 
+#: bytes of vector memory of a core, by the device kind that jax reports
+_VMEM = {"TPU v5": 64 << 20, "TPU7x": 64 << 20}
+_MOST_VMEM = 128 << 20
+
+
+def vmem_limit(
+    kernel: str,
+    in_specs: Sequence[Any],
+    operands: Sequence[Any],
+    out_specs: Any,
+    out_shape: Any,
+    scratch_shapes: Sequence[Any] = (),
+) -> int:
+    """What a kernel may use of a core's vector memory, in bytes: its buffers and room to spill.
+
+    Args:
+        kernel: its name, for errors.
+        in_specs, operands: the BlockSpecs (those of vector memory count) and the arrays they cut.
+        out_specs, out_shape: those of the results.
+        scratch_shapes: buffers that stay.
+
+    Raises:
+        KtError: the buffers do not fit; it lists them.
+    """
+    outs = out_specs if isinstance(out_specs, Sequence) else [out_specs]
+    shapes = out_shape if isinstance(out_shape, Sequence) else [out_shape]
+    needs: dict[str, int] = {}
+    operands = operands[len(operands) - len(in_specs) :]  # prefetched numbers come first
+    pairs = [*zip(in_specs, operands, strict=True), *zip(outs, shapes, strict=True)]
+    for number, (spec, array) in enumerate(pairs):
+        if spec.block_shape is not None:
+            block = tuple(1 if n is None else n for n in spec.block_shape)
+            needs[f"block {number} {block} {array.dtype}, twice"] = 2 * _tiled(block, array.dtype)
+    for number, scratch in enumerate(scratch_shapes):
+        if "smem" not in str(scratch).lower():
+            size = _tiled(scratch.shape, scratch.dtype)
+            needs[f"scratch {number} {tuple(scratch.shape)} {jnp.dtype(scratch.dtype)}"] = size
+    physical = _VMEM.get(_device_kind(), _MOST_VMEM)
+    check_vmem(kernel, needs, physical)
+    return min(sum(needs.values()) * 3 // 2 + (16 << 20), physical)
+
+
+def _tiled(shape: Sequence[int], dtype: Any) -> int:
+    """Bytes in whole tiles of (8, 128) words."""
+    size = jnp.dtype(dtype).itemsize
+    *lead, rows, lanes = (1, 1, *shape)
+    sublanes = 8 * (4 // min(4, size))
+    rows, lanes = -(-rows // sublanes) * sublanes, -(-lanes // 128) * 128
+    return int(np.prod(lead)) * rows * lanes * size
+
+
+def _device_kind() -> str:
+    """The kind of device that is compiled for: the mesh's, else the default one."""
+    mesh = jax.sharding.get_mesh()
+    devices = [*getattr(mesh, "devices", np.array([])).flat] if not mesh.empty else jax.devices()
+    return str(devices[0].device_kind)
+
+
 def check_vmem(kernel: str, needs: Mapping[str, int], limit: int) -> None:
     """Refuse shapes whose blocks do not fit.
 

@@ -349,6 +349,11 @@ CODES: dict[str, CodeInfo] = {
         "A variable of the host program has the name under which the generated module imports "
         "another module (`jnp`, `pl`, `kt`, ...).",
     ),
+    "KT0640": _I(
+        "too much vector memory",
+        "The blocks that a TPU kernel works on at once do not fit into a core's vector memory "
+        "(128 MiB on v5e and v6e, 64 MiB on v5p and 7x). The message lists them.",
+    ),
     # -- KT09xx: internal -----------------------------------------------------------------------
     "KT0900": _I(
         "internal error",

@@ -165,11 +165,12 @@ def _loaded(value: ir.Value, makers: dict[ir.Value, ir.Op]) -> bool:
 def _product_defaults(dots: list[ir.Dot]) -> dict[Sym, int]:
     """Operands of a product stay in VMEM for as many rows and columns as there is room for."""
     sizes: dict[Sym, int] = {}
-    side = 512 if len(dots) == 1 else 256
+    side, deep = (1024, 4096) if len(dots) == 1 else (256, 512)
     for op in dots:
         *batch, m, k = op.lhs.shape
         n = op.rhs.shape[-1]
-        for group, size in ((batch, 1), ([k], 512), ([n], side), ([m], side)):
+        depth = deep * 2 // max(2, bytes_of(op.lhs.dtype), bytes_of(op.rhs.dtype))
+        for group, size in ((batch, 1), ([k], depth), ([n], side), ([m], side)):
             for sym in (s for axis in group for s in axis.syms if s.kind == "block"):
                 sizes[sym] = max(sizes.get(sym, 1), size)
     return sizes

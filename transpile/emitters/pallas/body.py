@@ -177,6 +177,7 @@ def _scratch(ctx: Context, value: ir.Value) -> Expr:
     shape = ctx.shape(value.shape) if value.shape else lit("(1,)")
     space = "VMEM" if value.shape else "SMEM"
     ctx.scratch.append((var, Expr(f"pltpu.{space}({{0}}, {dtype})", (shape,), (0,))))
+    ctx.scratch_values[var] = value
     return subscript(ref(var), [] if value.shape else [lit("0")], value.dtype, value.shape)
 
 

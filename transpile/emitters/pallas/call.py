@@ -7,6 +7,7 @@ from transpile.emitters.common.tree import Var
 from transpile.emitters.pallas.context import Context
 from transpile.emitters.pallas.dtypes import NAMES, on_device
 from transpile.emitters.pallas.plan import Plan
+from transpile.emitters.pallas.vmem import UNASKED, Needs
 from transpile.emitters.pallas.windows import Window, WindowDim
 from transpile.ir import ir
 from transpile.ir.sizes import Size
@@ -16,7 +17,13 @@ class Call:
     """Text of one call function, made from the plan and what the kernel turned out to need."""
 
     def __init__(
-        self, kernel: ir.Kernel, plan: Plan, ctx: Context, keywords: list[Var], title: str
+        self,
+        kernel: ir.Kernel,
+        plan: Plan,
+        ctx: Context,
+        keywords: list[Var],
+        title: str,
+        needs: Needs,
     ) -> None:
         self.kernel = kernel
         self.plan = plan
@@ -24,6 +31,8 @@ class Call:
         self.sizes = plan.sizes
         self.keywords = keywords
         self.title = title
+        total = needs.total
+        self.asks = total is None or total > UNASKED
         prefetch = [w for w in plan.windows.inputs if w.space == "prefetch"]
         self.prefetch = prefetch
         self.inputs = [w for w in plan.windows.inputs if w.space != "prefetch"]
@@ -37,8 +46,12 @@ class Call:
         self.out_specs = [self._spec(w) for w in self.outputs]
         self.out_shapes = [self._out_shape(w) for w in self.outputs]
         self.scratch = [e.text() for _, e in ctx.scratch]
+        self.bound: list[str] = []
+        self.operands: list[str] = []
         self.extra = self._unknown_sizes()
-        self.parameters = [*(t.name for t in self.tensors), *self._scalar_names(), *self.extra]
+        self.numbers = {s: self.sizes.hint(s) for s in ctx.numbers}
+        self.parameters = [*(t.name for t in self.tensors), *self._scalar_names(),
+                           *self.numbers.values(), *self.extra]  # fmt: skip
 
     # -- pieces --------------------------------------------------------------------------------
 
@@ -153,7 +166,7 @@ class Call:
         """The function, with ``{call}`` and ``{kernel}`` for the names."""
         head = wrap("def {call}(" + ", ".join(self.parameters) + "):", 0)
         call = self._pallas_call()
-        lines = [*head, *self._unpacking()]
+        lines = [*head, *self._unpacking(), *self.bound]
         results = [self._result(w) for w in self.outputs]
         names = [w.tensor.name for w in self.outputs]
         if results == names:
@@ -173,6 +186,26 @@ class Call:
             text = f"jnp.expand_dims({text}, -2)"
         return text
 
+    def _spec_entries(self, specs: list[str]) -> tuple[list[str], list[str]]:
+        """Lines that bind the specs, and the arguments of the call that name them.
+
+        They have names where the memory they need is computed from them.
+        """
+        out = self.out_specs
+        entries = [
+            _list("in_specs", specs),
+            f"out_specs={out[0]}" if len(out) == 1 else _list("out_specs", out),
+        ]
+        if self.scratch:
+            entries.append(_list("scratch_shapes", self.scratch))
+        if not self.asks:
+            return [], entries
+        lines: list[str] = []
+        for entry in entries:
+            lines += [f"    {line}" for line in entry.replace("=", " = ", 1).split("\n")]
+        names = [entry.partition("=")[0] for entry in entries]
+        return lines, [f"{name}={name}" for name in names]
+
     def _pallas_call(self) -> list[str]:
         operands = [self._operand(w) for w in [*self.prefetch, *self.inputs]]
         specs = list(self.specs)
@@ -181,13 +214,14 @@ class Call:
                 specs.append("pl.BlockSpec(memory_space=pltpu.SMEM)")
                 dtype = NAMES[on_device(scalar.dtype)]
                 operands.append(f"jnp.full((1,), {scalar.name}, {dtype})")
+        for name in self.numbers.values():
+            specs.append("pl.BlockSpec(memory_space=pltpu.SMEM)")
+            operands.append(f"jnp.full((1,), {name}, jnp.int32)")
         entries: list[str] = [self._function()]
+        bound, named = self._spec_entries(specs)
         spec_entries = [f"grid={self.grid}"] if self.plan.grid else []
-        spec_entries.append(_list("in_specs", specs))
-        out = self.out_specs
-        spec_entries.append(f"out_specs={out[0]}" if len(out) == 1 else _list("out_specs", out))
-        if self.scratch:
-            spec_entries.append(_list("scratch_shapes", self.scratch))
+        spec_entries += named
+        self.bound, self.operands = bound, operands
         if self.prefetch:
             inner = [f"num_scalar_prefetch={len(self.prefetch)}", *spec_entries]
             entries.append(_bracketed("grid_spec=pltpu.PrefetchScalarGridSpec(", inner))
@@ -195,6 +229,9 @@ class Call:
             entries += spec_entries
         shapes = self.out_shapes
         shape = f"out_shape={shapes[0]}" if len(shapes) == 1 else _list("out_shape", shapes)
+        if self.asks:
+            bound += [f"    {line}" for line in shape.replace("=", " = ", 1).split("\n")]
+            shape = "out_shape=out_shape"
         entries.append(shape)
         entries += self._options()
         lines = ["    pl.pallas_call("]
@@ -220,14 +257,20 @@ class Call:
         if aliases:
             pairs = ", ".join(f"{i}: {o}" for i, o in aliases.items())
             found.append("input_output_aliases={" + pairs + "}")
+        params = []
         if self.plan.grid:
-            kinds = _tuple([f'"{"arbitrary" if d.arbitrary else "parallel"}"'
-                            for d in self.plan.grid])  # fmt: skip
-            found.append(
-                _bracketed(
-                    "compiler_params=pltpu.CompilerParams(", [f"dimension_semantics={kinds}"]
-                )
-            )
+            kinds = ['"arbitrary"' if d.arbitrary else '"parallel"' for d in self.plan.grid]
+            params.append(f"dimension_semantics={_tuple(kinds)}")
+        if self.asks:
+            buffers = ["in_specs", _tuple(self.operands), "out_specs", "out_shape"]
+            buffers += ["scratch_shapes"] if self.scratch else []
+            arguments = [f'"{self.title}"', *buffers]
+            limit = f"vmem_limit_bytes=kt.vmem_limit({', '.join(arguments)})"
+            if len(limit) > WIDTH - 13:
+                limit = _bracketed("vmem_limit_bytes=kt.vmem_limit(", arguments)
+            params.append(limit)
+        if params:
+            found.append(_bracketed("compiler_params=pltpu.CompilerParams(", params))
         return [*found, f'name="{self.title}"', "interpret=kt.INTERPRET"]
 
     def _aliases(self) -> dict[int, int]:

@@ -78,8 +78,9 @@ class Context:
         self.errors: list[KtError] = []
         self.combines: dict[str, str] = {}
         self.scratch: list[tuple[Var, Expr]] = []  # variable and what allocates it
-        self.initialised: set[ir.Tensor] = set()
+        self.scratch_values: dict[Var, Value] = {}
         self.scalars: dict[str, Var] = {}  # host scalars -> their refs
+        self.numbers: dict[Size, Var] = {}  # sizes made of run-time numbers -> their refs
         self.python_numbers: set[Var] = set()  # counters of loops that Python runs
         self.users: dict[Value, list[ir.Op]] = {}
         for op in walk(phase.body):
@@ -148,7 +149,9 @@ class Context:
         if want.shape == ():
             if not scalar.is_literal:
                 return self.cast(scalar, want.dtype)
-            return Expr(f"{name}({{0}})", (scalar,), (0,), dtype=want.dtype)
+            if want.dtype.name in ("i32", "f32", "bool"):
+                return scalar  # what jax makes of a Python number
+            return call("jnp.full", lit("()"), scalar, lit(name), dtype=want.dtype)
         shape = self.shape(want.shape)
         if scalar.is_literal and scalar.template in ("0", "0.0", "False"):
             return call("jnp.zeros", shape, lit(name), dtype=want.dtype, shape=want.shape)
@@ -246,6 +249,12 @@ class Context:
             self.scalars[name] = Var(f"{name}_ref", argument=True)
         return ref(self.scalars[name])
 
+    def number(self, size: Size) -> Expr:
+        """The ref of a size that is a number passed at run time."""
+        if size not in self.numbers:
+            self.numbers[size] = Var(f"{self.sizes.hint(size)}_ref", argument=True)
+        return ref(self.numbers[size])
+
     # -- masks ---------------------------------------------------------------------------------
 
     def positions(self, tile: Tile, shape: tuple[Size, ...], dim: int) -> Expr:
@@ -277,13 +286,18 @@ class Context:
             if guard.tile is None:
                 continue
             tile = self.tiles[guard.tile]
-            if not tile.whole or expr.shape != shape:
+            if expr.shape != shape:
                 conditions.append(self.in_range(tile, shape, guard.dim))
                 continue
-            self.helpers.add("_mask_tail")
+            ends = (tile.begin, tile.stop)
+            helper = "_mask_tail" if tile.whole else "_mask_outside"
+            if not tile.whole:
+                ends = (tile.begin, tile.lower or tile.begin, tile.stop)
+            self.helpers.add(helper)
+            slots = ", ".join(f"{{{i + 1}}}" for i in range(len(ends) + 1))
             expr = Expr(
-                f"_mask_tail({{0}}, {guard.dim}, {{1}}, {{2}}, {{3}})",
-                (expr, tile.begin, tile.stop, number), (0, 0, 0, 0), dtype=dtype, shape=shape,
+                f"{helper}({{0}}, {guard.dim}, {slots})", (expr, *ends, number),
+                (0,) * (len(ends) + 2), dtype=dtype, shape=shape,
             )  # fmt: skip
         if not conditions:
             return expr

@@ -304,7 +304,7 @@ def packed(values: list[Expr]) -> Expr:
 
 def _results(ctx: Context, op: ir.Op, loop: Expr) -> None:
     """Bind an operation's results to a call."""
-    if not op.results:
+    if not any(ctx.uses.get(r) for r in op.results):
         ctx.emit(Eval(loop))
         return
     targets = tuple(Var(r.name or "t") for r in op.results)

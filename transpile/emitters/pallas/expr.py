@@ -28,7 +28,9 @@ def lower_const(ctx: Context, op: ir.Const) -> Expr:
 
 
 def lower_size(ctx: Context, op: ir.SizeOf) -> Expr:
-    """A size of the host program."""
+    """A size of the host program; one that depends on a number passed at run time is in SMEM."""
+    if any(s.kind == "scalar" for s in op.size.syms):
+        return Expr("{0}[0]", (ctx.number(op.size),), (ATOM,), dtype=I32, is_load=True)
     return ctx.size(op.size)
 
 
@@ -83,7 +85,8 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
     if op.name in ("fmax", "fmin") and not op.result.dtype.is_float:
         spelling = ELEMENTWISE["maximum" if op.name == "fmax" else "minimum"]
     if all(a.is_literal for a in args):
-        args[0] = ctx.full(args[0], ir.TileType(op.args[0].dtype))
+        name = lit(NAMES[op.args[0].dtype])
+        args[0] = call("jnp.full", lit("()"), args[0], name, dtype=op.args[0].dtype)
     host = all(a.is_literal or ctx.is_host_number(a) for a in args)
     if host and op.name in ("maximum", "minimum"):
         return call(op.name.removesuffix("imum"), *args, dtype=I32)
@@ -180,14 +183,32 @@ def lower_broadcast(ctx: Context, op: ir.Broadcast) -> Expr:
 
 def lower_permute(ctx: Context, op: ir.Permute) -> Expr:
     """``x.T`` or ``jnp.transpose``."""
-    value = ctx.exact(op.value)
     shape = op.result.shape
+    if (stacked := _stacked(ctx, op)) is not None:
+        return stacked
+    value = ctx.exact(op.value)
     if value.shape == ():
         return value
     if op.order == (1, 0):
         return postfix(value, ".T", value.dtype, shape)
     order = lit("(" + ", ".join(map(str, op.order)) + ")")
     return call("jnp.transpose", value, order, dtype=value.dtype, shape=shape)
+
+
+def _stacked(ctx: Context, op: ir.Permute) -> Expr | None:
+    """Two tiles joined and then turned are stacked along another axis than the last, which would be
+    two lanes of 128."""
+    maker = ctx.makers.get(op.value)
+    last = len(op.order) - 1
+    if not isinstance(maker, ir.Join) or [d for d in op.order if d != last] != list(range(last)):
+        return None
+    if any(v not in ctx.values for v in (maker.lhs, maker.rhs)):
+        return None
+    lhs, rhs = ctx.exact(maker.lhs), ctx.exact(maker.rhs)
+    return Expr(
+        f"jnp.stack([{{0}}, {{1}}], axis={op.order.index(last)})", (lhs, rhs), (0, 0),
+        dtype=op.result.dtype, shape=op.result.shape,
+    )  # fmt: skip
 
 
 def lower_join(ctx: Context, op: ir.Join) -> Expr:

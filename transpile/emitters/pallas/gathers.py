@@ -11,6 +11,7 @@ What is left are rows picked by an index: blocks of one row (see ``blocks``).
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from transpile.ir import ir
 from transpile.ir.dtypes import BOOL, I32, DType
@@ -22,14 +23,15 @@ from transpile.ir.walk import definitions, index_shape, map_block, map_phases
 def rewrite_gathers(kernel: ir.Kernel) -> ir.Kernel:
     """The kernel with fewer index tiles."""
     added: list[ir.Tensor] = []
-    kernel = map_phases(kernel, lambda phase: _Gathers(phase.body, added).run())
+    kernel = map_phases(kernel, lambda phase: _Gathers(kernel, phase.body, added).run())
     if not added:
         return kernel
     return dataclasses.replace(kernel, tensors=(*kernel.tensors, *added))
 
 
 class _Gathers:
-    def __init__(self, body: Block, added: list[ir.Tensor]) -> None:
+    def __init__(self, kernel: ir.Kernel, body: Block, added: list[ir.Tensor]) -> None:
+        self.kernel = kernel
         self.body = body
         self.added = added
         self.makers = definitions(body)
@@ -165,16 +167,33 @@ class _Gathers:
         rows = length // width
         if rows * width != length:
             return None
-        for known in self.added:
-            if known.host == f"{tensor.host}.reshape(-1, {width})":
+        base = self._viewed(tensor)
+        names = [n for size, n in self.kernel.size_names if size == width]
+        number = width.as_int()
+        name = str(number) if number is not None else names[0] if names else None
+        for known in (*self.kernel.tensors, *self.added):
+            if known.shape == (rows, width) and known.host == base:
                 return known
-        text = f"{tensor.host}.reshape({rows}, {width})"
-        host = width.as_int() and f"{tensor.host}.reshape(-1, {width})"
+        if name is None:
+            return None
         made = ir.Tensor(
-            f"{tensor.name}_rows", tensor.dtype, (rows, width), (width, ONE), host or text
-        )
+            f"{tensor.name}_rows", tensor.dtype, (rows, width), (width, ONE),
+            f"{tensor.host}.reshape(-1, {name})",
+        )  # fmt: skip
         self.added.append(made)
         return made
+
+    def _viewed(self, tensor: ir.Tensor) -> str | None:
+        """What a flat tensor is a view of, as the host program says."""
+        pattern = r"(\w+)\.(?:(?:view|reshape)\(-1\)|flatten\(\))"
+        if match := re.fullmatch(pattern, tensor.host):
+            return match[1]
+        for item in self.kernel.host:
+            if isinstance(item, ir.HostCode) and tensor.host in item.defines:
+                match = re.fullmatch(rf"{re.escape(tensor.host)} = {pattern}", item.text.strip())
+                if match:
+                    return match[1]
+        return None
 
     # -- columns -------------------------------------------------------------------------------
 

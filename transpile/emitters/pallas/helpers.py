@@ -14,6 +14,12 @@ HELPERS: dict[str, str] = {
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
     return jnp.where(position < stop, x, jnp.asarray(fill, x.dtype))
 ''',
+    "_mask_outside": '''def _mask_outside(x, axis, start, first, stop, fill):
+    """``x``, a block from ``start`` on, with ``fill`` outside ``first`` to ``stop`` of ``axis``."""
+    position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    inside = (position >= first) & (position < stop)
+    return jnp.where(inside, x, jnp.asarray(fill, x.dtype))
+''',
     "_expm1": '''def _expm1(x):
     """exp(x) - 1 without cancellation near 0."""
     half = jnp.tanh(x / 2)

@@ -13,7 +13,7 @@ from transpile.emitters.pallas.dtypes import NAMES, on_device
 from transpile.emitters.pallas.ops import ELEMENTWISE, REDUCTIONS
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
-from transpile.ir.dtypes import BF16, F32, F64, I32, DType
+from transpile.ir.dtypes import BF16, F16, F32, F64, I32, DType
 from transpile.ir.ir import Block, Op, TileType, Value
 from transpile.ir.walk import clone, map_block, walk
 
@@ -32,6 +32,9 @@ def legalise(kernel: ir.Kernel) -> ir.Kernel:
     phases = []
     for phase in kernel.phases:
         axes, body = _copied(phase)
+        for op in walk(body):
+            if isinstance(op, ir.Dot) and F16 in (op.lhs.dtype, op.rhs.dtype):
+                op.precision = "ieee"  # one pass would round the float32 to bfloat16
         for op in walk(body):
             _retype(op, problems)
         rewritten = map_block(body, _rewrite)

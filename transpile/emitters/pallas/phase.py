@@ -15,6 +15,7 @@ from transpile.emitters.pallas.call import Call
 from transpile.emitters.pallas.context import Context
 from transpile.emitters.pallas.hostjax import LaunchPlan
 from transpile.emitters.pallas.plan import Plan
+from transpile.emitters.pallas.vmem import Needs, check
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.sizes import Size
@@ -33,6 +34,7 @@ class LoweredPhase:
     call_text: str
     tensors: list[ir.Tensor]  # read, or modified: what the call function takes, in order
     scalars: list[str]
+    numbers: list[Size]  # run-time integers
     sizes: list[Size]
     outputs: list[ir.Tensor]
     overwritten: frozenset[ir.Tensor]
@@ -48,7 +50,7 @@ class LoweredPhase:
         """``out = _add_call(x, y)``."""
         passed = [self._operand(plan, t) for t in self.tensors]
         passed += [plan.scalar(name) for name in self.scalars]
-        passed += [plan.size(size) for size in self.sizes]
+        passed += [plan.size(size) for size in (*self.numbers, *self.sizes)]
         names = ", ".join(plan.output(t).name for t in self.outputs)
         return wrap(f"{names} = {self.name}({', '.join(passed)})", indent)
 
@@ -72,14 +74,16 @@ def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, title: str) ->
     keywords = [v for v in plan.sizes.variables.values() if v in used]
     Namer(ctx.body, [*refs, *keywords], RESERVED).run()
     plan.name_letters()
-    call = Call(kernel, plan, ctx, keywords, title)
+    needs = Needs(plan, ctx)
+    check(needs, kernel, schedule.arch)
+    call = Call(kernel, plan, ctx, keywords, title, needs)
     parameters = [v.name for v in refs]
     head = _signature("def {kernel}", parameters, [v.name for v in keywords])
     lines = [*head, *render(ctx.body)]
     outputs = [w.tensor for w in plan.windows.outputs]
     scalars = [s.name for s in kernel.scalars if s.name in ctx.scalars]
     return LoweredPhase(
-        "\n".join(lines), call.text(), call.tensors, scalars, list(call.extra.values()), outputs,
+        "\n".join(lines), call.text(), call.tensors, scalars, list(ctx.numbers), list(call.extra.values()), outputs,
         frozenset(t for t in outputs if t not in call.tensors), ctx.helpers,
     )  # fmt: skip
 
@@ -90,8 +94,10 @@ def _name_refs(ctx: Context, plan: Plan, used: set[Var]) -> list[Var]:
     prefetched = [w.ref for w in windows.inputs if w.space == "prefetch"]
     rest = [w for w in windows.inputs if w.space != "prefetch"]
     ctx.scalars = {n: v for n, v in ctx.scalars.items() if v in used}
+    ctx.numbers = {n: v for n, v in ctx.numbers.items() if v in used}
     refs = [
         *prefetched, *(w.ref for w in rest), *ctx.scalars.values(),
+        *ctx.numbers.values(),
         *(w.ref for w in windows.outputs), *(v for v, _ in ctx.scratch),
     ]  # fmt: skip
     taken = {v.name for v in plan.sizes.variables.values()}

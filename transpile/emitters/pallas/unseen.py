@@ -88,6 +88,13 @@ class Unseen:
                     return False
                 place = dim - (over < dim and not keepdim)
                 return self._hidden(op.result, tile, size, place, seen)
+            case ir.Scan(dim=over) | ir.ReduceWith(dim=over):
+                if over == dim:
+                    return False
+                lost = isinstance(op, ir.ReduceWith) and not op.keepdim and over < dim
+                return all(self._hidden(r, tile, size, dim - lost, seen) for r in op.results)
+            case ir.Join() | ir.Split():
+                return all(self._hidden(r, tile, size, dim, seen) for r in op.results)
             case ir.Dot():
                 return self._through_dot(op, value, tile, size, dim, seen)
             case ir.Store(value=stored) | ir.Atomic(value=stored):

@@ -107,7 +107,7 @@ class Scalars:
         match self.makers.get(value):
             case ir.Const(value=int() as number):
                 return lit(str(int(number)))
-            case ir.SizeOf(size=size):
+            case ir.SizeOf(size=size) if all(s.kind != "scalar" for s in size.syms):
                 return self.sizes.expr(size)
             case ir.TileAttr(tile=tile, attr="begin") if tile in self.grid:
                 return self.begin(self.grid[tile])
