@@ -454,9 +454,8 @@ def _tiled(shape: Sequence[int], dtype: Any) -> int:
 
 def _device_kind() -> str:
     """The kind of device that is compiled for: the mesh's, else the default one."""
-    mesh = jax.sharding.get_mesh()
-    devices = [*getattr(mesh, "devices", np.array([])).flat] if not mesh.empty else jax.devices()
-    return str(devices[0].device_kind)
+    described = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return str((described or jax.devices()[0]).device_kind)
 
 
 def check_vmem(kernel: str, needs: Mapping[str, int], limit: int) -> None:

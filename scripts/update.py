@@ -38,7 +38,7 @@ def readme() -> None:
 
 
 def main() -> None:
-    kt("build", "examples/*.py", "-t", "triton,metal", "-o", "golden")
+    kt("build", "examples/*.py", "-t", "triton,metal,pallas", "-o", "golden")
     table = [sys.executable, "-m", "transpile.ir.diagnostics"]
     done = subprocess.run(table, cwd=ROOT, check=True, capture_output=True, text=True)
     (ROOT / "docs" / "diagnostics.md").write_text(done.stdout)

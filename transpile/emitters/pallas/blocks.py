@@ -31,14 +31,28 @@ def tpu_schedule(kernel: ir.Kernel, arch: str) -> Schedule:
     entries = given if isinstance(given, (list, tuple)) else [given]
     chosen = _defaults(kernel)
     picked = _index_blocks(kernel)
+    outer = _outer_blocks(kernel)
     for i, sym in enumerate(schedule.tunable):
         stated = i < len(entries) and entries[i] is not None
         size = schedule.blocks[sym] if stated else _limited(kernel, sym, chosen.get(sym, 1))
         if sym in picked:
             size = 1
+        if sym in outer and not stated:
+            size = min(size, schedule.blocks.get(outer[sym], size))
         batch = size == 1 and (sym in picked or sym in _batches(kernel))
         schedule.blocks[sym] = size if batch else max(size, least.get(sym, 1))
     return schedule
+
+
+def _outer_blocks(kernel: ir.Kernel) -> dict[Sym, Sym]:
+    """For each block that walks a tile of a larger one, the larger one."""
+    makers = {r: op for op in walk_kernel(kernel) for r in op.results}
+    found = {}
+    for op in walk_kernel(kernel):
+        begin = makers.get(op.begin) if isinstance(op, ir.ForTile) else None
+        if isinstance(begin, ir.TileAttr) and isinstance(begin.tile.type, ir.TileVar):
+            found[op.block] = begin.tile.type.block  # type: ignore[attr-defined]
+    return found
 
 
 def _batches(kernel: ir.Kernel) -> set[Sym]:
@@ -116,7 +130,7 @@ def _phase_defaults(kernel: ir.Kernel, phase: ir.Phase) -> dict[Sym, int]:
             if min(places) <= 1 and sizes[sym] > 1:
                 sizes[sym] = _rows(whole)
     if dots := _dots(phase):
-        sizes |= _product_defaults(dots)
+        sizes |= _product_defaults(dots, _walked(phase))
     return sizes
 
 
@@ -162,7 +176,20 @@ def _loaded(value: ir.Value, makers: dict[ir.Value, ir.Op]) -> bool:
     return maker is not None and any(_loaded(v, makers) for v in operands(maker))
 
 
-def _product_defaults(dots: list[ir.Dot]) -> dict[Sym, int]:
+def _walked(phase: ir.Phase) -> set[Sym]:
+    """Blocks of loops that stay in the kernel: over a part of a dimension, or inside another."""
+    makers = {r: op for op in walk(phase.body) for r in op.results}
+    found = set()
+    for op in walk(phase.body):
+        if isinstance(op, ir.ForTile):
+            begin = makers.get(op.begin)
+            whole = isinstance(begin, ir.Const) and isinstance(makers.get(op.end), ir.SizeOf)
+            if op not in phase.body.ops or not whole:
+                found.add(op.block)
+    return found
+
+
+def _product_defaults(dots: list[ir.Dot], walked: set[Sym]) -> dict[Sym, int]:
     """Operands of a product stay in VMEM for as many rows and columns as there is room for."""
     sizes: dict[Sym, int] = {}
     side, deep = (1024, 4096) if len(dots) == 1 else (256, 512)
@@ -172,5 +199,6 @@ def _product_defaults(dots: list[ir.Dot]) -> dict[Sym, int]:
         depth = deep * 2 // max(2, bytes_of(op.lhs.dtype), bytes_of(op.rhs.dtype))
         for group, size in ((batch, 1), ([k], depth), ([n], side), ([m], side)):
             for sym in (s for axis in group for s in axis.syms if s.kind == "block"):
-                sizes[sym] = max(sizes.get(sym, 1), size)
+                room = min(size, 512) if sym in walked else size
+                sizes[sym] = max(sizes.get(sym, 1), room)
     return sizes

@@ -116,7 +116,7 @@ class Call:
             sym = size.as_sym()
             if sym is not None and sym.kind == "block":
                 continue
-            if not any(size in t.shape for t in self.tensors):
+            if not any(size in t.shape for t in self.tensors) and size not in self.ctx.numbers:
                 found[var.name] = size
         return found
 

@@ -81,6 +81,7 @@ class Context:
         self.scratch_values: dict[Var, Value] = {}
         self.scalars: dict[str, Var] = {}  # host scalars -> their refs
         self.numbers: dict[Size, Var] = {}  # sizes made of run-time numbers -> their refs
+        self.conditions: list[Expr] = []  # of the branches that are being lowered in one
         self.python_numbers: set[Var] = set()  # counters of loops that Python runs
         self.users: dict[Value, list[ir.Op]] = {}
         for op in walk(phase.body):
@@ -289,7 +290,7 @@ class Context:
             if expr.shape != shape:
                 conditions.append(self.in_range(tile, shape, guard.dim))
                 continue
-            ends = (tile.begin, tile.stop)
+            ends: tuple[Expr, ...] = (tile.begin, tile.stop)
             helper = "_mask_tail" if tile.whole else "_mask_outside"
             if not tile.whole:
                 ends = (tile.begin, tile.lower or tile.begin, tile.stop)

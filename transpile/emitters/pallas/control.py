@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from transpile.emitters.common.tree import (
     ADD,
+    BIT_AND,
     COMPARE,
     FLOOR,
     MUL,
@@ -33,6 +34,7 @@ from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.dtypes import BOOL, I32
 from transpile.ir.ir import Value
+from transpile.ir.walk import walk
 
 _UNROLLED = 8  # turns of a loop that are written out at most
 
@@ -335,6 +337,9 @@ def lower_if(ctx: Context, op: ir.If) -> None:
     cond = ctx.expr(op.cond)
     ctx.consume(op)
     ctx.settle()
+    if op.results and not any(isinstance(o, _HEAVY) for b in (op.then, op.orelse) for o in walk(b)):
+        _both_branches(ctx, op, cond)
+        return
     if op.results:
         functions = []
         for name, block in (("then", op.then), ("otherwise", op.orelse)):
@@ -348,6 +353,42 @@ def lower_if(ctx: Context, op: ir.If) -> None:
         when(ctx, cond, op.then.ops)
     if op.orelse.ops:
         when(ctx, Expr("jnp.logical_not({0})", (cond,), (0,), dtype=BOOL), op.orelse.ops)
+
+
+#: what is not computed in vain
+_HEAVY = (ir.ForTile, ir.ForRange, ir.While, ir.Dot, ir.Scan, ir.ReduceWith, ir.Atomic, ir.Sort)
+
+
+def _both_branches(ctx: Context, op: ir.If, cond: Expr) -> None:
+    """Both sides computed and one selected; Mosaic has no layout for tiles that a branch gives.
+
+    What the sides store, they store under their condition.
+    """
+    cond = _stable(ctx, cond, "chosen")
+    contrary = Expr("jnp.logical_not({0})", (cond,), (0,), dtype=BOOL)
+    for test, block in ((cond, op.then), (contrary, op.orelse)):
+        ctx.conditions.append(test)
+        for inner in block.ops:
+            if isinstance(inner, ir.Store):
+                when(ctx, _all(ctx.conditions), [inner])
+            else:
+                lower_block(ctx, [inner])
+        ctx.conditions.pop()
+    for result, then, other in zip(op.results, op.then.yields, op.orelse.yields, strict=True):
+        a, b = ctx.expr(then), ctx.expr(other)
+        shape = ctx.broadcast(a, b)
+        if a.is_literal and b.is_literal:
+            a = ctx.full(a, ir.TileType(result.dtype, result.shape))
+        select = Expr("jnp.where({0}, {1}, {2})", (cond, a, b), (0, 0, 0), dtype=result.dtype,
+                      shape=shape)  # fmt: skip
+        ctx.define(result, select, "selected")
+
+
+def _all(tests: list[Expr]) -> Expr:
+    total = tests[0]
+    for test in tests[1:]:
+        total = Expr("{0} & {1}", (total, test), (BIT_AND + 1, BIT_AND + 1), BIT_AND, dtype=BOOL)
+    return total
 
 
 def when(ctx: Context, cond: Expr, ops: Sequence[ir.Op], name: str = "_") -> None:

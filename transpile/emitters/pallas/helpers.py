@@ -7,18 +7,22 @@ one calls itself.
 from __future__ import annotations
 
 HELPERS: dict[str, str] = {
+    "_select": '''def _select(keep, x, fill):
+    """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
+    wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
+    return jnp.where(keep, x.astype(wide), fill).astype(x.dtype)
+''',
     "_mask_tail": '''def _mask_tail(x, axis, start, stop, fill):
     """``x``, a block from ``start`` on, with ``fill`` from position ``stop`` on along ``axis``."""
     if isinstance(stop, int) and stop % x.shape[axis] == 0:
         return x  # whole blocks only
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    return jnp.where(position < stop, x, jnp.asarray(fill, x.dtype))
+    return _select(position < stop, x, fill)
 ''',
     "_mask_outside": '''def _mask_outside(x, axis, start, first, stop, fill):
     """``x``, a block from ``start`` on, with ``fill`` outside ``first`` to ``stop`` of ``axis``."""
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    inside = (position >= first) & (position < stop)
-    return jnp.where(inside, x, jnp.asarray(fill, x.dtype))
+    return _select((position >= first) & (position < stop), x, fill)
 ''',
     "_expm1": '''def _expm1(x):
     """exp(x) - 1 without cancellation near 0."""
@@ -134,6 +138,8 @@ HELPERS: dict[str, str] = {
 }
 
 USES: dict[str, tuple[str, ...]] = {
+    "_mask_tail": ("_select",),
+    "_mask_outside": ("_select",),
     "_sinh": ("_expm1",),
     "_prod": ("_scan",),
     "_reduce": ("_scan",),

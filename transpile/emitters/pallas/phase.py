@@ -83,7 +83,8 @@ def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, title: str) ->
     outputs = [w.tensor for w in plan.windows.outputs]
     scalars = [s.name for s in kernel.scalars if s.name in ctx.scalars]
     return LoweredPhase(
-        "\n".join(lines), call.text(), call.tensors, scalars, list(ctx.numbers), list(call.extra.values()), outputs,
+        "\n".join(lines), call.text(), call.tensors, scalars, list(ctx.numbers),
+        list(call.extra.values()), outputs,
         frozenset(t for t in outputs if t not in call.tensors), ctx.helpers,
     )  # fmt: skip
 

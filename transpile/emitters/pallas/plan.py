@@ -9,7 +9,7 @@ from transpile.emitters.common.tree import Var
 from transpile.emitters.pallas.sizes import Sizes
 from transpile.emitters.pallas.windows import GridDim, Scalars, Windows
 from transpile.ir import ir
-from transpile.ir.sizes import ZERO, Size
+from transpile.ir.sizes import ZERO, Size, Sym
 from transpile.ir.walk import walk
 from transpile.passes.schedule import Schedule
 
@@ -107,9 +107,18 @@ class Plan:
             if isinstance(op, ir.ForTile) and op is not self.loop:
                 begin = makers.get(op.begin)
                 known = isinstance(begin, ir.Const) and begin.value == 0
-                if not known and not isinstance(begin, ir.TileAttr):
+                if not known and not self._steps_within(begin, op.block):
                     found.add(op.body.params[0])
         return found
+
+    def _steps_within(self, begin: ir.Op | None, block: Sym) -> bool:
+        """True if a loop begins where a tile does whose size its own blocks divide."""
+        if not isinstance(begin, ir.TileAttr) or begin.attr != "begin":
+            return False
+        assert isinstance(begin.tile.type, ir.TileVar)
+        outer = self.schedule.blocks.get(begin.tile.type.block)
+        inner = self.schedule.blocks.get(block)
+        return outer is not None and inner is not None and outer % inner == 0
 
     def _order(self) -> None:
         """Outputs' blocks must be visited in one go: axes that do not move an output come last."""

@@ -75,6 +75,27 @@ class Unseen:
                 if any(g.tile is tile and g.dim == dim for g in guards):
                     return True
                 return self._hidden(op.result, tile, size, dim, seen)
+            case ir.Reshape() | ir.Permute() | ir.Reduce() | ir.Join() | ir.Split():
+                return self._reshaped(op, tile, size, dim, seen)
+            case ir.Scan(dim=over) | ir.ReduceWith(dim=over):
+                if over == dim:
+                    return False
+                lost = isinstance(op, ir.ReduceWith) and not op.keepdim and over < dim
+                return all(self._hidden(r, tile, size, dim - lost, seen) for r in op.results)
+            case ir.Dot():
+                return self._through_dot(op, value, tile, size, dim, seen)
+            case ir.Store(value=stored) | ir.Atomic(value=stored):
+                return stored is value and self._left_out(op, tile)
+            case ir.ForTile() | ir.ForRange() | ir.While():
+                return value in op.inits and value not in _bounds(op)
+            case _:
+                return False
+
+    def _reshaped(
+        self, op: ir.Op, tile: Value, size: Size, dim: int, seen: set[tuple[Value, int]]
+    ) -> bool:
+        """The lanes after their axis has got another place."""
+        match op:
             case ir.Reshape():
                 places = [i for i, s in enumerate(op.result.shape) if s == size]
                 same = [i for i, s in enumerate(op.value.shape) if s == size]
@@ -88,21 +109,8 @@ class Unseen:
                     return False
                 place = dim - (over < dim and not keepdim)
                 return self._hidden(op.result, tile, size, place, seen)
-            case ir.Scan(dim=over) | ir.ReduceWith(dim=over):
-                if over == dim:
-                    return False
-                lost = isinstance(op, ir.ReduceWith) and not op.keepdim and over < dim
-                return all(self._hidden(r, tile, size, dim - lost, seen) for r in op.results)
-            case ir.Join() | ir.Split():
-                return all(self._hidden(r, tile, size, dim, seen) for r in op.results)
-            case ir.Dot():
-                return self._through_dot(op, value, tile, size, dim, seen)
-            case ir.Store(value=stored) | ir.Atomic(value=stored):
-                return stored is value and self._left_out(op, tile)
-            case ir.ForTile() | ir.ForRange() | ir.While():
-                return value in op.inits and value not in _bounds(op)
             case _:
-                return False
+                return all(self._hidden(r, tile, size, dim, seen) for r in op.results)
 
     def _through_dot(
         self, op: ir.Dot, value: Value, tile: Value, size: Size, dim: int,
