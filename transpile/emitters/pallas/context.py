@@ -106,7 +106,7 @@ class Context:
     def assign(self, value: Value, expr: Expr, hint: str = "") -> None:
         """Bind a result to a variable of its own."""
         var = Var(value.name or hint or "t")
-        self.body.append(Assign((var,), expr))
+        self.body.append(Assign((var,), expr, "drop"))
         self.values[value] = ref(var, expr.dtype or value.dtype, expr.shape)
 
     def _inlines(self, value: Value, expr: Expr) -> bool:

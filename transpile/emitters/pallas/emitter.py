@@ -68,7 +68,7 @@ def _module(source: SourceInfo, groups: list[list[Variant]], options: EmitOption
         version=__version__,
         source=source,
         headers=[line for v in variants for line in kernel_header(v.kernel, v.schedule)],
-        host_imports=host_imports(imported, [*functions, *definitions], _OURS),
+        host_imports=_host_imports(imported, [*functions, *definitions]),
         lax=mentions("lax", texts),
         partial=any("functools." in text for text in texts),
         prelude=joined(definitions),
@@ -80,6 +80,11 @@ def _module(source: SourceInfo, groups: list[list[Variant]], options: EmitOption
 
 
 _OURS = ("import jax", "import jax.numpy as jnp", "from jax import lax", "import functools")
+
+
+def _host_imports(imported: list[str], texts: list[str]) -> list[str]:
+    """What the host programs import; torch is mentioned in docstrings only."""
+    return [line for line in host_imports(imported, texts, _OURS) if line != "import torch"]
 
 
 def _host_functions(group: list[Variant]) -> str:

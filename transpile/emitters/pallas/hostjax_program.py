@@ -344,7 +344,8 @@ class HostProgram:
                 texts.append([*(f"    {c}" for c in lead), *lines])
                 read |= set(_WORD.findall("\n".join(lines)))
                 continue
-            if index in dropped or (statement.pure and not read & bound(statement.text)):
+            needless = statement.pure or statement.target in self.views
+            if index in dropped or (needless and not read & bound(statement.text)):
                 continue
             read |= statement.words
             texts.append(self._statement_lines(index, statement, launches))
