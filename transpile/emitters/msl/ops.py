@@ -190,6 +190,7 @@ FEATURES = (
     "atomics",
     "scan",
     "gather",
+    "sort",
     "random",
     "64-bit integers",
     "fp8 and int4 storage",

@@ -288,6 +288,7 @@ class Statements:
         pointer = exprs.pointer(stmt.tensor, stmt.offset)
         at = pointer[0] if pointer[1] == ATOM else f"({pointer[0]})"
         if dtype in (F16, BF16) and stmt.kind in ("add", "max", "min", "xchg"):
+            exprs.aligned.add(stmt.tensor)  # its words of 32 bits are
             helper = f"atomic_{stmt.kind}_{NAMES[dtype]}"
             name = exprs.arguments.tensors[stmt.tensor]
             text = f"{helper}({name}, {exprs.text(stmt.offset)}, {value})"
