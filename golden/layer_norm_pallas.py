@@ -3,11 +3,11 @@
 # layer_norm_fwd: x=bf16[M,N], weight=f32[N], bias=None, eps=f32; block_sizes=[256]
 # layer_norm_fwd: x=f32[M,N], weight=f32[N], bias=f32[N], eps=f32; block_sizes=[256]
 # layer_norm_bwd: grad_out=f16[M,128], x=f16[M,128], mean=f32[M], rstd=f32[M], weight=f16[128],
-#   with_bias=True; block_sizes=[1, 128], num_warps=4
+#   with_bias=True; block_sizes=[1024, 256], num_warps=4
 # layer_norm_bwd: grad_out=f32[M,96], x=f32[M,96], mean=f32[M], rstd=f32[M], weight=f32[96],
-#   with_bias=True; block_sizes=[1, 128], num_warps=4
+#   with_bias=True; block_sizes=[1024, 256], num_warps=4
 # layer_norm_bwd: grad_out=bf16[M,128], x=bf16[M,128], mean=f32[M], rstd=f32[M], weight=bf16[128],
-#   with_bias=False; block_sizes=[1, 128], num_warps=4
+#   with_bias=False; block_sizes=[1024, 256], num_warps=4
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ def _select(keep, x, fill):
     return jnp.where(keep, x.astype(wide), fill).astype(x.dtype)
 
 
-def _mask_outside(x, axis, start, first, stop, fill):
-    """``x``, a block from ``start`` on, with ``fill`` outside ``first`` to ``stop`` of ``axis``."""
+def _mask_tail(x, axis, start, stop, fill):
+    """``x``, a block from ``start`` on, with ``fill`` from position ``stop`` on along ``axis``."""
+    if isinstance(stop, int) and stop % x.shape[axis] == 0:
+        return x  # whole blocks only
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    return _select((position >= first) & (position < stop), x, fill)
+    return _select(position < stop, x, fill)
 
 
 def _layer_norm_fwd_kernel(x_ref, weight_ref, bias_ref, eps_ref, out_ref, mean_ref, rstd_ref, *, n):
@@ -214,22 +216,23 @@ def layer_norm_fwd(
 
 def _layer_norm_bwd_kernel(
     weight_ref, grad_out_ref, rstd_ref, x_ref, mean_ref, grad_x_ref, grad_weight_ref, grad_bias_ref,
+    *, m,
 ):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :]
     grad_w = jnp.zeros((128,), jnp.float32)
     grad_b = jnp.zeros((128,), jnp.float32)
-    end_m = pid_cta + 1
-    aligned_m = (pid_cta // 128) * 128
+    first_m = pid_cta * 1024
+    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
 
     def body(j, carry):
         grad_w, grad_b = carry
-        start_m = pl.multiple_of(aligned_m + j * 128, 128)
-        dy = _mask_outside(grad_out_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)
-        inv = _mask_outside(rstd_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)[:, None]
+        start_m = first_m + j * 256
+        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
+        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
         x_hat = (
-            _mask_outside(x_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)
-            - _mask_outside(mean_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)[:, None]
+            _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
+            - _mask_tail(mean_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
         ) * inv
         grad_w += jnp.sum(dy * x_hat, axis=0)
         grad_b += jnp.sum(dy, axis=0)
@@ -237,53 +240,38 @@ def _layer_norm_bwd_kernel(
         proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 128.0
         shift = jnp.sum(wdy, axis=1, keepdims=True) / 128.0
         dx = (wdy - x_hat * proj - shift) * inv
-        grad_x_ref[pl.ds(start_m, 128)] = jnp.where(
-            (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) >= pid_cta)
-            & (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) < end_m),
-            dx,
-            grad_x_ref[pl.ds(start_m, 128)],
-        )
+        grad_x_ref[pl.ds(j * 256, 256)] = dx
         return grad_w, grad_b
 
-    grad_w, grad_b = lax.fori_loop(0, pl.cdiv(end_m - aligned_m, 128), body, (grad_w, grad_b))
+    grad_w, grad_b = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, (grad_w, grad_b))
     grad_weight_ref[0] = grad_w
     grad_bias_ref[0] = grad_b
 
 
 def _layer_norm_bwd_call(weight, grad_out, rstd, x, mean, num_ctas):
     m = grad_out.shape[0]
-    in_specs = [
-        pl.BlockSpec((128,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128,), lambda i: (0,)),
-    ]
-    out_specs = [
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-        pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
-        pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, 128), weight.dtype),
-        jax.ShapeDtypeStruct((num_ctas, 1, 128), weight.dtype),
-        jax.ShapeDtypeStruct((num_ctas, 1, 128), weight.dtype),
-    ]
     grad_x, grad_weight, grad_bias = pl.pallas_call(
-        _layer_norm_bwd_kernel,
-        grid=(m,),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        functools.partial(_layer_norm_bwd_kernel, m=m),
+        grid=(pl.cdiv(m, 1024),),
+        in_specs=[
+            pl.BlockSpec((128,), lambda i: (0,)),
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((1024,), lambda i: (i,)),
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((1024,), lambda i: (i,)),
+        ],
+        out_specs=[
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
+            pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, 128), weight.dtype),
+            jax.ShapeDtypeStruct((num_ctas, 1, 128), weight.dtype),
+            jax.ShapeDtypeStruct((num_ctas, 1, 128), weight.dtype),
+        ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "layer_norm_bwd",
-                in_specs,
-                (weight, grad_out, rstd, x, mean),
-                out_specs,
-                out_shape,
-            ),
+            dimension_semantics=("parallel",),
         ),
         name="layer_norm_bwd",
         interpret=kt.INTERPRET,
@@ -293,22 +281,23 @@ def _layer_norm_bwd_call(weight, grad_out, rstd, x, mean, num_ctas):
 
 def _layer_norm_bwd_f32_kernel(
     weight_ref, grad_out_ref, rstd_ref, x_ref, mean_ref, grad_x_ref, grad_weight_ref, grad_bias_ref,
+    *, m,
 ):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :]
     grad_w = jnp.zeros((96,), jnp.float32)
     grad_b = jnp.zeros((96,), jnp.float32)
-    end_m = pid_cta + 1
-    aligned_m = (pid_cta // 128) * 128
+    first_m = pid_cta * 1024
+    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
 
     def body(j, carry):
         grad_w, grad_b = carry
-        start_m = pl.multiple_of(aligned_m + j * 128, 128)
-        dy = _mask_outside(grad_out_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)
-        inv = _mask_outside(rstd_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)[:, None]
+        start_m = first_m + j * 256
+        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
+        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
         x_hat = (
-            _mask_outside(x_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)
-            - _mask_outside(mean_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)[:, None]
+            _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
+            - _mask_tail(mean_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
         ) * inv
         grad_w += jnp.sum(dy * x_hat, axis=0)
         grad_b += jnp.sum(dy, axis=0)
@@ -316,53 +305,38 @@ def _layer_norm_bwd_f32_kernel(
         proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 96.0
         shift = jnp.sum(wdy, axis=1, keepdims=True) / 96.0
         dx = (wdy - x_hat * proj - shift) * inv
-        grad_x_ref[pl.ds(start_m, 128)] = jnp.where(
-            (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) >= pid_cta)
-            & (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) < end_m),
-            dx,
-            grad_x_ref[pl.ds(start_m, 128)],
-        )
+        grad_x_ref[pl.ds(j * 256, 256)] = dx
         return grad_w, grad_b
 
-    grad_w, grad_b = lax.fori_loop(0, pl.cdiv(end_m - aligned_m, 128), body, (grad_w, grad_b))
+    grad_w, grad_b = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, (grad_w, grad_b))
     grad_weight_ref[0] = grad_w
     grad_bias_ref[0] = grad_b
 
 
 def _layer_norm_bwd_f32_call(weight, grad_out, rstd, x, mean, num_ctas):
     m = grad_out.shape[0]
-    in_specs = [
-        pl.BlockSpec((96,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 96), lambda i: (0, 0)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 96), lambda i: (0, 0)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128,), lambda i: (0,)),
-    ]
-    out_specs = [
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 96), lambda i: (0, 0)),
-        pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
-        pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, 96), weight.dtype),
-        jax.ShapeDtypeStruct((num_ctas, 1, 96), weight.dtype),
-        jax.ShapeDtypeStruct((num_ctas, 1, 96), weight.dtype),
-    ]
     grad_x, grad_weight, grad_bias = pl.pallas_call(
-        _layer_norm_bwd_f32_kernel,
-        grid=(m,),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        functools.partial(_layer_norm_bwd_f32_kernel, m=m),
+        grid=(pl.cdiv(m, 1024),),
+        in_specs=[
+            pl.BlockSpec((96,), lambda i: (0,)),
+            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
+            pl.BlockSpec((1024,), lambda i: (i,)),
+            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
+            pl.BlockSpec((1024,), lambda i: (i,)),
+        ],
+        out_specs=[
+            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
+            pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
+            pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, 96), weight.dtype),
+            jax.ShapeDtypeStruct((num_ctas, 1, 96), weight.dtype),
+            jax.ShapeDtypeStruct((num_ctas, 1, 96), weight.dtype),
+        ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "layer_norm_bwd",
-                in_specs,
-                (weight, grad_out, rstd, x, mean),
-                out_specs,
-                out_shape,
-            ),
+            dimension_semantics=("parallel",),
         ),
         name="layer_norm_bwd",
         interpret=kt.INTERPRET,
@@ -372,75 +346,56 @@ def _layer_norm_bwd_f32_call(weight, grad_out, rstd, x, mean, num_ctas):
 
 def _layer_norm_bwd_bf16_f32_kernel(
     weight_ref, grad_out_ref, rstd_ref, x_ref, mean_ref, grad_x_ref, grad_weight_ref,
+    *, m,
 ):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :].astype(jnp.float32)
     grad_w = jnp.zeros((128,), jnp.float32)
-    end_m = pid_cta + 1
-    aligned_m = (pid_cta // 128) * 128
+    first_m = pid_cta * 1024
+    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
 
     def body(j, grad_w):
-        start_m = pl.multiple_of(aligned_m + j * 128, 128)
-        dy = _mask_outside(
-            grad_out_ref[pl.ds(start_m, 128)],
-            0, start_m, pid_cta, end_m, 0.0,
-        ).astype(jnp.float32)
-        inv = _mask_outside(rstd_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)[:, None]
+        start_m = first_m + j * 256
+        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32)
+        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
         x_hat = (
-            _mask_outside(
-                x_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0,
-            ).astype(jnp.float32)
-            - _mask_outside(mean_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)[:, None]
+            _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32)
+            - _mask_tail(mean_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
         ) * inv
         grad_w += jnp.sum(dy * x_hat, axis=0)
         wdy = w * dy
         proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 128.0
         shift = jnp.sum(wdy, axis=1, keepdims=True) / 128.0
         dx = (wdy - x_hat * proj - shift) * inv
-        grad_x_ref[pl.ds(start_m, 128)] = jnp.where(
-            (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) >= pid_cta)
-            & (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) < end_m),
-            dx.astype(jnp.bfloat16),
-            grad_x_ref[pl.ds(start_m, 128)],
-        )
+        grad_x_ref[pl.ds(j * 256, 256)] = dx.astype(grad_x_ref.dtype)
         return grad_w
 
-    grad_w = lax.fori_loop(0, pl.cdiv(end_m - aligned_m, 128), body, grad_w)
+    grad_w = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, grad_w)
     grad_weight_ref[0] = grad_w
 
 
 def _layer_norm_bwd_bf16_f32_call(weight, grad_out, rstd, x, mean, num_ctas):
     m = grad_out.shape[0]
-    in_specs = [
-        pl.BlockSpec((128,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128,), lambda i: (0,)),
-    ]
-    out_specs = [
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-        pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, 128), weight.dtype),
-        jax.ShapeDtypeStruct((num_ctas, 1, 128), rstd.dtype),
-    ]
     grad_x, grad_weight = pl.pallas_call(
-        _layer_norm_bwd_bf16_f32_kernel,
-        grid=(m,),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        functools.partial(_layer_norm_bwd_bf16_f32_kernel, m=m),
+        grid=(pl.cdiv(m, 1024),),
+        in_specs=[
+            pl.BlockSpec((128,), lambda i: (0,)),
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((1024,), lambda i: (i,)),
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((1024,), lambda i: (i,)),
+        ],
+        out_specs=[
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, 128), weight.dtype),
+            jax.ShapeDtypeStruct((num_ctas, 1, 128), rstd.dtype),
+        ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "layer_norm_bwd",
-                in_specs,
-                (weight, grad_out, rstd, x, mean),
-                out_specs,
-                out_shape,
-            ),
+            dimension_semantics=("parallel",),
         ),
         name="layer_norm_bwd",
         interpret=kt.INTERPRET,
@@ -459,7 +414,7 @@ def _layer_norm_bwd_f16_f32(
     m = x.shape[0]
     grad_x, grad_weight, grad_bias = _layer_norm_bwd_call(
         weight.astype(jnp.float32), grad_out.astype(jnp.float32), rstd, x.astype(jnp.float32), mean,
-        m,
+        pl.cdiv(m, 1024),
     )
     grad_x = grad_x.astype(x.dtype)
     if with_bias:
@@ -476,7 +431,9 @@ def _layer_norm_bwd_f32(
     with_bias: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     m = x.shape[0]
-    grad_x, grad_weight, grad_bias = _layer_norm_bwd_f32_call(weight, grad_out, rstd, x, mean, m)
+    grad_x, grad_weight, grad_bias = _layer_norm_bwd_f32_call(
+        weight, grad_out, rstd, x, mean, pl.cdiv(m, 1024),
+    )
     if with_bias:
         return grad_x, grad_weight.sum(0).astype(weight.dtype), grad_bias.sum(0).astype(weight.dtype)
     return grad_x, grad_weight.sum(0).astype(weight.dtype), None
@@ -492,10 +449,12 @@ def _layer_norm_bwd_bf16_f32(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     m = x.shape[0]
     n = x.shape[1]
-    block_m = 1
+    block_m = 1024
     num_ctas = (m + block_m - 1) // block_m
     grad_bias = jnp.empty((num_ctas, n), jnp.float32)
-    grad_x, grad_weight = _layer_norm_bwd_bf16_f32_call(weight, grad_out, rstd, x, mean, m)
+    grad_x, grad_weight = _layer_norm_bwd_bf16_f32_call(
+        weight, grad_out, rstd, x, mean, pl.cdiv(m, 1024),
+    )
     if with_bias:
         return grad_x, grad_weight.sum(0).astype(weight.dtype), grad_bias.sum(0).astype(weight.dtype)
     return grad_x, grad_weight.sum(0).astype(weight.dtype), None

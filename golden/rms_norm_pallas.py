@@ -2,9 +2,9 @@
 # rms_norm_fwd: x=bf16[M,N], weight=bf16[N], eps=f32; block_sizes=[256]
 # rms_norm_fwd: x=f32[M,N], weight=f32[N], eps=f32; block_sizes=[256]
 # rms_norm_bwd: grad_out=bf16[M,128], x=bf16[M,128], weight=bf16[128], rstd=f32[M];
-#   block_sizes=[1, 128], num_warps=4
-# rms_norm_bwd: grad_out=f32[M,96], x=f32[M,96], weight=f32[96], rstd=f32[M]; block_sizes=[1, 128],
-#   num_warps=4
+#   block_sizes=[1024, 256], num_warps=4
+# rms_norm_bwd: grad_out=f32[M,96], x=f32[M,96], weight=f32[96], rstd=f32[M];
+#   block_sizes=[1024, 256], num_warps=4
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ def _select(keep, x, fill):
     return jnp.where(keep, x.astype(wide), fill).astype(x.dtype)
 
 
-def _mask_outside(x, axis, start, first, stop, fill):
-    """``x``, a block from ``start`` on, with ``fill`` outside ``first`` to ``stop`` of ``axis``."""
+def _mask_tail(x, axis, start, stop, fill):
+    """``x``, a block from ``start`` on, with ``fill`` from position ``stop`` on along ``axis``."""
+    if isinstance(stop, int) and stop % x.shape[axis] == 0:
+        return x  # whole blocks only
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    return _select((position >= first) & (position < stop), x, fill)
+    return _select(position < stop, x, fill)
 
 
 def _rms_norm_fwd_kernel(x_ref, weight_ref, eps_ref, out_ref, rstd_ref, *, n):
@@ -163,69 +165,49 @@ def rms_norm_fwd(x: jax.Array, weight: jax.Array, eps: float = 1e-5) -> tuple[ja
     return _rms_norm_fwd_f32(x, weight, eps)
 
 
-def _rms_norm_bwd_kernel(weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, grad_weight_ref):
+def _rms_norm_bwd_kernel(weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, grad_weight_ref, *, m):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :].astype(jnp.float32)
     grad_w = jnp.zeros((128,), jnp.float32)
-    end_m = pid_cta + 1
-    aligned_m = (pid_cta // 128) * 128
+    first_m = pid_cta * 1024
+    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
 
     def body(j, grad_w):
-        start_m = pl.multiple_of(aligned_m + j * 128, 128)
-        dy = _mask_outside(
-            grad_out_ref[pl.ds(start_m, 128)],
-            0, start_m, pid_cta, end_m, 0.0,
-        ).astype(jnp.float32)
-        inv = _mask_outside(rstd_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)[:, None]
-        x_hat = _mask_outside(
-            x_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0,
-        ).astype(jnp.float32) * inv
+        start_m = first_m + j * 256
+        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32)
+        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
+        x_hat = _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32) * inv
         grad_w += jnp.sum(dy * x_hat, axis=0)
         wdy = w * dy
         proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 128.0
-        grad_x_ref[pl.ds(start_m, 128)] = jnp.where(
-            (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) >= pid_cta)
-            & (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) < end_m),
-            ((wdy - x_hat * proj) * inv).astype(jnp.bfloat16),
-            grad_x_ref[pl.ds(start_m, 128)],
-        )
+        grad_x_ref[pl.ds(j * 256, 256)] = ((wdy - x_hat * proj) * inv).astype(grad_x_ref.dtype)
         return grad_w
 
-    grad_w = lax.fori_loop(0, pl.cdiv(end_m - aligned_m, 128), body, grad_w)
+    grad_w = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, grad_w)
     grad_weight_ref[0] = grad_w
 
 
 def _rms_norm_bwd_call(weight, grad_out, rstd, x):
     m = grad_out.shape[0]
-    in_specs = [
-        pl.BlockSpec((128,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-    ]
-    out_specs = [
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 128), lambda i: (0, 0)),
-        pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, 128), weight.dtype),
-        jax.ShapeDtypeStruct((pl.cdiv(m, 1), 1, 128), rstd.dtype),
-    ]
     grad_x, grad_weight = pl.pallas_call(
-        _rms_norm_bwd_kernel,
-        grid=(m,),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        functools.partial(_rms_norm_bwd_kernel, m=m),
+        grid=(pl.cdiv(m, 1024),),
+        in_specs=[
+            pl.BlockSpec((128,), lambda i: (0,)),
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((1024,), lambda i: (i,)),
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+        ],
+        out_specs=[
+            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, 128), weight.dtype),
+            jax.ShapeDtypeStruct((pl.cdiv(m, 1024), 1, 128), rstd.dtype),
+        ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "rms_norm_bwd",
-                in_specs,
-                (weight, grad_out, rstd, x),
-                out_specs,
-                out_shape,
-            ),
+            dimension_semantics=("parallel",),
         ),
         name="rms_norm_bwd",
         interpret=kt.INTERPRET,
@@ -233,64 +215,49 @@ def _rms_norm_bwd_call(weight, grad_out, rstd, x):
     return grad_x, grad_weight.squeeze(-2)
 
 
-def _rms_norm_bwd_f32_kernel(weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, grad_weight_ref):
+def _rms_norm_bwd_f32_kernel(weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, grad_weight_ref, *, m):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :]
     grad_w = jnp.zeros((96,), jnp.float32)
-    end_m = pid_cta + 1
-    aligned_m = (pid_cta // 128) * 128
+    first_m = pid_cta * 1024
+    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
 
     def body(j, grad_w):
-        start_m = pl.multiple_of(aligned_m + j * 128, 128)
-        dy = _mask_outside(grad_out_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)
-        inv = _mask_outside(rstd_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0)[:, None]
-        x_hat = _mask_outside(x_ref[pl.ds(start_m, 128)], 0, start_m, pid_cta, end_m, 0.0) * inv
+        start_m = first_m + j * 256
+        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
+        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
+        x_hat = _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0) * inv
         grad_w += jnp.sum(dy * x_hat, axis=0)
         wdy = w * dy
         proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 96.0
-        grad_x_ref[pl.ds(start_m, 128)] = jnp.where(
-            (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) >= pid_cta)
-            & (start_m + lax.broadcasted_iota(jnp.int32, (128, 1), 0) < end_m),
-            (wdy - x_hat * proj) * inv,
-            grad_x_ref[pl.ds(start_m, 128)],
-        )
+        grad_x_ref[pl.ds(j * 256, 256)] = (wdy - x_hat * proj) * inv
         return grad_w
 
-    grad_w = lax.fori_loop(0, pl.cdiv(end_m - aligned_m, 128), body, grad_w)
+    grad_w = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, grad_w)
     grad_weight_ref[0] = grad_w
 
 
 def _rms_norm_bwd_f32_call(weight, grad_out, rstd, x):
     m = grad_out.shape[0]
-    in_specs = [
-        pl.BlockSpec((96,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 96), lambda i: (0, 0)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 96), lambda i: (0, 0)),
-    ]
-    out_specs = [
-        pl.BlockSpec((pl.cdiv(m, 128) * 128 + 128, 96), lambda i: (0, 0)),
-        pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, 96), weight.dtype),
-        jax.ShapeDtypeStruct((pl.cdiv(m, 1), 1, 96), weight.dtype),
-    ]
     grad_x, grad_weight = pl.pallas_call(
-        _rms_norm_bwd_f32_kernel,
-        grid=(m,),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        functools.partial(_rms_norm_bwd_f32_kernel, m=m),
+        grid=(pl.cdiv(m, 1024),),
+        in_specs=[
+            pl.BlockSpec((96,), lambda i: (0,)),
+            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
+            pl.BlockSpec((1024,), lambda i: (i,)),
+            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
+        ],
+        out_specs=[
+            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
+            pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, 96), weight.dtype),
+            jax.ShapeDtypeStruct((pl.cdiv(m, 1024), 1, 96), weight.dtype),
+        ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "rms_norm_bwd",
-                in_specs,
-                (weight, grad_out, rstd, x),
-                out_specs,
-                out_shape,
-            ),
+            dimension_semantics=("parallel",),
         ),
         name="rms_norm_bwd",
         interpret=kt.INTERPRET,

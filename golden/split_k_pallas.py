@@ -32,13 +32,21 @@ def _select(keep, x, fill):
     return jnp.where(keep, x.astype(wide), fill).astype(x.dtype)
 
 
+def _mask_tail(x, axis, start, stop, fill):
+    """``x``, a block from ``start`` on, with ``fill`` from position ``stop`` on along ``axis``."""
+    if isinstance(stop, int) and stop % x.shape[axis] == 0:
+        return x  # whole blocks only
+    position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    return _select(position < stop, x, fill)
+
+
 def _mask_outside(x, axis, start, first, stop, fill):
     """``x``, a block from ``start`` on, with ``fill`` outside ``first`` to ``stop`` of ``axis``."""
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
     return _select((position >= first) & (position < stop), x, fill)
 
 
-def _matmul_split_k_kernel(x_ref, y_ref, out_in_ref, out_ref, *, block_m, block_n, block_split, k):
+def _matmul_split_k_kernel(x_ref, y_ref, out_in_ref, out_ref, *, block_m, block_n, k):
     pid_split = pl.program_id(2)
 
     @pl.when(pid_split == 0)
@@ -46,14 +54,14 @@ def _matmul_split_k_kernel(x_ref, y_ref, out_in_ref, out_ref, *, block_m, block_
         out_ref[...] = out_in_ref[...]
 
     acc = jnp.zeros((block_m, block_n), jnp.float32)
-    first_k = pid_split * block_split
-    end_k = jnp.minimum(pid_split * block_split + block_split, k)
+    first_k = pid_split * 256
+    end_k = jnp.minimum(pid_split * 256 + 256, k)
 
     def body(j, acc):
-        start_k = pl.multiple_of(first_k + j * 256, 128)
+        start_k = first_k + j * 256
         acc += jnp.dot(
-            _mask_outside(x_ref[:, pl.ds(start_k, 256)], 1, start_k, start_k, end_k, 0.0),
-            _mask_outside(y_ref[pl.ds(start_k, 256)], 0, start_k, start_k, end_k, 0.0),
+            _mask_tail(x_ref[:, pl.ds(j * 256, 256)], 1, start_k, k, 0.0),
+            _mask_tail(y_ref[pl.ds(j * 256, 256)], 0, start_k, k, 0.0),
             preferred_element_type=jnp.float32,
             precision=lax.Precision.HIGHEST,
         )
@@ -68,20 +76,16 @@ def _matmul_split_k_call(x, y, out):
     n = y.shape[1]
     block_m = min(1024, m)
     block_n = min(1024, n)
-    block_split = min(256, k)
     in_specs = [
-        pl.BlockSpec((block_m, pl.cdiv(k, 256) * 256), lambda i, j, k: (i, 0)),
-        pl.BlockSpec((pl.cdiv(k, 256) * 256, block_n), lambda i, j, k: (0, j)),
+        pl.BlockSpec((block_m, 256), lambda i, j, k: (i, k)),
+        pl.BlockSpec((256, block_n), lambda i, j, k: (k, j)),
         pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
     ]
     out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
     out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
     return pl.pallas_call(
-        functools.partial(
-            _matmul_split_k_kernel,
-            block_m=block_m, block_n=block_n, block_split=block_split, k=k,
-        ),
-        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_split)),
+        functools.partial(_matmul_split_k_kernel, block_m=block_m, block_n=block_n, k=k),
+        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, 256)),
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,
@@ -101,7 +105,7 @@ def _matmul_split_k_call(x, y, out):
     )(x, y, out)
 
 
-def _matmul_split_k_f32_kernel(x_ref, y_ref, out_in_ref, out_ref, *, block_m, block_n, block_split, k):
+def _matmul_split_k_f32_kernel(x_ref, y_ref, out_in_ref, out_ref, *, block_m, block_n, k):
     pid_split = pl.program_id(2)
 
     @pl.when(pid_split == 0)
@@ -109,14 +113,14 @@ def _matmul_split_k_f32_kernel(x_ref, y_ref, out_in_ref, out_ref, *, block_m, bl
         out_ref[...] = out_in_ref[...]
 
     acc = jnp.zeros((block_m, block_n), jnp.float32)
-    first_k = pid_split * block_split
-    end_k = jnp.minimum(pid_split * block_split + block_split, k)
+    first_k = pid_split * 256
+    end_k = jnp.minimum(pid_split * 256 + 256, k)
 
     def body(j, acc):
-        start_k = pl.multiple_of(first_k + j * 256, 128)
+        start_k = first_k + j * 256
         acc += jnp.dot(
-            _mask_outside(x_ref[:, pl.ds(start_k, 256)], 1, start_k, start_k, end_k, 0.0),
-            _mask_outside(y_ref[pl.ds(start_k, 256)], 0, start_k, start_k, end_k, 0.0),
+            _mask_tail(x_ref[:, pl.ds(j * 256, 256)], 1, start_k, k, 0.0),
+            _mask_tail(y_ref[pl.ds(j * 256, 256)], 0, start_k, k, 0.0),
             preferred_element_type=jnp.float32,
         )
         return acc
@@ -130,20 +134,16 @@ def _matmul_split_k_f32_call(x, y, out):
     n = y.shape[1]
     block_m = min(1024, m)
     block_n = min(1024, n)
-    block_split = min(256, k)
     in_specs = [
-        pl.BlockSpec((block_m, pl.cdiv(k, 256) * 256), lambda i, j, k: (i, 0)),
-        pl.BlockSpec((pl.cdiv(k, 256) * 256, block_n), lambda i, j, k: (0, j)),
+        pl.BlockSpec((block_m, 256), lambda i, j, k: (i, k)),
+        pl.BlockSpec((256, block_n), lambda i, j, k: (k, j)),
         pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
     ]
     out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
     out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
     return pl.pallas_call(
-        functools.partial(
-            _matmul_split_k_f32_kernel,
-            block_m=block_m, block_n=block_n, block_split=block_split, k=k,
-        ),
-        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_split)),
+        functools.partial(_matmul_split_k_f32_kernel, block_m=block_m, block_n=block_n, k=k),
+        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, 256)),
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,
@@ -380,17 +380,17 @@ def linear_split_k(x: jax.Array, w: jax.Array, bias: jax.Array, splits: int = 4)
     return _linear_split_k_f32(x, w, bias, splits)
 
 
-def _matmul_split_k_barrier_1_kernel(x_ref, y_ref, partial_ref, *, block_m, block_n, block_split, k):
+def _matmul_split_k_barrier_1_kernel(x_ref, y_ref, partial_ref, *, block_m, block_n, k):
     pid_split = pl.program_id(2)
     acc = jnp.zeros((block_m, block_n), jnp.float32)
-    first_k = pid_split * block_split
-    end_k = jnp.minimum(pid_split * block_split + block_split, k)
+    first_k = pid_split * 256
+    end_k = jnp.minimum(pid_split * 256 + 256, k)
 
     def body(j, acc):
-        start_k = pl.multiple_of(first_k + j * 256, 128)
+        start_k = first_k + j * 256
         acc += jnp.dot(
-            _mask_outside(x_ref[:, pl.ds(start_k, 256)], 1, start_k, start_k, end_k, 0.0),
-            _mask_outside(y_ref[pl.ds(start_k, 256)], 0, start_k, start_k, end_k, 0.0),
+            _mask_tail(x_ref[:, pl.ds(j * 256, 256)], 1, start_k, k, 0.0),
+            _mask_tail(y_ref[pl.ds(j * 256, 256)], 0, start_k, k, 0.0),
             preferred_element_type=jnp.float32,
             precision=lax.Precision.HIGHEST,
         )
@@ -405,19 +405,15 @@ def _matmul_split_k_barrier_1_call(x, y, splits):
     n = y.shape[1]
     block_m = min(1024, m)
     block_n = min(1024, n)
-    block_split = min(256, k)
     in_specs = [
-        pl.BlockSpec((block_m, pl.cdiv(k, 256) * 256), lambda i, j, k: (i, 0)),
-        pl.BlockSpec((pl.cdiv(k, 256) * 256, block_n), lambda i, j, k: (0, j)),
+        pl.BlockSpec((block_m, 256), lambda i, j, k: (i, k)),
+        pl.BlockSpec((256, block_n), lambda i, j, k: (k, j)),
     ]
     out_specs = pl.BlockSpec((None, block_m, block_n), lambda i, j, k: (k, i, j))
     out_shape = jax.ShapeDtypeStruct((splits, m, n), x.dtype)
     return pl.pallas_call(
-        functools.partial(
-            _matmul_split_k_barrier_1_kernel,
-            block_m=block_m, block_n=block_n, block_split=block_split, k=k,
-        ),
-        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_split)),
+        functools.partial(_matmul_split_k_barrier_1_kernel, block_m=block_m, block_n=block_n, k=k),
+        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, 256)),
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,
@@ -478,17 +474,17 @@ def _matmul_split_k_barrier_2_call(partial):
     )(partial)
 
 
-def _matmul_split_k_barrier_f32_1_kernel(x_ref, y_ref, partial_ref, *, block_m, block_n, block_split, k):
+def _matmul_split_k_barrier_f32_1_kernel(x_ref, y_ref, partial_ref, *, block_m, block_n, k):
     pid_split = pl.program_id(2)
     acc = jnp.zeros((block_m, block_n), jnp.float32)
-    first_k = pid_split * block_split
-    end_k = jnp.minimum(pid_split * block_split + block_split, k)
+    first_k = pid_split * 256
+    end_k = jnp.minimum(pid_split * 256 + 256, k)
 
     def body(j, acc):
-        start_k = pl.multiple_of(first_k + j * 256, 128)
+        start_k = first_k + j * 256
         acc += jnp.dot(
-            _mask_outside(x_ref[:, pl.ds(start_k, 256)], 1, start_k, start_k, end_k, 0.0),
-            _mask_outside(y_ref[pl.ds(start_k, 256)], 0, start_k, start_k, end_k, 0.0),
+            _mask_tail(x_ref[:, pl.ds(j * 256, 256)], 1, start_k, k, 0.0),
+            _mask_tail(y_ref[pl.ds(j * 256, 256)], 0, start_k, k, 0.0),
             preferred_element_type=jnp.float32,
         )
         return acc
@@ -502,19 +498,15 @@ def _matmul_split_k_barrier_f32_1_call(x, y, splits):
     n = y.shape[1]
     block_m = min(1024, m)
     block_n = min(1024, n)
-    block_split = min(256, k)
     in_specs = [
-        pl.BlockSpec((block_m, pl.cdiv(k, 256) * 256), lambda i, j, k: (i, 0)),
-        pl.BlockSpec((pl.cdiv(k, 256) * 256, block_n), lambda i, j, k: (0, j)),
+        pl.BlockSpec((block_m, 256), lambda i, j, k: (i, k)),
+        pl.BlockSpec((256, block_n), lambda i, j, k: (k, j)),
     ]
     out_specs = pl.BlockSpec((None, block_m, block_n), lambda i, j, k: (k, i, j))
     out_shape = jax.ShapeDtypeStruct((splits, m, n), x.dtype)
     return pl.pallas_call(
-        functools.partial(
-            _matmul_split_k_barrier_f32_1_kernel,
-            block_m=block_m, block_n=block_n, block_split=block_split, k=k,
-        ),
-        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_split)),
+        functools.partial(_matmul_split_k_barrier_f32_1_kernel, block_m=block_m, block_n=block_n, k=k),
+        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, 256)),
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,

@@ -48,6 +48,7 @@ class Tile:
     lower: Expr | None = None
     first: Expr | None = None  # the loop's begin
     id: Expr | None = None
+    local: Expr | None = None  # where it begins in the window of the grid tile it is part of
 
 
 @dataclass(eq=False, slots=True)

@@ -164,7 +164,7 @@ def lower_for_tile(ctx: Context, op: ir.ForTile) -> None:
     start = binary("*", ref(step, I32), block, MUL, I32)
     if first.text() != "0":
         start = binary("+", first, start, ADD, I32)
-        if align > 1:
+        if align > 1 and tile_var not in ctx.windows.nested:
             start = call("pl.multiple_of", start, lit(str(align)), dtype=I32)
     lead: list[Stmt] = []
     saved, ctx.body = ctx.body, lead
@@ -174,6 +174,10 @@ def lower_for_tile(ctx: Context, op: ir.ForTile) -> None:
     ctx.tiles[tile_var] = Tile(
         bound, end, op.block, whole, lower, begin, ref(step, I32) if first.text() == "0" else None
     )
+    if (outer := ctx.windows.nested.get(tile_var)) is not None:
+        tile = ctx.tiles[tile_var]
+        tile.local = binary("*", ref(step, I32), block, MUL, I32)
+        tile.stop, tile.whole = ctx.size(outer.end), True
     count = call("pl.cdiv", extent, block, dtype=I32)
     known = (ctx.known(extent), ctx.known(block))
     if known[0] is not None and known[1]:

@@ -125,13 +125,22 @@ def _subscripts(ctx: Context, op: Access, window: Window) -> tuple[list[Expr], l
         if dim.kind == "squeezed":
             continue
         if dim.kind == "block":
-            items.append(lit(":"))
+            items.append(_within(ctx, entry))
             continue
         item, start, length = _whole(ctx, entry, dim, window, d)
         items.append(item)
         if start is not None and length is not None:
             rolls.append((d, start, length))
     return items, rolls
+
+
+def _within(ctx: Context, entry: ir.Index) -> Expr:
+    """The part of a block that an entry stands for: all of it, or what a loop walks."""
+    if isinstance(entry, ir.AtTile) and entry.tile in ctx.windows.nested:
+        tile = ctx.tiles[entry.tile]
+        assert tile.local is not None
+        return call("pl.ds", tile.local, ctx.block(tile.block))
+    return lit(":")
 
 
 def _whole(
@@ -260,6 +269,8 @@ def _ends_with(ctx: Context, op: Access, guard: ir.Guard, tile: Tile, window: Wi
     """True if what lies beyond the tile's end lies beyond the tensor's: nothing to protect."""
     if tile.lower is not None:
         return False
+    if guard.tile in ctx.windows.nested and tile.local is not None:
+        return any(isinstance(e, ir.AtTile) and e.tile is guard.tile for e in op.index)
     for entry, axes, extent in zip(op.index, entry_axes(op.index), op.tensor.shape, strict=True):
         if isinstance(entry, ir.AtTile) and axes == (guard.dim,):
             shift = None if entry.offset is None else ctx.windows.scalars_size(entry.offset)

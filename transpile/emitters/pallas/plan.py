@@ -32,10 +32,12 @@ class Plan:
         self.sizes = Sizes(kernel, schedule, taken, reserved, dims=dims)
         self.loop = self._promoted()
         self.grid = self._grid()
+        self.nested = self._nested()
         self._clamp()
         scalars = Scalars(self.grid, self.sizes, phase.body)
         self.windows = Windows(self.sizes, scalars)
         self.windows.loose = self._loose()
+        self.windows.nested = self.nested
         self.fresh = {t for t in kernel.tensors if self._is_fresh(t)}
         self.windows.build(phase.body, self._modified())
         self._order()
@@ -90,6 +92,8 @@ class Plan:
         for dim in self.grid:
             if dim.block is None or dim.block in looped or dim.begin != ZERO:
                 continue
+            if dim in self.nested.values():
+                continue  # its blocks are walked in steps
             if dim.block not in self.schedule.blocks:
                 continue
             extents = [d.end for d in self.grid if d.block == dim.block]
@@ -98,6 +102,25 @@ class Plan:
                 block = self.schedule.blocks[dim.block]
                 if number is None or number < block:
                     self.sizes.clamp(dim.block, [extents[0]])
+
+    def _nested(self) -> dict[ir.Value, GridDim]:
+        """Tiles of loops that walk a grid tile from its begin to its end in blocks that divide it:
+        their windows are the grid tile's."""
+        makers = {r: op for op in walk(self.phase.body) for r in op.results}
+        found = {}
+        for op in walk(self.phase.body):
+            if not isinstance(op, ir.ForTile):
+                continue
+            begin, end = makers.get(op.begin), makers.get(op.end)
+            if not isinstance(end, ir.TileAttr) or end.attr != "end":
+                continue
+            if not self._steps_within(begin, op.block):
+                continue
+            assert isinstance(begin, ir.TileAttr)
+            for dim in self.grid:
+                if dim.var is begin.tile and dim.var is end.tile and dim.begin == ZERO:
+                    found[op.body.params[0]] = dim
+        return found
 
     def _loose(self) -> set[ir.Value]:
         """Tiles of loops that begin at a position that is no known multiple of anything."""

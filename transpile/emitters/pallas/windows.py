@@ -187,6 +187,7 @@ class Windows:
     outputs: list[Window] = field(default_factory=list)
     of: dict[Access, Window] = field(default_factory=dict)
     initial: dict[ir.Tensor, Window] = field(default_factory=dict)  # what an output held before
+    nested: dict[Value, GridDim] = field(default_factory=dict)  # tiles inside a grid tile
     loose: set[Value] = field(default_factory=set)  # tiles that begin anywhere
 
     def build(self, body: ir.Block, modified: set[ir.Tensor]) -> None:
@@ -285,6 +286,11 @@ class Windows:
                     return None
                 index = plus(ref(dim.letter, I32), lit(str(blocks)))
                 return WindowDim("block", Size.of(dim.block), index, frozenset({dim}))
+            case ir.AtTile(tile=tile, offset=None) if tile in self.nested:
+                outer = self.nested[tile]
+                assert outer.block is not None
+                size = Size.of(outer.block)
+                return WindowDim("block", size, ref(outer.letter, I32), frozenset({outer}))
             case ir.AtSlice(start=start, length=length) if start is not None:
                 return self._strided(start, length)
             case ir.AtScalar(value=value) if not last:
