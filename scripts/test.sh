@@ -14,7 +14,7 @@ step ruff check .
 step ruff format --check .
 step mypy
 step lint-imports --no-logo
-step kt build "examples/*.py" -t triton,metal -o golden --check
+step kt build "examples/*.py" -t triton,pallas,metal -o golden --check
 step pytest -q -n "$jobs"
 step kt verify "examples/*.py" -t triton -j "$jobs"
 step kt verify "examples/*.py" -t metal -j "$jobs"
