@@ -2,7 +2,7 @@
 # decode_attention: q=bf16[B,H,8,64], k=bf16[B,H,N,64], v=bf16[B,H,N,64], lengths=i32[B],
 #   sm_scale=f32; block_sizes=[512], num_stages=3, num_warps=4
 # decode_attention: q=f32[B,H,4,32], k=f32[B,H,N,32], v=f32[B,H,N,32], lengths=i32[B], sm_scale=f32;
-#   block_sizes=[256], num_stages=3, num_warps=4
+#   block_sizes=[512], num_stages=3, num_warps=4
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def _decode_attention_i32_f32_kernel(lengths_ref, q_ref, k_ref, v_ref, sm_scale_
 
     def body(j, carry):
         row_sum, acc, row_max = carry
-        start_n = j * 256
+        start_n = j * 512
         scores = lax.dot_general(
-            q_tile, k_ref[pl.ds(start_n, 256)], (((1,), (1,)), ((), ())),
+            q_tile, k_ref[pl.ds(start_n, 512)], (((1,), (1,)), ((), ())),
             preferred_element_type=jnp.float32,
         )
         scores *= sm_scale_ref[0] * 1.4426950408889634
@@ -121,12 +121,12 @@ def _decode_attention_i32_f32_kernel(lengths_ref, q_ref, k_ref, v_ref, sm_scale_
         acc *= correction
         acc += jnp.dot(
             probs,
-            _mask_outside(v_ref[pl.ds(start_n, 256)], 0, start_n, start_n, length, 0.0),
+            _mask_outside(v_ref[pl.ds(start_n, 512)], 0, start_n, start_n, length, 0.0),
             preferred_element_type=jnp.float32,
         )
         return row_sum, acc, new_max
 
-    row_sum, acc, row_max = lax.fori_loop(0, pl.cdiv(length, 256), body, (row_sum, acc, row_max))
+    row_sum, acc, row_max = lax.fori_loop(0, pl.cdiv(length, 512), body, (row_sum, acc, row_max))
     out_ref[...] = acc / row_sum
 
 
@@ -137,8 +137,8 @@ def _decode_attention_i32_f32_call(lengths, q, k, v, sm_scale):
     in_specs = [
         pl.BlockSpec(memory_space=pltpu.SMEM),
         pl.BlockSpec((None, None, 4, 32), lambda i, j: (i, j, 0, 0)),
-        pl.BlockSpec((None, None, pl.cdiv(n, 256) * 256, 32), lambda i, j: (i, j, 0, 0)),
-        pl.BlockSpec((None, None, pl.cdiv(n, 256) * 256, 32), lambda i, j: (i, j, 0, 0)),
+        pl.BlockSpec((None, None, pl.cdiv(n, 512) * 512, 32), lambda i, j: (i, j, 0, 0)),
+        pl.BlockSpec((None, None, pl.cdiv(n, 512) * 512, 32), lambda i, j: (i, j, 0, 0)),
         pl.BlockSpec(memory_space=pltpu.SMEM),
     ]
     out_specs = pl.BlockSpec((None, None, 4, 32), lambda i, j: (i, j, 0, 0))

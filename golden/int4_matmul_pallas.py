@@ -4,9 +4,9 @@
 # int4_matmul: x=f16[M,K], packed=i8[K2,N]; block_sizes=[2048, 1024, 1024], num_stages=3,
 #   num_warps=8
 # uint4_matmul_halves: x=f16[M,K], packed=u8[K2,N], scale=f32[N], zero=f32[N];
-#   block_sizes=[256, 256, 256], num_stages=3, num_warps=4
+#   block_sizes=[1024, 1024, 512], num_stages=3, num_warps=4
 # uint4_matmul_halves: x=bf16[M,K], packed=u8[K2,N], scale=f32[N], zero=f32[N];
-#   block_sizes=[256, 256, 512], num_stages=3, num_warps=4
+#   block_sizes=[1024, 1024, 1024], num_stages=3, num_warps=4
 
 from __future__ import annotations
 
@@ -245,30 +245,42 @@ def _uint4_matmul_halves_kernel(
 def _uint4_matmul_halves_call(packed, x_low, x_high, zero, scale):
     half_k, n = packed.shape
     m = x_low.shape[0]
-    block_m = min(256, m)
-    block_n = min(256, n)
-    block_k = min(256, half_k)
+    block_m = min(1024, m)
+    block_n = min(1024, n)
+    block_k = min(512, half_k)
+    in_specs = [
+        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+    ]
+    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
+    scratch_shapes = [
+        pltpu.VMEM((block_m, block_n), jnp.float32),
+        pltpu.VMEM((block_m, 1), jnp.float32),
+    ]
+    out_shape = jax.ShapeDtypeStruct((m, n), x_low.dtype)
     return pl.pallas_call(
         functools.partial(
             _uint4_matmul_halves_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, half_k=half_k,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(half_k, block_k)),
-        in_specs=[
-            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-        ],
-        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
-        scratch_shapes=[
-            pltpu.VMEM((block_m, block_n), jnp.float32),
-            pltpu.VMEM((block_m, 1), jnp.float32),
-        ],
-        out_shape=jax.ShapeDtypeStruct((m, n), x_low.dtype),
+        in_specs=in_specs,
+        out_specs=out_specs,
+        scratch_shapes=scratch_shapes,
+        out_shape=out_shape,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=kt.vmem_limit(
+                "uint4_matmul_halves",
+                in_specs,
+                (packed, x_low, x_high, zero, scale),
+                out_specs,
+                out_shape,
+                scratch_shapes,
+            ),
         ),
         name="uint4_matmul_halves",
         interpret=kt.INTERPRET,
@@ -309,30 +321,42 @@ def _uint4_matmul_halves_2_kernel(
 def _uint4_matmul_halves_2_call(packed, x_low, x_high, zero, scale):
     half_k, n = packed.shape
     m = x_low.shape[0]
-    block_m = min(256, m)
-    block_n = min(256, n)
-    block_k = min(512, half_k)
+    block_m = min(1024, m)
+    block_n = min(1024, n)
+    block_k = min(1024, half_k)
+    in_specs = [
+        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+    ]
+    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
+    scratch_shapes = [
+        pltpu.VMEM((block_m, block_n), jnp.float32),
+        pltpu.VMEM((block_m, 1), jnp.float32),
+    ]
+    out_shape = jax.ShapeDtypeStruct((m, n), x_low.dtype)
     return pl.pallas_call(
         functools.partial(
             _uint4_matmul_halves_2_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, half_k=half_k,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(half_k, block_k)),
-        in_specs=[
-            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-        ],
-        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
-        scratch_shapes=[
-            pltpu.VMEM((block_m, block_n), jnp.float32),
-            pltpu.VMEM((block_m, 1), jnp.float32),
-        ],
-        out_shape=jax.ShapeDtypeStruct((m, n), x_low.dtype),
+        in_specs=in_specs,
+        out_specs=out_specs,
+        scratch_shapes=scratch_shapes,
+        out_shape=out_shape,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=kt.vmem_limit(
+                "uint4_matmul_halves",
+                in_specs,
+                (packed, x_low, x_high, zero, scale),
+                out_specs,
+                out_shape,
+                scratch_shapes,
+            ),
         ),
         name="uint4_matmul_halves",
         interpret=kt.INTERPRET,

@@ -194,7 +194,7 @@ def _walked(phase: ir.Phase) -> set[Sym]:
 def _product_defaults(dots: list[ir.Dot], walked: set[Sym]) -> dict[Sym, int]:
     """Operands of a product stay in VMEM for as many rows and columns as there is room for."""
     sizes: dict[Sym, int] = {}
-    side, deep = (1024, 4096) if len(dots) == 1 else (256, 512)
+    side, deep = (1024, 4096) if len(dots) == 1 else (1024, 1024)
     for op in dots:
         *batch, m, k = op.lhs.shape
         n = op.rhs.shape[-1]
