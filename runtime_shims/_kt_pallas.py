@@ -241,7 +241,8 @@ class _Kernel:
     def _unlisted_problem(self, name: str, value: Any) -> str:
         """A function that the kernel has inside cannot be another one."""
         default = self.parameters.parameters[name].default
-        if callable(default) and value is not default:
+        optional = default is not inspect.Parameter.empty
+        if optional and callable(default) and value is not default:
             return f"{name} is compiled in; set it with --set and rebuild"
         return ""
 

@@ -120,6 +120,25 @@ def test_dims_are_checked_across_parameters(shim: ModuleType) -> None:
         f(np.zeros((3, 4), np.float32), np.zeros((2, 5), np.float32))
 
 
+def _twice(x: Any) -> Any:
+    return x + x
+
+
+def test_parameters_that_no_signature_speaks_of(
+    kernels: Any, shim: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "kt", shim)  # where generated modules have it
+
+    @shim.kernel(x="f32[N]")
+    def scaled(grad: Any, x: Any, epilogue: Any = _twice) -> Any:
+        return epilogue(grad) * x
+
+    grad, x = np.ones((2, 3), np.float32), np.full(3, 4.0, np.float32)
+    assert close(scaled(grad, x), np.full((2, 3), 8.0))
+    with pytest.raises(shim.KtError, match="epilogue is compiled in"):
+        scaled(grad, x, epilogue=abs)
+
+
 def test_without_a_tpu_it_says_what_to_do(kernels: Any, shim: ModuleType) -> None:
     shim.INTERPRET = False  # type: ignore[attr-defined]
     with pytest.raises(shim.KtError, match=r"matmul: there is no TPU here .* KT_INTERPRET=1"):
