@@ -81,13 +81,13 @@ def concat_columns(x: jax.Array, y: jax.Array) -> jax.Array:
     return out
 
 
-def _concat_columns_masked_kernel(x_ref, y_ref, out_ref, *, block_n, n1):
+def _concat_columns_masked_kernel(x_ref, y_ref, out_ref, *, n1):
     pid_n = pl.program_id(1)
-    from_x = pid_n * block_n + lax.broadcasted_iota(jnp.int32, (1, block_n), 1) < n1
+    from_x = pid_n * 1024 + lax.broadcasted_iota(jnp.int32, (1, 1024), 1) < n1
     left = jnp.where(from_x, x_ref[...], 0.0)
     right = jnp.where(
-        pid_n * block_n + lax.broadcasted_iota(jnp.int32, (1, block_n), 1) >= n1,
-        _window(y_ref[...], pid_n * block_n + -n1, block_n, 1),
+        pid_n * 1024 + lax.broadcasted_iota(jnp.int32, (1, 1024), 1) >= n1,
+        _window(y_ref[...], pid_n * 1024 + -n1, 1024, 1),
         0.0,
     )
     out_ref[...] = jnp.where(from_x, left, right)
@@ -97,16 +97,15 @@ def _concat_columns_masked_call(x, y):
     m, n1 = x.shape
     n2 = y.shape[1]
     block_m = min(256, m)
-    block_n = min(1024, n1 + n2)
     in_specs = [
-        pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+        pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
         pl.BlockSpec((block_m, pl.cdiv(n2, 1024) * 1024), lambda i, j: (i, 0)),
     ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j: (i, j))
+    out_specs = pl.BlockSpec((block_m, 1024), lambda i, j: (i, j))
     out_shape = jax.ShapeDtypeStruct((m, n1 + n2), x.dtype)
     return pl.pallas_call(
-        functools.partial(_concat_columns_masked_kernel, block_n=block_n, n1=n1),
-        grid=(pl.cdiv(m, block_m), pl.cdiv(n1 + n2, block_n)),
+        functools.partial(_concat_columns_masked_kernel, n1=n1),
+        grid=(pl.cdiv(m, block_m), pl.cdiv(n1 + n2, 1024)),
         in_specs=in_specs,
         out_specs=out_specs,
         out_shape=out_shape,

@@ -26,15 +26,14 @@ def _swiglu_fwd_kernel(gate_ref, up_ref, out_ref):
 def _swiglu_fwd_call(gate, up):
     m, n = gate.shape
     block_m = min(256, m)
-    block_n = min(1024, n)
     return pl.pallas_call(
         _swiglu_fwd_kernel,
-        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
+        grid=(pl.cdiv(m, block_m), pl.cdiv(n, 1024)),
         in_specs=[
-            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
-            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+            pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
+            pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
         ],
-        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+        out_specs=pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), gate.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),
@@ -53,15 +52,14 @@ def _swiglu_fwd_2_kernel(gate_ref, up_ref, out_ref):
 def _swiglu_fwd_2_call(gate, up):
     m, n = gate.shape
     block_m = min(256, m)
-    block_n = min(1024, n)
     return pl.pallas_call(
         _swiglu_fwd_2_kernel,
-        grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
+        grid=(pl.cdiv(m, block_m), pl.cdiv(n, 1024)),
         in_specs=[
-            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
-            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+            pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
+            pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
         ],
-        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+        out_specs=pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), gate.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),

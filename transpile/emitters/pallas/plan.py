@@ -14,6 +14,7 @@ from transpile.ir.walk import walk
 from transpile.passes.schedule import Schedule
 
 _LETTERS = "ijklpqrstuvw"
+_LANES = 128  # of a vector register; a multiple of the sublanes of every dtype
 
 
 class Plan:
@@ -97,11 +98,22 @@ class Plan:
             if dim.block not in self.schedule.blocks:
                 continue
             extents = [d.end for d in self.grid if d.block == dim.block]
-            if all(e == extents[0] for e in extents):
+            block = self.schedule.blocks[dim.block]
+            if all(e == extents[0] for e in extents) and self._fits(dim.block, block, extents[0]):
                 number = extents[0].as_int()
-                block = self.schedule.blocks[dim.block]
                 if number is None or number < block:
                     self.sizes.clamp(dim.block, [extents[0]])
+
+    def _fits(self, block: Sym, number: int, extent: Size) -> bool:
+        """False if tiles of the block also index a dimension of another size, for which a block as
+        long as ``extent`` would be neither whole nor a multiple of the lanes."""
+        return number % _LANES != 0 or all(
+            size == extent
+            for op in walk(self.phase.body)
+            if isinstance(op, ir.Load | ir.Store | ir.Atomic)
+            for entry, size in zip(op.index, op.tensor.shape, strict=True)
+            if isinstance(entry, ir.AtTile) and entry.tile.type.block == block  # type: ignore[union-attr]
+        )
 
     def _nested(self) -> dict[ir.Value, GridDim]:
         """Tiles of loops that walk a grid tile from its begin to its end in blocks that divide it:
