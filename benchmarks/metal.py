@@ -33,16 +33,20 @@ from transpile.verify.numerics import load_module  # noqa: E402
 GEMM_SHAPES = [(512, 512, 512), (500, 300, 200)]
 MLX_TILES = [(64, 64, 16, 2, 2), (64, 64, 16, 1, 2)]  # of its larger and its smaller GPUs
 ATTENTION_SHAPES = [(2, 256, 256, 64), (2, 256, 256, 128), (2, 200, 200, 128)]
+ATTENTION_FILES = {  # MLX's returns the output alone
+    "kt": "benchmarks/attention_forward.py", "kt, with log-sum-exp": "examples/attention.py"
+}  # fmt: skip
 ROW_SHAPES = [(64, 1024), (32, 4096), (13, 781)]
 
 Row = dict[str, Any]
 
 
-def build(name: str, folder: str, *options: str) -> ModuleType:
-    """`kt build examples/NAME.py -t metal`, imported."""
+def build(file: str, folder: str, *options: str) -> ModuleType:
+    """`kt build FILE -t metal`, imported."""
+    name = Path(file).stem
     out = Path(folder) / f"{name}{len(list(Path(folder).iterdir()))}"
     command = [sys.executable, "-c", "from transpile.cli import main; main()", "build"]
-    command += [str(ROOT / "examples" / f"{name}.py"), "-t", "metal", "-o", str(out), *options]
+    command += [str(ROOT / file), "-t", "metal", "-o", str(out), *options]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return load_module(str(out / f"{name}_metal.py"))
 
@@ -95,7 +99,7 @@ def gemm(folder: str, mlx: str | None) -> list[Row]:
     """f16 with f32 accumulation; units are output tiles of 64x64."""
     rows = []
     signature = ("--kernel", "matmul", "--arg", "x=f16[M,K]", "--arg", "y=f16[K,N]")
-    module: Any = build("matmul", folder, *signature)
+    module: Any = build("examples/matmul.py", folder, *signature)
     for m, n, k in GEMM_SHAPES:
         units = math.ceil(m / 64) * math.ceil(n / 64)
         shape = f"{m}x{n}x{k}"
@@ -120,12 +124,14 @@ def attention(folder: str, mlx: str | None) -> list[Row]:
             f"{name}=f16[B,H,{size},{dim}]" for name, size in zip("qkv", "MNN", strict=True)
         ]
         options = [text for argument in arguments for text in ("--arg", argument)]
-        module: Any = build("attention", folder, "--kernel", "attention", *options)
+        options += ["--kernel", "attention"]
         q = torch.randn(1, heads, queries, dim).half()
         k, v = (torch.randn(1, heads, keys, dim).half() for _ in range(2))
         want = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
-        call = lambda q=q, k=k, v=v, f=module.attention: f(q, k, v)  # noqa: E731
-        rows.append(row("kt", shape, counted(module, call, want, 4e-3), units))
+        for what, file in ATTENTION_FILES.items():
+            module: Any = build(file, folder, *options)
+            call = lambda q=q, k=k, v=v, f=module.attention: f(q, k, v)  # noqa: E731
+            rows.append(row(what, shape, counted(module, call, want, 4e-3), units))
         if mlx:
             launch = mlx_steel.attention(mlx, heads, queries, keys, dim)
             rows.append(row("MLX", shape, launch, units))
@@ -136,9 +142,10 @@ def attention(folder: str, mlx: str | None) -> list[Row]:
 def rows(folder: str, mlx: str | None) -> list[Row]:
     """Softmax and RMS norm: how often each input byte is read."""
     found = []
-    softmax: Any = build("softmax", folder, "--kernel", "softmax", "--arg", "x=f16[M,N]")
+    signature = ("--kernel", "softmax", "--arg", "x=f16[M,N]")
+    softmax: Any = build("examples/softmax.py", folder, *signature)
     norm: Any = build(
-        "rms_norm", folder, "--kernel", "rms_norm_fwd", "--arg", "x=f16[M,N]", "--arg",
+        "examples/rms_norm.py", folder, "--kernel", "rms_norm_fwd", "--arg", "x=f16[M,N]", "--arg",
         "weight=f16[N]", "--arg", "eps=f32",
     )  # fmt: skip
     for m, n in ROW_SHAPES:

@@ -30,6 +30,16 @@ inline T simd_nan_max(T x) {
   return simd_any(isnan(x)) ? T(NAN) : simd_max(x);
 }
 
+// 2 elements that begin anywhere.
+template <typename T>
+inline vec<T, 2> load2_any(const device T* x) {
+  vec<T, 2> v;
+  for (short i = 0; i < 2; ++i) {
+    v[i] = x[i];
+  }
+  return v;
+}
+
 // 4 elements that begin anywhere.
 template <typename T>
 inline vec<T, 4> load4_any(const device T* x) {
@@ -62,6 +72,13 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   v[0] = matrix.thread_elements()[0];
   v[1] = matrix.thread_elements()[1];
   return v;
+}
+
+// Sets this lane's two elements of a matrix.
+template <typename T>
+inline void set_elements(thread simdgroup_matrix<T, 8, 8>& matrix, vec<T, 2> v) {
+  matrix.thread_elements()[0] = v.x;
+  matrix.thread_elements()[1] = v.y;
 }
 
 // Maximum over the lanes that differ in the bits 1, 2, 4 of their numbers.
@@ -710,7 +727,7 @@ struct NearestCodeParams {
   int codebook_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void nearest_code_f16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void nearest_code_f16(
     const device half* x [[buffer(0)]],
     const device half* codebook [[buffer(1)]],
     device int* out [[buffer(2)]],
@@ -720,82 +737,76 @@ struct NearestCodeParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup float norms_shared[64];
-  alignas(16) threadgroup half vectors_shared[64][72];
   alignas(16) threadgroup half codes_shared[64][72];
-  alignas(16) threadgroup float min_shared[64][2];
-  alignas(16) threadgroup float min_shared_1[64][2];
-  alignas(16) threadgroup int min_shared_2[64][2];
-  int load_m = int(tgid.x) * 64 + tid / 8;
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int d = lane / 8 % 2 * 4 + lane % 2 * 2;
+  int d_2 = lane % 16 * 4;
   int load_d = lane % 8 * 8;
-  int d = lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   int best_index[4] = {};
   float best[4];
   UNROLL for (short i = 0; i < 4; ++i) {
     best[i] = INFINITY;
   }
   // vectors = x[tile_m, :]
-  // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
+  simdgroup_half8x8 vectors[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    Half8 vectors = load_m + i * 16 < params.m
-        ? load8_any(x + (load_m + i * 16) * params.x_stride_0 + load_d) : Half8{};
-    *(threadgroup Half8*)&vectors_shared[tid / 8 + i * 16][lane % 8 * 8] = vectors;
+    UNROLL for (short j = 0; j < 8; ++j) {
+      set_elements(vectors[i][j],
+          m + i * 16 < params.m ? load2_any(x + (m + i * 16) * params.x_stride_0 + d + j * 8)
+          : half2(0.0h));
+    }
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += 64) {
-    int v = tile_v + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+    int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 16;
     int load_v = tile_v + tid / 8;
     // codes = codebook[tile_v, :]
     // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
-    UNROLL for (short i = 0; i < 8; ++i) {
-      half4 codes = v_2 + i * 8 < params.v
-          ? load4_any(codebook + (v_2 + i * 8) * params.codebook_stride_0 + d) : half4(0.0h);
+    // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
+    UNROLL for (short i = 0; i < 16; ++i) {
+      half4 codes = v_2 + i * 4 < params.v
+          ? load4_any(codebook + (v_2 + i * 4) * params.codebook_stride_0 + d_2) : half4(0.0h);
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
       }
       norms = simd_xor_sum_1_2_4_8(norms);
       if (lane % 16 == 0) {
-        norms_shared[tid / 16 + i * 8] = norms;
+        norms_shared[tid / 16 + i * 4] = norms;
       }
     }
-    float2 norms[4];
+    float2 norms[8];
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < 8; ++i) {
       UNROLL for (short j = 0; j < 2; ++j) {
-        norms[i][j] = norms_shared[sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + i * 16 + j];
+        norms[i][j] = norms_shared[lane / 8 % 2 * 4 + lane % 2 * 2 + i * 8 + j];
       }
     }
-    simdgroup_float8x8 distance_acc[4][4];
+    simdgroup_float8x8 distance_acc[4][8];
     UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         distance_acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
       }
     }
     if (tile_v + 64 <= params.v) {
-      UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 codes = load8_any(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d);
-        *(threadgroup Half8*)&codes_shared[tid / 8 + i * 16][lane % 8 * 8] = codes;
+      UNROLL for (short i = 0; i < 8; ++i) {
+        Half8 codes = load8_any(codebook + (load_v + i * 8) * params.codebook_stride_0 + load_d);
+        *(threadgroup Half8*)&codes_shared[tid / 8 + i * 8][lane % 8 * 8] = codes;
       }
     } else {
-      UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 codes = load_v + i * 16 < params.v
-            ? load8_any(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d) : Half8{};
-        *(threadgroup Half8*)&codes_shared[tid / 8 + i * 16][lane % 8 * 8] = codes;
+      UNROLL for (short i = 0; i < 8; ++i) {
+        Half8 codes = load_v + i * 8 < params.v
+            ? load8_any(codebook + (load_v + i * 8) * params.codebook_stride_0 + load_d) : Half8{};
+        *(threadgroup Half8*)&codes_shared[tid / 8 + i * 8][lane % 8 * 8] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 8; ++kk) {
-      simdgroup_half8x8 vectors_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(vectors_frag[i], &vectors_shared[sg / 2 * 8 + i * 16][kk * 8], 72);
-      }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 codes_frag;
-        simdgroup_load(codes_frag, &codes_shared[sg % 2 * 8 + j * 16][kk * 8], 72, ulong2(0, 0),
-            true);
+        simdgroup_load(codes_frag, &codes_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(distance_acc[i][j], vectors_frag[i], codes_frag,
+          simdgroup_multiply_accumulate(distance_acc[i][j], vectors[i][kk], codes_frag,
               distance_acc[i][j]);
         }
       }
@@ -812,34 +823,24 @@ struct NearestCodeParams {
     }
     int min_index[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      min_index[i] = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+      min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2;
     }
     UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         UNROLL for (short k = 0; k < 2; ++k) {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
-          distance_ = v + j * 16 + k < params.v ? distance_ : INFINITY;
+          distance_ = v + j * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
           if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
             min_[i] = distance_;
-            min_index[i] = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k;
+            min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * 8 + k;
           }
         }
       }
     }
+    // best_index = torch.where(nearest < best, index, best_index)
+    // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < 4; ++i) {
-      nearest[i] = simd_row_min(nearest[i]);
-      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = nearest[i];
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 4; ++i) {
-      nearest[i] = min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-      UNROLL for (short s = 0; s < 1; ++s) {
-        nearest[i] = nan_min(nearest[i],
-            min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1]);
-      }
       float other_min = simd_shuffle_xor(min_[i], 1);
       int other_min_index = simd_shuffle_xor(min_index[i], 1);
       if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
@@ -856,30 +857,7 @@ struct NearestCodeParams {
         min_[i] = other_min_2;
         min_index[i] = other_min_index_2;
       }
-      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = min_[i];
-      }
-      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = min_index[i];
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // best_index = torch.where(nearest < best, index, best_index)
-    // best = torch.minimum(best, nearest)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      min_[i] = min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-      min_index[i] = min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-      UNROLL for (short s = 0; s < 1; ++s) {
-        float other_min = min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
-        int other_min_index =
-            min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
-        if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
-            || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
-            && other_min_index < min_index[i])) {
-          min_[i] = other_min;
-          min_index[i] = other_min_index;
-        }
-      }
+      nearest[i] = simd_row_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
       best_index[i] = nearest[i] < best[i] ? index : best_index[i];
       best[i] = nan_min(best[i], nearest[i]);
@@ -887,13 +865,13 @@ struct NearestCodeParams {
   }
   // out[tile_m] = best_index
   UNROLL for (short i = 0; i < 4; ++i) {
-    if (lane % 2 == 0 && lane / 8 % 2 == 0 && sg % 2 == 0 && m + i * 16 < params.m) {
+    if (lane % 2 == 0 && lane / 8 % 2 == 0 && m + i * 16 < params.m) {
       out[m + i * 16] = best_index[i];
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void nearest_code_bf16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void nearest_code_bf16(
     const device bfloat* x [[buffer(0)]],
     const device bfloat* codebook [[buffer(1)]],
     device int* out [[buffer(2)]],
@@ -903,36 +881,35 @@ struct NearestCodeParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup float norms_shared[64];
-  alignas(16) threadgroup bfloat vectors_shared[64][40];
   alignas(16) threadgroup bfloat codes_shared[64][40];
-  alignas(16) threadgroup float min_shared[64][2];
-  alignas(16) threadgroup float min_shared_1[64][2];
-  alignas(16) threadgroup int min_shared_2[64][2];
-  int load_m = int(tgid.x) * 64 + tid / 4;
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int d = lane / 8 % 2 * 4 + lane % 2 * 2;
+  int d_2 = lane % 8 * 4;
   int load_d = lane % 4 * 8;
-  int d = lane % 8 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
   int best_index[4] = {};
   float best[4];
   UNROLL for (short i = 0; i < 4; ++i) {
     best[i] = INFINITY;
   }
   // vectors = x[tile_m, :]
-  // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
-  UNROLL for (short i = 0; i < 2; ++i) {
-    Bfloat8 vectors = load_m + i * 32 < params.m
-        ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_d) : Bfloat8{};
-    *(threadgroup Bfloat8*)&vectors_shared[tid / 4 + i * 32][lane % 4 * 8] = vectors;
+  simdgroup_bfloat8x8 vectors[4][4];
+  UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short j = 0; j < 4; ++j) {
+      set_elements(vectors[i][j],
+          m + i * 16 < params.m ? load2_any(x + (m + i * 16) * params.x_stride_0 + d + j * 8)
+          : bfloat2(bfloat(0.0f)));
+    }
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += 64) {
-    int v = tile_v + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+    int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 8;
     int load_v = tile_v + tid / 4;
     // codes = codebook[tile_v, :]
     // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 codes = v_2 + i * 16 < params.v
-          ? load4_any(codebook + (v_2 + i * 16) * params.codebook_stride_0 + d)
+    // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
+    UNROLL for (short i = 0; i < 8; ++i) {
+      bfloat4 codes = v_2 + i * 8 < params.v
+          ? load4_any(codebook + (v_2 + i * 8) * params.codebook_stride_0 + d_2)
           : bfloat4(bfloat(0.0f));
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -940,47 +917,42 @@ struct NearestCodeParams {
       }
       norms = simd_xor_sum_1_2_4(norms);
       if (lane % 8 == 0) {
-        norms_shared[tid / 8 + i * 16] = norms;
+        norms_shared[tid / 8 + i * 8] = norms;
       }
     }
-    float2 norms[4];
+    float2 norms[8];
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < 8; ++i) {
       UNROLL for (short j = 0; j < 2; ++j) {
-        norms[i][j] = norms_shared[sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + i * 16 + j];
+        norms[i][j] = norms_shared[lane / 8 % 2 * 4 + lane % 2 * 2 + i * 8 + j];
       }
     }
-    simdgroup_float8x8 distance_acc[4][4];
+    simdgroup_float8x8 distance_acc[4][8];
     UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         distance_acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
       }
     }
     if (tile_v + 64 <= params.v) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 codes = load8_any(codebook + (load_v + i * 32) * params.codebook_stride_0 + load_d);
-        *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 32][lane % 4 * 8] = codes;
+      UNROLL for (short i = 0; i < 4; ++i) {
+        Bfloat8 codes = load8_any(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d);
+        *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 16][lane % 4 * 8] = codes;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 codes = load_v + i * 32 < params.v
-            ? load8_any(codebook + (load_v + i * 32) * params.codebook_stride_0 + load_d)
+      UNROLL for (short i = 0; i < 4; ++i) {
+        Bfloat8 codes = load_v + i * 16 < params.v
+            ? load8_any(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d)
             : Bfloat8{};
-        *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 32][lane % 4 * 8] = codes;
+        *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 16][lane % 4 * 8] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_bfloat8x8 vectors_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(vectors_frag[i], &vectors_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
-      }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 codes_frag;
-        simdgroup_load(codes_frag, &codes_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0),
-            true);
+        simdgroup_load(codes_frag, &codes_shared[j * 8][kk * 8], 40, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(distance_acc[i][j], vectors_frag[i], codes_frag,
+          simdgroup_multiply_accumulate(distance_acc[i][j], vectors[i][kk], codes_frag,
               distance_acc[i][j]);
         }
       }
@@ -997,34 +969,24 @@ struct NearestCodeParams {
     }
     int min_index[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      min_index[i] = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+      min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2;
     }
     UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         UNROLL for (short k = 0; k < 2; ++k) {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
-          distance_ = v + j * 16 + k < params.v ? distance_ : INFINITY;
+          distance_ = v + j * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
           if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
             min_[i] = distance_;
-            min_index[i] = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2 + j * 16 + k;
+            min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * 8 + k;
           }
         }
       }
     }
+    // best_index = torch.where(nearest < best, index, best_index)
+    // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < 4; ++i) {
-      nearest[i] = simd_row_min(nearest[i]);
-      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = nearest[i];
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 4; ++i) {
-      nearest[i] = min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-      UNROLL for (short s = 0; s < 1; ++s) {
-        nearest[i] = nan_min(nearest[i],
-            min_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1]);
-      }
       float other_min = simd_shuffle_xor(min_[i], 1);
       int other_min_index = simd_shuffle_xor(min_index[i], 1);
       if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
@@ -1041,30 +1003,7 @@ struct NearestCodeParams {
         min_[i] = other_min_2;
         min_index[i] = other_min_index_2;
       }
-      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = min_[i];
-      }
-      if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-        min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = min_index[i];
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // best_index = torch.where(nearest < best, index, best_index)
-    // best = torch.minimum(best, nearest)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      min_[i] = min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-      min_index[i] = min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-      UNROLL for (short s = 0; s < 1; ++s) {
-        float other_min = min_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
-        int other_min_index =
-            min_shared_2[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
-        if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
-            || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
-            && other_min_index < min_index[i])) {
-          min_[i] = other_min;
-          min_index[i] = other_min_index;
-        }
-      }
+      nearest[i] = simd_row_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
       best_index[i] = nearest[i] < best[i] ? index : best_index[i];
       best[i] = nan_min(best[i], nearest[i]);
@@ -1072,7 +1011,7 @@ struct NearestCodeParams {
   }
   // out[tile_m] = best_index
   UNROLL for (short i = 0; i < 4; ++i) {
-    if (lane % 2 == 0 && lane / 8 % 2 == 0 && sg % 2 == 0 && m + i * 16 < params.m) {
+    if (lane % 2 == 0 && lane / 8 % 2 == 0 && m + i * 16 < params.m) {
       out[m + i * 16] = best_index[i];
     }
   }

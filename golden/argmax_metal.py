@@ -61,13 +61,13 @@ _nearest_code_f16_launch = kt.Launcher(
     _METAL, "nearest_code_f16",
     {"x": "f16[M,64]", "codebook": "f16[V,64]", "out": "out i32[M]"},
     {"m": "i32", "v": "i32", "x_stride_0": "i32", "codebook_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _nearest_code_bf16_launch = kt.Launcher(
     _METAL, "nearest_code_bf16",
     {"x": "bf16[M,32]", "codebook": "bf16[V,32]", "out": "out i32[M]"},
     {"m": "i32", "v": "i32", "x_stride_0": "i32", "codebook_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 
 

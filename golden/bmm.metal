@@ -128,7 +128,7 @@ struct BmmParams {
   int y_stride_1;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void bmm_bf16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void bmm_bf16(
     const device bfloat* x [[buffer(0)]],
     const device bfloat* y [[buffer(1)]],
     device bfloat* out [[buffer(2)]],
@@ -143,11 +143,11 @@ struct BmmParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -157,30 +157,38 @@ struct BmmParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile =
-          load8_any(x + pid_b * params.x_stride_0 + load_m * params.x_stride_1 + load_k);
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile =
-          load8_any(y + pid_b * params.y_stride_0 + load_k_2 * params.y_stride_1 + load_n);
-      *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 x_tile = load8_any(x + pid_b * params.x_stride_0
+            + (load_m + i * 32) * params.x_stride_1 + load_k);
+        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 y_tile = load8_any(y + pid_b * params.y_stride_0
+            + (load_k_2 + i * 8) * params.y_stride_1 + load_n);
+        *(threadgroup Bfloat8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      }
     } else {
-      Bfloat8 x_tile = load_m < params.m
-          ? load8_any(x + pid_b * params.x_stride_0 + load_m * params.x_stride_1 + load_k)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile = load8_first(y + pid_b * params.y_stride_0 + load_k_2 * params.y_stride_1
-          + load_n, params.n - load_n);
-      *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 x_tile = load_m + i * 32 < params.m
+            ? load8_any(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+            + load_k) : Bfloat8{};
+        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 y_tile = load8_first(y + pid_b * params.y_stride_0
+            + (load_k_2 + i * 8) * params.y_stride_1 + load_n, params.n - load_n);
+        *(threadgroup Bfloat8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -190,24 +198,28 @@ struct BmmParams {
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
     int load_k = tile_k + lane % 2 * 8;
     int load_k_2 = tile_k + tid / 8;
-    Bfloat8 x_tile = load_m < params.m
-        ? load8_first(x + pid_b * params.x_stride_0 + load_m * params.x_stride_1 + load_k,
-        params.k - load_k) : Bfloat8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Bfloat8 y_tile = load_k_2 < params.k
-        ? load8_first(y + pid_b * params.y_stride_0 + load_k_2 * params.y_stride_1 + load_n,
-        params.n - load_n) : Bfloat8{};
-    *(threadgroup Bfloat8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Bfloat8 x_tile = load_m + i * 32 < params.m
+          ? load8_first(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+          + load_k, params.k - load_k) : Bfloat8{};
+      *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+    }
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Bfloat8 y_tile = load_k_2 + i * 8 < params.k
+          ? load8_first(y + pid_b * params.y_stride_0 + (load_k_2 + i * 8) * params.y_stride_1
+          + load_n, params.n - load_n) : Bfloat8{};
+      *(threadgroup Bfloat8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -216,11 +228,11 @@ struct BmmParams {
   }
   // out[tile_b, tile_m, tile_n] = acc.to(out.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 16,
-            out_tile, params.n - (n + j * 16));
+        store2_first(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 8,
+            out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -344,7 +356,7 @@ struct BroadcastMatmulParams {
   int w_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void broadcast_matmul_f16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void broadcast_matmul_f16(
     const device half* x_flat [[buffer(0)]],
     const device half* w [[buffer(1)]],
     device half* out [[buffer(2)]],
@@ -358,11 +370,11 @@ struct BroadcastMatmulParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.rows && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -372,26 +384,35 @@ struct BroadcastMatmulParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Half8 x_flat_tile = load8_any(x_flat + load_m * params.x_flat_stride_0 + load_k);
-      *(threadgroup Half8*)&x_flat_shared[tid / 2][lane % 2 * 8] = x_flat_tile;
-      Half8 w_tile = load8_any(w + load_k_2 * params.w_stride_0 + load_n);
-      *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_flat_tile = load8_any(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k);
+        *(threadgroup Half8*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      }
     } else {
-      Half8 x_flat_tile = load_m < params.rows
-          ? load8_any(x_flat + load_m * params.x_flat_stride_0 + load_k) : Half8{};
-      *(threadgroup Half8*)&x_flat_shared[tid / 2][lane % 2 * 8] = x_flat_tile;
-      Half8 w_tile = load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n);
-      *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_flat_tile = load_m + i * 32 < params.rows
+            ? load8_any(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k) : Half8{};
+        *(threadgroup Half8*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 w_tile =
+            load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
+        *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_flat_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
@@ -401,23 +422,28 @@ struct BroadcastMatmulParams {
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
     int load_k = tile_k + lane % 2 * 8;
     int load_k_2 = tile_k + tid / 8;
-    Half8 x_flat_tile = load_m < params.rows
-        ? load8_first(x_flat + load_m * params.x_flat_stride_0 + load_k, params.k - load_k)
-        : Half8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Half8*)&x_flat_shared[tid / 2][lane % 2 * 8] = x_flat_tile;
-    Half8 w_tile = load_k_2 < params.k
-        ? load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n) : Half8{};
-    *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Half8 x_flat_tile = load_m + i * 32 < params.rows
+          ? load8_first(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k,
+          params.k - load_k) : Half8{};
+      *(threadgroup Half8*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+    }
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Half8 w_tile = load_k_2 + i * 8 < params.k
+          ? load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          : Half8{};
+      *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_flat_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
@@ -426,10 +452,10 @@ struct BroadcastMatmulParams {
   }
   // out[tile_m, tile_n] = acc.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
       if (m + i * 16 < params.rows) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }

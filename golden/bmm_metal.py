@@ -21,7 +21,7 @@ _bmm_bf16_launch = kt.Launcher(
         "m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "x_stride_1": "i32",
         "y_stride_0": "i32", "y_stride_1": "i32",
     },
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _bmm_f32_launch = kt.Launcher(
     _METAL, "bmm_f32",
@@ -68,7 +68,7 @@ _broadcast_matmul_f16_launch = kt.Launcher(
     _METAL, "broadcast_matmul_f16",
     {"x_flat": "f16[_,K]", "w": "f16[K,N]", "out": "out f16[_,N]"},
     {"rows": "i32", "k": "i32", "n": "i32", "x_flat_stride_0": "i32", "w_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _broadcast_matmul_f32_launch = kt.Launcher(
     _METAL, "broadcast_matmul_f32",

@@ -164,7 +164,7 @@ struct Fp8MatmulScaledParams {
   int w_stride_1;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void fp8_matmul_scaled_1(
+[[kernel, max_total_threads_per_threadgroup(64)]] void fp8_matmul_scaled_1(
     const device uchar* x [[buffer(0)]],
     const device uchar* w [[buffer(1)]],
     const device float* scale_x [[buffer(2)]],
@@ -180,11 +180,11 @@ struct Fp8MatmulScaledParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 4;
   int load_n = int(tgid.y) * 64 + tid / 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -193,51 +193,51 @@ struct Fp8MatmulScaledParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        uchar4 x_tile = load4_any(x + (load_m + i * 16) * params.x_stride_0 + load_k);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
         }
-        *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
+        *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 w_tile = load4_any(w + load_k + (load_n + i * 32) * params.w_stride_1);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        uchar4 w_tile = load4_any(w + load_k + (load_n + i * 16) * params.w_stride_1);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
         }
-        *(threadgroup half4*)&w_shared[tid / 4 + i * 32][lane % 4 * 4] = w_tile_2;
+        *(threadgroup half4*)&w_shared[tid / 4 + i * 16][lane % 4 * 4] = w_tile_2;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 x_tile = load_m + i * 32 < params.m
-            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : uchar4(0);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        uchar4 x_tile = load_m + i * 16 < params.m
+            ? load4_any(x + (load_m + i * 16) * params.x_stride_0 + load_k) : uchar4(0);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
         }
-        *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
+        *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 w_tile = load_n + i * 32 < params.n
-            ? load4_any(w + load_k + (load_n + i * 32) * params.w_stride_1) : uchar4(0);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        uchar4 w_tile = load_n + i * 16 < params.n
+            ? load4_any(w + load_k + (load_n + i * 16) * params.w_stride_1) : uchar4(0);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
         }
-        *(threadgroup half4*)&w_shared[tid / 4 + i * 32][lane % 4 * 4] = w_tile_2;
+        *(threadgroup half4*)&w_shared[tid / 4 + i * 16][lane % 4 * 4] = w_tile_2;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 24, ulong2(0, 0), true);
+        simdgroup_load(w_frag, &w_shared[j * 8][kk * 8], 24, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -247,35 +247,35 @@ struct Fp8MatmulScaledParams {
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
     int load_k = tile_k + lane % 4 * 4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      uchar4 x_tile = load_m + i * 32 < params.m
-          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+    UNROLL for (short i = 0; i < 4; ++i) {
+      uchar4 x_tile = load_m + i * 16 < params.m
+          ? load4_first(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
           : uchar4(0);
       half4 x_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
       }
-      *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
+      *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      uchar4 w_tile = load_n + i * 32 < params.n
-          ? load4_first(w + load_k + (load_n + i * 32) * params.w_stride_1, params.k - load_k)
+    UNROLL for (short i = 0; i < 4; ++i) {
+      uchar4 w_tile = load_n + i * 16 < params.n
+          ? load4_first(w + load_k + (load_n + i * 16) * params.w_stride_1, params.k - load_k)
           : uchar4(0);
       half4 w_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
       }
-      *(threadgroup half4*)&w_shared[tid / 4 + i * 32][lane % 4 * 4] = w_tile_2;
+      *(threadgroup half4*)&w_shared[tid / 4 + i * 16][lane % 4 * 4] = w_tile_2;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 24, ulong2(0, 0), true);
+        simdgroup_load(w_frag, &w_shared[j * 8][kk * 8], 24, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -287,17 +287,17 @@ struct Fp8MatmulScaledParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     scale_x_tile[i] = m + i * 16 < params.m ? scale_x[m + i * 16] : 0.0f;
   }
-  float2 scale_w_tile[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    scale_w_tile[i] = load2(scale_w + n + i * 16, params.n - (n + i * 16));
+  float2 scale_w_tile[8];
+  UNROLL for (short i = 0; i < 8; ++i) {
+    scale_w_tile[i] = load2(scale_w + n + i * 8, params.n - (n + i * 8));
   }
   // out[tile_m, tile_n] = scaled.to(torch.bfloat16)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       float2 scaled = elements(acc[i][j]) * scale_x_tile[i] * scale_w_tile[j];
       bfloat2 out_tile = bfloat2(scaled);
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -311,7 +311,7 @@ struct Fp8MatmulScaled2Params {
   int w_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void fp8_matmul_scaled_2(
+[[kernel, max_total_threads_per_threadgroup(64)]] void fp8_matmul_scaled_2(
     const device uchar* x [[buffer(0)]],
     const device uchar* w [[buffer(1)]],
     const device float* scale_x [[buffer(2)]],
@@ -327,11 +327,11 @@ struct Fp8MatmulScaled2Params {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 4;
   int load_n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -341,51 +341,51 @@ struct Fp8MatmulScaled2Params {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        uchar4 x_tile = load4_any(x + (load_m + i * 16) * params.x_stride_0 + load_k);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
         }
-        *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
+        *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        uchar4 w_tile = load4_any(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
         }
-        *(threadgroup half4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile_2;
+        *(threadgroup half4*)&w_shared[tid / 16 + i * 4][lane % 16 * 4] = w_tile_2;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 x_tile = load_m + i * 32 < params.m
-            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : uchar4(0);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        uchar4 x_tile = load_m + i * 16 < params.m
+            ? load4_any(x + (load_m + i * 16) * params.x_stride_0 + load_k) : uchar4(0);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
         }
-        *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
+        *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < 4; ++i) {
         uchar4 w_tile =
-            load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
+            load4_first(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n, params.n - load_n);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
         }
-        *(threadgroup half4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile_2;
+        *(threadgroup half4*)&w_shared[tid / 16 + i * 4][lane % 16 * 4] = w_tile_2;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -396,35 +396,35 @@ struct Fp8MatmulScaled2Params {
     int load_k = tile_k + lane % 4 * 4;
     int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      uchar4 x_tile = load_m + i * 32 < params.m
-          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+    UNROLL for (short i = 0; i < 4; ++i) {
+      uchar4 x_tile = load_m + i * 16 < params.m
+          ? load4_first(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
           : uchar4(0);
       half4 x_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
       }
-      *(threadgroup half4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile_2;
+      *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      uchar4 w_tile = load_k_2 + i * 8 < params.k
-          ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+    UNROLL for (short i = 0; i < 4; ++i) {
+      uchar4 w_tile = load_k_2 + i * 4 < params.k
+          ? load4_first(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n, params.n - load_n)
           : uchar4(0);
       half4 w_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
       }
-      *(threadgroup half4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile_2;
+      *(threadgroup half4*)&w_shared[tid / 16 + i * 4][lane % 16 * 4] = w_tile_2;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -436,17 +436,17 @@ struct Fp8MatmulScaled2Params {
   UNROLL for (short i = 0; i < 4; ++i) {
     scale_x_tile[i] = m + i * 16 < params.m ? scale_x[m + i * 16] : 0.0f;
   }
-  float2 scale_w_tile[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    scale_w_tile[i] = load2(scale_w + n + i * 16, params.n - (n + i * 16));
+  float2 scale_w_tile[8];
+  UNROLL for (short i = 0; i < 8; ++i) {
+    scale_w_tile[i] = load2(scale_w + n + i * 8, params.n - (n + i * 8));
   }
   // out[tile_m, tile_n] = scaled.to(torch.bfloat16)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       float2 scaled = elements(acc[i][j]) * scale_x_tile[i] * scale_w_tile[j];
       bfloat2 out_tile = bfloat2(scaled);
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }

@@ -23,7 +23,7 @@ _fp8_matmul_scaled_1_launch = kt.Launcher(
         "out": "out bf16[M,N]",
     },
     {"m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "w_stride_1": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _fp8_matmul_scaled_2_launch = kt.Launcher(
     _METAL, "fp8_matmul_scaled_2",
@@ -32,7 +32,7 @@ _fp8_matmul_scaled_2_launch = kt.Launcher(
         "out": "out bf16[M,N]",
     },
     {"m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "w_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 
 

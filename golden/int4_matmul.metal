@@ -102,7 +102,7 @@ struct Int4MatmulParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void int4_matmul_i8_bf16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void int4_matmul_i8_bf16(
     const device char* packed [[buffer(0)]],
     const device bfloat* x [[buffer(1)]],
     device bfloat* out [[buffer(2)]],
@@ -117,11 +117,11 @@ struct Int4MatmulParams {
   int load_d = lane % 8 * 4;
   int load_m = int(tgid.x) * 64 + tid / 8;
   int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n_2 = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -143,23 +143,22 @@ struct Int4MatmulParams {
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short i = 0; i < 8; ++i) {
         bfloat4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] =
-              condition[j] ? x[(load_m + i * 16) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
+          a[j] = condition[j] ? x[(load_m + i * 8) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
         }
-        *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
+        *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        char4 pair = load4_any(packed + (k + i * 8) * params.packed_stride_0 + n);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        char4 pair = load4_any(packed + (k + i * 4) * params.packed_stride_0 + n);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
           bfloat low_bf16 = bfloat(float(low_2));
           bfloat shr_bf16 = bfloat(float(char(pair[j] >> 4)));
-          w_shared[tid / 16 * 2 + i * 16][lane % 16 * 4 + j] = low_bf16;
-          w_shared[tid / 16 * 2 + i * 16 + 1][lane % 16 * 4 + j] = shr_bf16;
+          w_shared[tid / 16 * 2 + i * 8][lane % 16 * 4 + j] = low_bf16;
+          w_shared[tid / 16 * 2 + i * 8 + 1][lane % 16 * 4 + j] = shr_bf16;
         }
       }
     } else {
@@ -170,25 +169,25 @@ struct Int4MatmulParams {
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short i = 0; i < 8; ++i) {
         bfloat4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = load_m + i * 16 < params.m && condition[j]
-              ? x[(load_m + i * 16) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
+          a[j] = load_m + i * 8 < params.m && condition[j]
+              ? x[(load_m + i * 8) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
         }
-        *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
+        *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        char4 pair = k + i * 8 < params.half_k
-            ? load4_first(packed + (k + i * 8) * params.packed_stride_0 + n, params.n - n)
+      UNROLL for (short i = 0; i < 4; ++i) {
+        char4 pair = k + i * 4 < params.half_k
+            ? load4_first(packed + (k + i * 4) * params.packed_stride_0 + n, params.n - n)
             : char4(0);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
           bfloat low_bf16 = bfloat(float(low_2));
           bfloat shr_bf16 = bfloat(float(char(pair[j] >> 4)));
-          w_shared[tid / 16 * 2 + i * 16][lane % 16 * 4 + j] = low_bf16;
-          w_shared[tid / 16 * 2 + i * 16 + 1][lane % 16 * 4 + j] = shr_bf16;
+          w_shared[tid / 16 * 2 + i * 8][lane % 16 * 4 + j] = low_bf16;
+          w_shared[tid / 16 * 2 + i * 8 + 1][lane % 16 * 4 + j] = shr_bf16;
         }
       }
     }
@@ -196,11 +195,11 @@ struct Int4MatmulParams {
     UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_bfloat8x8 a_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(a_frag[i], &a_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
+        simdgroup_load(a_frag[i], &a_shared[sg * 8 + i * 16][kk * 8], 40);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_frag[i], w_frag, acc[i][j]);
         }
@@ -209,17 +208,17 @@ struct Int4MatmulParams {
   }
   // out[tile_m, tile_n] = acc.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n_2 + j * 8, out_tile,
+            params.n - (n_2 + j * 8));
       }
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void int4_matmul_i8_f16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void int4_matmul_i8_f16(
     const device char* packed [[buffer(0)]],
     const device half* x [[buffer(1)]],
     device half* out [[buffer(2)]],
@@ -234,11 +233,11 @@ struct Int4MatmulParams {
   int load_d = lane % 8 * 4;
   int load_m = int(tgid.x) * 64 + tid / 8;
   int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n_2 = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -260,22 +259,22 @@ struct Int4MatmulParams {
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short i = 0; i < 8; ++i) {
         half4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = condition[j] ? x[(load_m + i * 16) * params.x_stride_0 + columns[j]] : 0.0h;
+          a[j] = condition[j] ? x[(load_m + i * 8) * params.x_stride_0 + columns[j]] : 0.0h;
         }
-        *(threadgroup half4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
+        *(threadgroup half4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        char4 pair = load4_any(packed + (k + i * 8) * params.packed_stride_0 + n);
+      UNROLL for (short i = 0; i < 4; ++i) {
+        char4 pair = load4_any(packed + (k + i * 4) * params.packed_stride_0 + n);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
           half low_f16 = half(low_2);
           half shr_f16 = half(char(pair[j] >> 4));
-          w_shared[tid / 16 * 2 + i * 16][lane % 16 * 4 + j] = low_f16;
-          w_shared[tid / 16 * 2 + i * 16 + 1][lane % 16 * 4 + j] = shr_f16;
+          w_shared[tid / 16 * 2 + i * 8][lane % 16 * 4 + j] = low_f16;
+          w_shared[tid / 16 * 2 + i * 8 + 1][lane % 16 * 4 + j] = shr_f16;
         }
       }
     } else {
@@ -286,25 +285,25 @@ struct Int4MatmulParams {
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short i = 0; i < 8; ++i) {
         half4 a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = load_m + i * 16 < params.m && condition[j]
-              ? x[(load_m + i * 16) * params.x_stride_0 + columns[j]] : 0.0h;
+          a[j] = load_m + i * 8 < params.m && condition[j]
+              ? x[(load_m + i * 8) * params.x_stride_0 + columns[j]] : 0.0h;
         }
-        *(threadgroup half4*)&a_shared[tid / 8 + i * 16][lane % 8 * 4] = a;
+        *(threadgroup half4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        char4 pair = k + i * 8 < params.half_k
-            ? load4_first(packed + (k + i * 8) * params.packed_stride_0 + n, params.n - n)
+      UNROLL for (short i = 0; i < 4; ++i) {
+        char4 pair = k + i * 4 < params.half_k
+            ? load4_first(packed + (k + i * 4) * params.packed_stride_0 + n, params.n - n)
             : char4(0);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
           half low_f16 = half(low_2);
           half shr_f16 = half(char(pair[j] >> 4));
-          w_shared[tid / 16 * 2 + i * 16][lane % 16 * 4 + j] = low_f16;
-          w_shared[tid / 16 * 2 + i * 16 + 1][lane % 16 * 4 + j] = shr_f16;
+          w_shared[tid / 16 * 2 + i * 8][lane % 16 * 4 + j] = low_f16;
+          w_shared[tid / 16 * 2 + i * 8 + 1][lane % 16 * 4 + j] = shr_f16;
         }
       }
     }
@@ -312,11 +311,11 @@ struct Int4MatmulParams {
     UNROLL for (short kk = 0; kk < 4; ++kk) {
       simdgroup_half8x8 a_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(a_frag[i], &a_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
+        simdgroup_load(a_frag[i], &a_shared[sg * 8 + i * 16][kk * 8], 40);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_frag[i], w_frag, acc[i][j]);
         }
@@ -325,11 +324,11 @@ struct Int4MatmulParams {
   }
   // out[tile_m, tile_n] = acc.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n_2 + j * 16, out_tile,
-            params.n - (n_2 + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n_2 + j * 8, out_tile,
+            params.n - (n_2 + j * 8));
       }
     }
   }

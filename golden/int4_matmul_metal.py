@@ -23,7 +23,7 @@ _int4_matmul_i8_bf16_launch = kt.Launcher(
         "half_k": "i32", "n": "i32", "m": "i32", "k": "i32", "packed_stride_0": "i32",
         "x_stride_0": "i32",
     },
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _int4_matmul_i8_f16_launch = kt.Launcher(
     _METAL, "int4_matmul_i8_f16",
@@ -32,7 +32,7 @@ _int4_matmul_i8_f16_launch = kt.Launcher(
         "half_k": "i32", "n": "i32", "m": "i32", "k": "i32", "packed_stride_0": "i32",
         "x_stride_0": "i32",
     },
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 
 

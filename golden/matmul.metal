@@ -147,7 +147,7 @@ struct MatmulParams {
   int y_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_f16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_f16(
     const device half* x [[buffer(0)]],
     const device half* y [[buffer(1)]],
     device half* out [[buffer(2)]],
@@ -161,11 +161,11 @@ struct MatmulParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -175,26 +175,35 @@ struct MatmulParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_any(y + load_k_2 * params.y_stride_0 + load_n);
-      *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 y_tile = load8_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      }
     } else {
-      Half8 x_tile =
-          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_first(y + load_k_2 * params.y_stride_0 + load_n, params.n - load_n);
-      *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_tile = load_m + i * 32 < params.m
+            ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Half8{};
+        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 y_tile =
+            load8_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n);
+        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -204,22 +213,28 @@ struct MatmulParams {
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
     int load_k = tile_k + lane % 2 * 8;
     int load_k_2 = tile_k + tid / 8;
-    Half8 x_tile = load_m < params.m
-        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Half8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Half8 y_tile = load_k_2 < params.k
-        ? load8_first(y + load_k_2 * params.y_stride_0 + load_n, params.n - load_n) : Half8{};
-    *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Half8 x_tile = load_m + i * 32 < params.m
+          ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : Half8{};
+      *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+    }
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Half8 y_tile = load_k_2 + i * 8 < params.k
+          ? load8_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+          : Half8{};
+      *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -228,10 +243,10 @@ struct MatmulParams {
   }
   // out[tile_m, tile_n] = acc.to(out.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -245,7 +260,7 @@ struct MatmulBf16Params {
   int y_stride_1;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_bf16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_bf16(
     const device bfloat* x [[buffer(0)]],
     const device bfloat* y [[buffer(1)]],
     device bfloat* out [[buffer(2)]],
@@ -259,11 +274,11 @@ struct MatmulBf16Params {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + tid / 2;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -272,27 +287,35 @@ struct MatmulBf16Params {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile = load8_any(y + load_k + load_n * params.y_stride_1);
-      *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 y_tile = load8_any(y + load_k + (load_n + i * 32) * params.y_stride_1);
+        *(threadgroup Bfloat8*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+      }
     } else {
-      Bfloat8 x_tile =
-          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 y_tile =
-          load_n < params.n ? load8_any(y + load_k + load_n * params.y_stride_1) : Bfloat8{};
-      *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 x_tile = load_m + i * 32 < params.m
+            ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Bfloat8{};
+        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 y_tile = load_n + i * 32 < params.n
+            ? load8_any(y + load_k + (load_n + i * 32) * params.y_stride_1) : Bfloat8{};
+        *(threadgroup Bfloat8*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[sg % 2 * 8 + j * 16][kk * 8], 24, ulong2(0, 0), true);
+        simdgroup_load(y_frag, &y_shared[j * 8][kk * 8], 24, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -301,22 +324,28 @@ struct MatmulBf16Params {
   }
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
     int load_k = tile_k + lane % 2 * 8;
-    Bfloat8 x_tile = load_m < params.m
-        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Bfloat8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Bfloat8 y_tile = load_n < params.n
-        ? load8_first(y + load_k + load_n * params.y_stride_1, params.k - load_k) : Bfloat8{};
-    *(threadgroup Bfloat8*)&y_shared[tid / 2][lane % 2 * 8] = y_tile;
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Bfloat8 x_tile = load_m + i * 32 < params.m
+          ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : Bfloat8{};
+      *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+    }
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Bfloat8 y_tile = load_n + i * 32 < params.n
+          ? load8_first(y + load_k + (load_n + i * 32) * params.y_stride_1, params.k - load_k)
+          : Bfloat8{};
+      *(threadgroup Bfloat8*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[sg % 2 * 8 + j * 16][kk * 8], 24, ulong2(0, 0), true);
+        simdgroup_load(y_frag, &y_shared[j * 8][kk * 8], 24, ulong2(0, 0), true);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -325,10 +354,10 @@ struct MatmulBf16Params {
   }
   // out[tile_m, tile_n] = acc.to(out.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }

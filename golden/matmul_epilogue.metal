@@ -211,7 +211,7 @@ struct LinearGeluParams {
   int w_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void linear_gelu_f16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void linear_gelu_f16(
     const device half* x [[buffer(0)]],
     const device half* w [[buffer(1)]],
     const device half* bias [[buffer(2)]],
@@ -226,11 +226,11 @@ struct LinearGeluParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[4][4];
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -240,26 +240,35 @@ struct LinearGeluParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 w_tile = load8_any(w + load_k_2 * params.w_stride_0 + load_n);
-      *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      }
     } else {
-      Half8 x_tile =
-          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 w_tile = load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n);
-      *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_tile = load_m + i * 32 < params.m
+            ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Half8{};
+        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 w_tile =
+            load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
+        *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -269,22 +278,28 @@ struct LinearGeluParams {
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
     int load_k = tile_k + lane % 2 * 8;
     int load_k_2 = tile_k + tid / 8;
-    Half8 x_tile = load_m < params.m
-        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Half8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Half8 w_tile = load_k_2 < params.k
-        ? load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n) : Half8{};
-    *(threadgroup Half8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Half8 x_tile = load_m + i * 32 < params.m
+          ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : Half8{};
+      *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+    }
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Half8 w_tile = load_k_2 + i * 8 < params.k
+          ? load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          : Half8{};
+      *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -292,13 +307,13 @@ struct LinearGeluParams {
     }
   }
   // out[tile_m, tile_n] = epilogue(acc, bias[tile_n].to(torch.float32)).to(x.dtype)
-  float2 bias_f32[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half2 bias_tile = load2(bias + n + i * 16, params.n - (n + i * 16));
+  float2 bias_f32[8];
+  UNROLL for (short i = 0; i < 8; ++i) {
+    half2 bias_tile = load2(bias + n + i * 8, params.n - (n + i * 8));
     bias_f32[i] = float2(bias_tile);
   }
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile;
       float2 total = elements(acc[i][j]) + bias_f32[j];
       UNROLL for (short k = 0; k < 2; ++k) {
@@ -306,7 +321,7 @@ struct LinearGeluParams {
         out_tile[k] = half(product);
       }
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -426,7 +441,7 @@ struct LinearGeluParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_relu_squared_bf16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_relu_squared_bf16(
     const device bfloat* x [[buffer(0)]],
     const device bfloat* w [[buffer(1)]],
     device bfloat* out [[buffer(2)]],
@@ -440,11 +455,11 @@ struct LinearGeluParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -454,26 +469,35 @@ struct LinearGeluParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      Bfloat8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load8_any(w + load_k_2 * params.w_stride_0 + load_n);
-      *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      }
     } else {
-      Bfloat8 x_tile =
-          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n);
-      *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 x_tile = load_m + i * 32 < params.m
+            ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Bfloat8{};
+        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 w_tile =
+            load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
+        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -483,22 +507,28 @@ struct LinearGeluParams {
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
     int load_k = tile_k + lane % 2 * 8;
     int load_k_2 = tile_k + tid / 8;
-    Bfloat8 x_tile = load_m < params.m
-        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Bfloat8{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    Bfloat8 w_tile = load_k_2 < params.k
-        ? load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n) : Bfloat8{};
-    *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Bfloat8 x_tile = load_m + i * 32 < params.m
+          ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          : Bfloat8{};
+      *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+    }
+    UNROLL for (short i = 0; i < 2; ++i) {
+      Bfloat8 w_tile = load_k_2 + i * 8 < params.k
+          ? load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          : Bfloat8{};
+      *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -507,14 +537,14 @@ struct LinearGeluParams {
   }
   // out[tile_m, tile_n] = epilogue(acc).to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile;
       UNROLL for (short k = 0; k < 2; ++k) {
         out_tile[k] =
             bfloat(nan_max(acc[i][j].thread_elements()[k], 0.0f) * acc[i][j].thread_elements()[k]);
       }
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }

@@ -25,7 +25,7 @@ _linear_gelu_f16_launch = kt.Launcher(
     _METAL, "linear_gelu_f16",
     {"x": "f16[M,K]", "w": "f16[K,N]", "bias": "f16[N] @16", "out": "out f16[M,N]"},
     {"m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "w_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _linear_gelu_f32_launch = kt.Launcher(
     _METAL, "linear_gelu_f32",
@@ -80,7 +80,7 @@ _matmul_relu_squared_bf16_launch = kt.Launcher(
     _METAL, "matmul_relu_squared_bf16",
     {"x": "bf16[M,K]", "w": "bf16[K,N]", "out": "out bf16[M,N]"},
     {"m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "w_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _matmul_relu_squared_f32_launch = kt.Launcher(
     _METAL, "matmul_relu_squared_f32",

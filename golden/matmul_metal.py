@@ -25,13 +25,13 @@ _matmul_f16_launch = kt.Launcher(
     _METAL, "matmul_f16",
     {"x": "f16[M,K]", "y": "f16[K,N]", "out": "out f16[M,N]"},
     {"m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "y_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _matmul_bf16_launch = kt.Launcher(
     _METAL, "matmul_bf16",
     {"x": "bf16[M,K]", "y": "bf16[K,N]{0,1}", "out": "out bf16[M,N]"},
     {"m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "y_stride_1": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _matmul_f32_launch = kt.Launcher(
     _METAL, "matmul_f32",

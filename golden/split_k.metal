@@ -166,7 +166,7 @@ struct MatmulSplitKParams {
   int y_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_split_k_f16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_split_k_f16(
     const device half* x [[buffer(0)]],
     const device half* y [[buffer(1)]],
     device float* out [[buffer(2)]],
@@ -180,11 +180,11 @@ struct MatmulSplitKParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -195,28 +195,37 @@ struct MatmulSplitKParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_any(y + load_k_2 * params.y_stride_0 + load_n);
-      *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 y_tile = load8_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      }
     } else {
-      Half8 x_tile = load_m < params.m
-          ? load8_first(x + load_m * params.x_stride_0 + load_k,
-          min(int(tgid.z) * 256 + 256, params.k) - load_k) : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load_k_2 < min(int(tgid.z) * 256 + 256, params.k)
-          ? load8_first(y + load_k_2 * params.y_stride_0 + load_n, params.n - load_n) : Half8{};
-      *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_tile = load_m + i * 32 < params.m
+            ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * 256 + 256, params.k) - load_k) : Half8{};
+        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
+            ? load8_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+            : Half8{};
+        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -225,11 +234,11 @@ struct MatmulSplitKParams {
   }
   // hl.atomic_add(out, [tile_m, tile_n], acc)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m + i * 16 < params.m && n + j * 16 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n
-              + j * 16 + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
+        if (m + i * 16 < params.m && n + j * 8 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n + j * 8
+              + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
         }
       }
     }
@@ -324,7 +333,7 @@ struct LinearSplitKParams {
   int split_size;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void linear_split_k_bf16(
+[[kernel, max_total_threads_per_threadgroup(64)]] void linear_split_k_bf16(
     const device bfloat* x [[buffer(0)]],
     const device bfloat* w [[buffer(1)]],
     const device bfloat* bias [[buffer(2)]],
@@ -339,11 +348,11 @@ struct LinearSplitKParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[4][4];
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -355,28 +364,39 @@ struct LinearSplitKParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior && tile_k + 16
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
-      Bfloat8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load8_any(w + load_k_2 * params.w_stride_0 + load_n);
-      *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      }
     } else {
-      Bfloat8 x_tile = load_m < params.m
-          ? load8_first(x + load_m * params.x_stride_0 + load_k,
-          min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k) : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Bfloat8 w_tile = load_k_2 < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-          ? load8_first(w + load_k_2 * params.w_stride_0 + load_n, params.n - load_n) : Bfloat8{};
-      *(threadgroup Bfloat8*)&w_shared[tid / 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 x_tile = load_m + i * 32 < params.m
+            ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k)
+            : Bfloat8{};
+        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Bfloat8 w_tile = load_k_2 + i * 8
+            < min(int(tgid.z) * params.split_size + params.split_size, params.k)
+            ? load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+            : Bfloat8{};
+        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_bfloat8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -385,34 +405,34 @@ struct LinearSplitKParams {
   }
   // if split.begin == 0:
   bool condition = int(tgid.z) * params.split_size == 0;
-  float2 acc_2[4][4];
+  float2 acc_2[4][8];
   if (condition) {
     // acc = acc + bias[tile_n].to(torch.float32)
-    float2 bias_f32[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat2 bias_tile = load2(bias + n + i * 16, params.n - (n + i * 16));
+    float2 bias_f32[8];
+    UNROLL for (short i = 0; i < 8; ++i) {
+      bfloat2 bias_tile = load2(bias + n + i * 8, params.n - (n + i * 8));
       bias_f32[i] = float2(bias_tile);
     }
     UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         float2 acc_3 = elements(acc[i][j]) + bias_f32[j];
         acc_2[i][j] = acc_3;
       }
     }
   } else {
     UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         acc_2[i][j] = elements(acc[i][j]);
       }
     }
   }
   // hl.atomic_add(out, [tile_m, tile_n], acc)
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m + i * 16 < params.m && n + j * 16 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n
-              + j * 16 + k), acc_2[i][j][k], memory_order_relaxed);
+        if (m + i * 16 < params.m && n + j * 8 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n + j * 8
+              + k), acc_2[i][j][k], memory_order_relaxed);
         }
       }
     }
@@ -524,7 +544,7 @@ struct LinearSplitKParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_split_k_barrier_f16_1(
+[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_split_k_barrier_f16_1(
     const device half* x [[buffer(0)]],
     const device half* y [[buffer(1)]],
     device float* partial [[buffer(2)]],
@@ -539,11 +559,11 @@ struct LinearSplitKParams {
   bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
+  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[4][8];
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
@@ -554,28 +574,37 @@ struct LinearSplitKParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load8_any(y + load_k_2 * params.y_stride_0 + load_n);
-      *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 y_tile = load8_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      }
     } else {
-      Half8 x_tile = load_m < params.m
-          ? load8_first(x + load_m * params.x_stride_0 + load_k,
-          min(int(tgid.z) * 256 + 256, params.k) - load_k) : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      Half8 y_tile = load_k_2 < min(int(tgid.z) * 256 + 256, params.k)
-          ? load8_first(y + load_k_2 * params.y_stride_0 + load_n, params.n - load_n) : Half8{};
-      *(threadgroup Half8*)&y_shared[tid / 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 x_tile = load_m + i * 32 < params.m
+            ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * 256 + 256, params.k) - load_k) : Half8{};
+        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      }
+      UNROLL for (short i = 0; i < 2; ++i) {
+        Half8 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
+            ? load8_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+            : Half8{};
+        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
       simdgroup_half8x8 x_frag[4];
       UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 72);
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
         UNROLL for (short i = 0; i < 4; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -584,12 +613,12 @@ struct LinearSplitKParams {
   }
   // partial[split.id, tile_m, tile_n] = acc
   UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short j = 0; j < 8; ++j) {
       if (m + i * 16 < params.m) {
         store2_first(partial + int(tgid.z) * 256 / 256 * params.m * params.n
-            + (m + i * 16) * params.n + n + j * 16,
+            + (m + i * 16) * params.n + n + j * 8,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * 16));
+            params.n - (n + j * 8));
       }
     }
   }

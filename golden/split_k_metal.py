@@ -20,7 +20,7 @@ _matmul_split_k_f16_launch = kt.Launcher(
     _METAL, "matmul_split_k_f16",
     {"x": "f16[M,K]", "y": "f16[K,N]", "out": "inout f32[M,N]"},
     {"m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "y_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _matmul_split_k_f32_launch = kt.Launcher(
     _METAL, "matmul_split_k_f32",
@@ -67,7 +67,7 @@ _linear_split_k_bf16_launch = kt.Launcher(
         "m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "w_stride_0": "i32",
         "split_size": "i32",
     },
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _linear_split_k_f32_launch = kt.Launcher(
     _METAL, "linear_split_k_f32",
@@ -122,7 +122,7 @@ _matmul_split_k_barrier_f16_1_launch = kt.Launcher(
     "matmul_split_k_barrier_f16_1",
     {"x": "f16[M,K]", "y": "f16[K,N]", "partial": "out f32[_,M,N]", "out": "f16[M,N]"},
     {"m": "i32", "k": "i32", "n": "i32", "x_stride_0": "i32", "y_stride_0": "i32"},
-    threads=(128, 1, 1),
+    threads=(64, 1, 1),
 )
 _matmul_split_k_barrier_f16_2_launch = kt.Launcher(
     _METAL,

@@ -37,13 +37,15 @@ def prepared(source: str, signature: str, blocks: list[int]) -> tuple[ir.Kernel,
     return prepare(kernel, schedule), schedule
 
 
-def planned(source: str, signature: str, blocks: list[int]) -> tuple[Products, list[ir.Value]]:
-    """The plan of a kernel's products, and the values of its phase."""
+def planned(
+    source: str, signature: str, blocks: list[int], groups: int | None = 4
+) -> tuple[Products, list[ir.Value]]:
+    """The plan of a kernel's products for a number of SIMD groups, and the values of its phase."""
     kernel, schedule = prepared(source, signature, blocks)
     body = kernel.phases[0].body
 
     def extent(size: Size) -> int:
         return size.substitute(schedule.blocks).as_int() or 1
 
-    plan = plan_products(body, extent, schedule.num_warps or 4, Limits("test", matrices=UNIT))
+    plan = plan_products(body, extent, groups, Limits("test", matrices=UNIT))
     return plan, [r for op in walk(body) for r in op.results]

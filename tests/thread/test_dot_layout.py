@@ -187,6 +187,23 @@ def test_a_product_its_accumulator_and_epilogue_share_one_layout():
     assert plan.layouts[bias].axes == (layout.axes[1],)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "blocks", "grid"),
+    [
+        ("f16", [64, 64, 16], SimdGrid(2, 1)),  # 32 matrices each
+        ("f16", [128, 128, 16], SimdGrid(4, 2)),
+        ("f16", [32, 32, 16], SimdGrid(2, 2)),  # small
+        ("f32", [64, 64, 16], SimdGrid(2, 2)),  # operands take registers too
+    ],
+)
+def test_few_simd_groups_with_large_parts_where_the_source_asks_for_none(dtype, blocks, grid):
+    signature = f"x={dtype}[M,64] y={dtype}[64,N] bias=f32[N]"
+    plan, _ = planned(MATMUL, signature, blocks, groups=None)
+    (product_,) = plan.products.values()
+    assert product_.grid == grid
+    assert plan.threads == 32 * grid.groups
+
+
 def test_column_major_operands_are_staged_as_they_lie_in_memory():
     plan, _ = planned(MATMUL, "x=f16[M,64]{0,1} y=f16[64,N]{0,1} bias=f32[N]", [64, 64, 16])
     (product_,) = plan.products.values()

@@ -18,7 +18,7 @@ _LEAST = 8
 
 
 def fitted_blocks(
-    kernel: ir.Kernel, blocks: Mapping[Sym, int], groups: int, limits: Limits
+    kernel: ir.Kernel, blocks: Mapping[Sym, int], groups: int | None, limits: Limits
 ) -> dict[Sym, int]:
     """``blocks`` with the tiles of loops around products made so small that all operands of a
     block's products fit in ``limits.shared_bytes``, as far as the source leaves their size open."""
@@ -38,7 +38,9 @@ def fitted_blocks(
     return found
 
 
-def _plan(phase: ir.Phase, blocks: Mapping[Sym, int], groups: int, limits: Limits) -> Products:
+def _plan(
+    phase: ir.Phase, blocks: Mapping[Sym, int], groups: int | None, limits: Limits
+) -> Products:
     def extent(size: Size) -> int:
         number = size.substitute(blocks).as_int()
         return limits.row if number is None else max(1, number)

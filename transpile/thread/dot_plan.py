@@ -36,6 +36,8 @@ from transpile.thread.layout import Axis, Digit, Digits, Layout
 from transpile.thread.limits import Limits
 
 PAD = 16  # bytes by which the rows of a buffer are further apart than they are long
+_GROUPS = 4  # SIMD groups that share a result, if nothing says otherwise
+_MATRICES = 32  # of results that a SIMD group holds where there are more than that
 _RESIDENT = 128  # bytes of a left operand's registers that a thread keeps around a loop
 _FRESH = (
     ir.Load, ir.Full, ir.TileIndex, ir.Iota, ir.Random, ir.Const, ir.SizeOf, ir.HostScalar,
@@ -109,18 +111,18 @@ class Products:
 
 
 def plan_products(
-    body: Block, extent: Callable[[Size], int], groups: int, limits: Limits
+    body: Block, extent: Callable[[Size], int], groups: int | None, limits: Limits
 ) -> Products:
-    """The products of a phase with ``body``, for at most ``groups`` SIMD groups; ``extent`` gives
-    the room for an axis."""
+    """The products of a phase with ``body``, for at most ``groups`` SIMD groups (None: as many as
+    are best); ``extent`` gives the room for an axis."""
     return _Planner(body, extent, groups, limits).run()
 
 
 class _Planner:
     def __init__(
-        self, body: Block, extent: Callable[[Size], int], groups: int, limits: Limits
+        self, body: Block, extent: Callable[[Size], int], groups: int | None, limits: Limits
     ) -> None:
-        self.body, self.extent, self.groups = body, extent, groups
+        self.body, self.extent, self.asked, self.groups = body, extent, groups, groups or _GROUPS
         self.limits, self.unit, self.simd = limits, limits.matrices, limits.simd
         self.frames = Frames(body)
         self.depths = _depths(body)
@@ -136,6 +138,8 @@ class _Planner:
             self.result.products[op] = self._product(op)
         matrices = self._seeded([p for p in self.result.products.values() if self._fits(p)])
         self._chain(matrices)
+        if self.asked is None:
+            self.groups = self._few_groups(matrices)
         for family in self._families(matrices):
             self._divide(family)
         used = max((p.grid.groups for p in matrices if p.grid), default=self.groups)
@@ -257,6 +261,25 @@ class _Planner:
                     slot.digits = found
             if len(slots) == 3 and slots[0] is not None and not slots[0].digits:
                 slots[0].digits = (Digit(axes[0], product.batch, 1),)
+
+    def _few_groups(self, products: list[Product]) -> int:
+        """As few SIMD groups as have registers for the results, up to 32 matrices each: the larger
+        a group's part, the less often operands are read. Operands of 32 bits take the registers
+        that this takes, and chained products divide rows only."""
+        unit = self.unit
+        wide = any(p.lhs.dtype.bits > 16 for p in products)
+        chained = any(s and s.whole for p in products for s in self._sides(p.op.result) or ())
+        if unit is None or wide or chained:
+            return _GROUPS
+        blocks: dict[int, int] = {}  # the ragged end of a loop has the accumulators of the loop
+        for p in products:
+            home = id(self.result.homes[p.op.result])
+            matrices = p.batch * -(-p.m // unit.m) * -(-p.n // unit.n)
+            blocks[home] = blocks.get(home, 0) + matrices
+        held = max(blocks.values(), default=0)
+        if held < 2 * _MATRICES:
+            return _GROUPS
+        return min(held // _MATRICES, self.limits.max_threads // self.simd)
 
     def _axes(self, value: Value) -> list[Axis]:
         """The axes of a tile, the last ones innermost in loops over registers."""

@@ -255,7 +255,8 @@ class _Planner:
 
     def _products(self) -> Products:
         """The phase's products, whose results decide how many threads there are."""
-        groups = (self._asked() or 4 * self.limits.simd) // self.limits.simd
+        threads = self._asked()
+        groups = None if threads is None else threads // self.limits.simd
         products = plan_products(self.phase.body, self._extent, groups, self.limits)
         asked = self.config.get("num_stages") or 1
         room = self.limits.shared_bytes // max(1, staged_bytes(products))

@@ -128,7 +128,7 @@ class _Prepared:
                 for size, known in zip(sizes, given, strict=False)
             )
         kernel = step_products(kernel, schedule.blocks)
-        schedule.blocks = fitted_blocks(kernel, schedule.blocks, schedule.num_warps or 4, LIMITS)
+        schedule.blocks = fitted_blocks(kernel, schedule.blocks, schedule.num_warps, LIMITS)
         schedule.blocks = held_blocks(kernel, schedule.blocks, schedule.config, LIMITS)
         self.kernel = prepare(kernel, schedule)
         self.sizes = host_sizes(self.kernel, schedule)
