@@ -48,14 +48,24 @@ inline float kt_erf(float x) {
   return x * p;
 }
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  return v;
+}
+
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -63,38 +73,36 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes the first `count` of 4 elements; x is a multiple of a vector.
-template <typename T>
-inline void store4(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    *(device vec<T, 4>*)x = v;
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
+    x[i] = v[i];
+  }
+}
+
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  return v;
-}
-
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -102,22 +110,14 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
-    x[i] = v[i];
-  }
-}
-
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements; x is a multiple of a vector.
+template <short N, typename T>
+inline void store_aligned(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    *(device vec<T, N>*)x = v;
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -136,10 +136,10 @@ struct SiluParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int block = int(tgid.x) * 1024 + tid * 4;
   // out_flat[tile] = F.silu(x_flat[tile])
-  bfloat4 x_flat_tile = load4(x_flat + block, params.M_N - block);
+  bfloat4 x_flat_tile = load_aligned<4>(x_flat + block, params.M_N - block);
   float4 x_flat_f32 = float4(x_flat_tile);
   bfloat4 out_flat_tile = bfloat4(x_flat_f32 * (1.0f / (1.0f + precise::exp(-x_flat_f32))));
-  store4(out_flat + block, out_flat_tile, params.M_N - block);
+  store_aligned<4>(out_flat + block, out_flat_tile, params.M_N - block);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void silu_2(
@@ -150,9 +150,9 @@ struct SiluParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int block = int(tgid.x) * 1024 + tid * 4;
   // out_flat[tile] = F.silu(x_flat[tile])
-  float4 x_flat_tile = load4(x_flat + block, params.M_N - block);
+  float4 x_flat_tile = load_aligned<4>(x_flat + block, params.M_N - block);
   float4 out_flat_tile = x_flat_tile * (1.0f / (1.0f + precise::exp(-x_flat_tile)));
-  store4(out_flat + block, out_flat_tile, params.M_N - block);
+  store_aligned<4>(out_flat + block, out_flat_tile, params.M_N - block);
 }
 
 struct GeluErfParams {
@@ -167,7 +167,7 @@ struct GeluErfParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // value = x[tile].to(torch.float32)
-  half4 x_tile = load4(x + n, params.n - n);
+  half4 x_tile = load_aligned<4>(x + n, params.n - n);
   // out[tile] = (0.5 * value * (1.0 + torch.erf(value * 0.7071067811865476))).to(x.dtype)
   half4 out_tile;
   float4 value = float4(x_tile);
@@ -175,7 +175,7 @@ struct GeluErfParams {
     float product = 0.5f * value[i] * (1.0f + kt_erf(value[i] * 0.70710678f));
     out_tile[i] = half(product);
   }
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
 struct GeluErfF32Params {
@@ -192,13 +192,13 @@ struct GeluErfF32Params {
   int pid_0 = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // value = x[tile].to(torch.float32)
-  float4 value = load4_first(x + pid_0 * params.x_stride_0 + n, params.n - n);
+  float4 value = load_first<4>(x + pid_0 * params.x_stride_0 + n, params.n - n);
   // out[tile] = (0.5 * value * (1.0 + torch.erf(value * 0.7071067811865476))).to(x.dtype)
   float4 out_tile;
   UNROLL for (short i = 0; i < 4; ++i) {
     out_tile[i] = 0.5f * value[i] * (1.0f + kt_erf(value[i] * 0.70710678f));
   }
-  store4_first(out + pid_0 * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_0 * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void gelu_tanh_bf16(
@@ -210,13 +210,13 @@ struct GeluErfF32Params {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // value = x[tile_m, tile_n].to(torch.float32)
-  bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = (0.5 * value * (1.0 + torch.tanh(inner))).to(x.dtype)
   // inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
   float4 value = float4(x_tile);
   float4 inner = 0.7978846f * (value + 0.044715f * value * value * value);
   bfloat4 out_tile = bfloat4(0.5f * value * (1.0f + precise::tanh(inner)));
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void gelu_tanh_f32(
@@ -228,10 +228,10 @@ struct GeluErfF32Params {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // value = x[tile_m, tile_n].to(torch.float32)
-  float4 value = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 value = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = (0.5 * value * (1.0 + torch.tanh(inner))).to(x.dtype)
   // inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
   float4 inner = 0.7978846f * (value + 0.044715f * value * value * value);
   float4 out_tile = 0.5f * value * (1.0f + precise::tanh(inner));
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }

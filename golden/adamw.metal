@@ -9,14 +9,14 @@ using namespace metal;
 
 #pragma METAL fp math_mode(safe)
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -24,14 +24,14 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes the first `count` of 4 elements; x is a multiple of a vector.
-template <typename T>
-inline void store4(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    *(device vec<T, 4>*)x = v;
+// Writes the first `count` of N elements; x is a multiple of a vector.
+template <short N, typename T>
+inline void store_aligned(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    *(device vec<T, N>*)x = v;
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -59,15 +59,15 @@ struct AdamwStepParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // first = beta1 * exp_avg[tile] + (1.0 - beta1) * g
-  float4 exp_avg_tile = load4(exp_avg + n, params.n - n);
+  float4 exp_avg_tile = load_aligned<4>(exp_avg + n, params.n - n);
   // g = grad[tile].to(torch.float32)
-  float4 g = load4(grad + n, params.n - n);
+  float4 g = load_aligned<4>(grad + n, params.n - n);
   float difference = 1.0f - params.beta1;
   // second = beta2 * exp_avg_sq[tile] + (1.0 - beta2) * g * g
-  float4 exp_avg_sq_tile = load4(exp_avg_sq + n, params.n - n);
+  float4 exp_avg_sq_tile = load_aligned<4>(exp_avg_sq + n, params.n - n);
   float difference_2 = 1.0f - params.beta2;
   // decayed = param[tile].to(torch.float32) * (1.0 - lr * weight_decay)
-  float4 param_tile = load4(param + n, params.n - n);
+  float4 param_tile = load_aligned<4>(param + n, params.n - n);
   float difference_3 = 1.0f - params.lr * params.weight_decay;
   // param[tile] = (decayed - lr * (first / correction1) / denominator).to(param.dtype)
   // denominator = torch.sqrt(second / correction2) + eps
@@ -76,11 +76,11 @@ struct AdamwStepParams {
   float4 denominator = precise::sqrt(second / params.correction2) + params.eps;
   float4 decayed = param_tile * difference_3;
   float4 param_tile_2 = decayed - params.lr * (first / params.correction1) / denominator;
-  store4(param + n, param_tile_2, params.n - n);
+  store_aligned<4>(param + n, param_tile_2, params.n - n);
   // exp_avg[tile] = first
-  store4(exp_avg + n, first, params.n - n);
+  store_aligned<4>(exp_avg + n, first, params.n - n);
   // exp_avg_sq[tile] = second
-  store4(exp_avg_sq + n, second, params.n - n);
+  store_aligned<4>(exp_avg_sq + n, second, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void adamw_step_bf16_f32(
@@ -93,15 +93,15 @@ struct AdamwStepParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // g = grad[tile].to(torch.float32)
-  bfloat4 grad_tile = load4(grad + n, params.n - n);
+  bfloat4 grad_tile = load_aligned<4>(grad + n, params.n - n);
   // first = beta1 * exp_avg[tile] + (1.0 - beta1) * g
-  float4 exp_avg_tile = load4(exp_avg + n, params.n - n);
+  float4 exp_avg_tile = load_aligned<4>(exp_avg + n, params.n - n);
   float difference = 1.0f - params.beta1;
   // second = beta2 * exp_avg_sq[tile] + (1.0 - beta2) * g * g
-  float4 exp_avg_sq_tile = load4(exp_avg_sq + n, params.n - n);
+  float4 exp_avg_sq_tile = load_aligned<4>(exp_avg_sq + n, params.n - n);
   float difference_2 = 1.0f - params.beta2;
   // decayed = param[tile].to(torch.float32) * (1.0 - lr * weight_decay)
-  bfloat4 param_tile = load4(param + n, params.n - n);
+  bfloat4 param_tile = load_aligned<4>(param + n, params.n - n);
   float difference_3 = 1.0f - params.lr * params.weight_decay;
   // param[tile] = (decayed - lr * (first / correction1) / denominator).to(param.dtype)
   // denominator = torch.sqrt(second / correction2) + eps
@@ -111,9 +111,9 @@ struct AdamwStepParams {
   float4 denominator = precise::sqrt(second / params.correction2) + params.eps;
   float4 decayed = float4(param_tile) * difference_3;
   bfloat4 param_tile_2 = bfloat4(decayed - params.lr * (first / params.correction1) / denominator);
-  store4(param + n, param_tile_2, params.n - n);
+  store_aligned<4>(param + n, param_tile_2, params.n - n);
   // exp_avg[tile] = first
-  store4(exp_avg + n, first, params.n - n);
+  store_aligned<4>(exp_avg + n, first, params.n - n);
   // exp_avg_sq[tile] = second
-  store4(exp_avg_sq + n, second, params.n - n);
+  store_aligned<4>(exp_avg_sq + n, second, params.n - n);
 }

@@ -10,39 +10,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
-  }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -50,26 +35,41 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
+}
+
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
 }
 
 struct AddParams {
@@ -88,10 +88,10 @@ struct AddParams {
   int pid_0 = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile] = x[tile] + y[tile]
-  bfloat4 x_tile = load4_first(x + pid_0 * params.x_stride_0 + n, params.n - n);
-  bfloat4 y_tile = load4_first(y + pid_0 * params.y_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_0 * params.x_stride_0 + n, params.n - n);
+  bfloat4 y_tile = load_first<4>(y + pid_0 * params.y_stride_0 + n, params.n - n);
   bfloat4 out_tile = bfloat4(float4(x_tile) + float4(y_tile));
-  store4_first(out + pid_0 * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_0 * params.n + n, out_tile, params.n - n);
 }
 
 struct Add2Params {
@@ -109,10 +109,10 @@ struct Add2Params {
   int pid_0 = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile] = x[tile] + y[tile]
-  float4 x_tile = load4_first(x + pid_0 * params.x_stride_0 + n, params.n - n);
-  float4 y_tile = load4(y + n, params.n - n);
+  float4 x_tile = load_first<4>(x + pid_0 * params.x_stride_0 + n, params.n - n);
+  float4 y_tile = load_aligned<4>(y + n, params.n - n);
   float4 out_tile = x_tile + y_tile;
-  store4_first(out + pid_0 * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_0 * params.n + n, out_tile, params.n - n);
 }
 
 struct Add3Params {
@@ -135,10 +135,10 @@ struct Add3Params {
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile] = x[tile] + y[tile]
   float4 x_tile =
-      load4_first(x + pid_0 * params.x_stride_0 + pid_1 * params.x_stride_1 + n, params.n - n);
+      load_first<4>(x + pid_0 * params.x_stride_0 + pid_1 * params.x_stride_1 + n, params.n - n);
   float4 out_tile;
   UNROLL for (short i = 0; i < 4; ++i) {
     out_tile[i] = x_tile[i] + float(n + i < params.n ? y[pid_1 * params.y_stride_1] : 0.0h);
   }
-  store4_first(out + pid_0 * params.m * params.n + pid_1 * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_0 * params.m * params.n + pid_1 * params.n + n, out_tile, params.n - n);
 }

@@ -30,39 +30,45 @@ inline T simd_nan_max(T x) {
   return simd_any(isnan(x)) ? T(NAN) : simd_max(x);
 }
 
-// 2 elements that begin anywhere.
-template <typename T>
-inline vec<T, 2> load2_any(const device T* x) {
-  vec<T, 2> v;
-  for (short i = 0; i < 2; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  return v;
-}
-
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
   }
   return v;
+}
+
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
+  }
+  return pack;
 }
 
 // This lane's two elements of a matrix.
@@ -81,79 +87,44 @@ inline void set_elements(thread simdgroup_matrix<T, 8, 8>& matrix, vec<T, 2> v) 
   matrix.thread_elements()[1] = v.y;
 }
 
-// Maximum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline half simd_xor_max_1_2_4(half x) {
-  x = nan_max(x, simd_shuffle_xor(x, 1));
-  x = nan_max(x, simd_shuffle_xor(x, 2));
-  x = nan_max(x, simd_shuffle_xor(x, 4));
-  return x;
-}
-
-// Minimum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline int simd_xor_min_1_2_4(int x) {
-  x = min(x, simd_shuffle_xor(x, 1));
-  x = min(x, simd_shuffle_xor(x, 2));
-  x = min(x, simd_shuffle_xor(x, 4));
-  return x;
-}
-
-// Maximum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_max_1_2_4(float x) {
-  x = nan_max(x, simd_shuffle_xor(x, 1));
-  x = nan_max(x, simd_shuffle_xor(x, 2));
-  x = nan_max(x, simd_shuffle_xor(x, 4));
-  return x;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Half8 {
-  half v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Half8 load8_any(const device half* x) {
-  Half8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
+// Maximum (NaN if there is one) over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_nan_max(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x = nan_max(x, simd_shuffle_xor(x, bit));
+    }
   }
-  return v;
+  return x;
 }
 
-// Minimum over the lanes that hold a row of an 8x8 matrix.
-inline float simd_row_min(float x) {
+// Minimum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_min(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x = min(x, simd_shuffle_xor(x, bit));
+    }
+  }
+  return x;
+}
+
+// Minimum (NaN if there is one) over the lanes that hold a row of an 8x8 matrix.
+template <typename T>
+inline T simd_row_nan_min(T x) {
   x = nan_min(x, simd_shuffle_xor(x, 1));
   x = nan_min(x, simd_shuffle_xor(x, 8));
   return x;
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4, 8 of their numbers.
-inline float simd_xor_sum_1_2_4_8(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
-  x += simd_shuffle_xor(x, 8);
-  return x;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Bfloat8 {
-  bfloat v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Bfloat8 load8_any(const device bfloat* x) {
-  Bfloat8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
   }
-  return v;
-}
-
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
   return x;
 }
 
@@ -177,7 +148,7 @@ struct RowArgmaxParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
-  half4 row = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
+  half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
   half max_ = half(-INFINITY);
   // indices[tile_m] = torch.argmax(row, dim=1)
   half max_2 = half(-INFINITY);
@@ -194,7 +165,7 @@ struct RowArgmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
@@ -282,8 +253,8 @@ struct RowArgmaxParams {
   half max_2 = half(-INFINITY);
   int max_index = tid * 4;
   UNROLL for (short i = 0; i < 4; ++i) {
-    half4 row = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024),
-        half(-INFINITY));
+    half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
+        params.n - (n + i * 1024), half(-INFINITY));
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[j]);
       if (row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))) {
@@ -297,7 +268,7 @@ struct RowArgmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
@@ -392,7 +363,7 @@ struct RowArgmaxParams {
     // values[tile_m] = torch.amax(row, dim=1)
     // indices[tile_m] = torch.argmax(row, dim=1)
     UNROLL for (short i = 0; i < 4; ++i) {
-      half4 row = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
+      half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
           params.n - (n + i * 1024), half(-INFINITY));
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], row[j]);
@@ -419,11 +390,11 @@ struct RowArgmaxParams {
     max_shared_1[sg] = max_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  max_2 = simd_xor_max_1_2_4(max_shared_1[lane % 8]);
+  max_2 = simd_xor_nan_max<7>(max_shared_1[lane % 8]);
   int min_ = 2147483647;
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -435,7 +406,7 @@ struct RowArgmaxParams {
     min_shared[sg] = min_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  min_ = simd_xor_min_1_2_4(min_shared[lane % 8]);
+  min_ = simd_xor_min<7>(min_shared[lane % 8]);
   if (tid == 0) {
     indices[pid_m] = long(min_);
   }
@@ -456,7 +427,7 @@ struct RowArgmaxParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
-  float4 row = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
+  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
   float max_ = -INFINITY;
   // indices[tile_m] = torch.argmax(row, dim=1)
   float max_2 = -INFINITY;
@@ -473,7 +444,7 @@ struct RowArgmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
@@ -561,7 +532,7 @@ struct RowArgmaxParams {
   float max_2 = -INFINITY;
   int max_index = tid * 4;
   UNROLL for (short i = 0; i < 4; ++i) {
-    float4 row = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
+    float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
         params.n - (n + i * 1024), -INFINITY);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[j]);
@@ -576,7 +547,7 @@ struct RowArgmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
@@ -671,7 +642,7 @@ struct RowArgmaxParams {
     // values[tile_m] = torch.amax(row, dim=1)
     // indices[tile_m] = torch.argmax(row, dim=1)
     UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
+      float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
           params.n - (n + i * 1024), -INFINITY);
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], row[j]);
@@ -698,11 +669,11 @@ struct RowArgmaxParams {
     max_shared_1[sg] = max_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  max_2 = simd_xor_max_1_2_4(max_shared_1[lane % 8]);
+  max_2 = simd_xor_nan_max<7>(max_shared_1[lane % 8]);
   int min_ = 2147483647;
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -714,7 +685,7 @@ struct RowArgmaxParams {
     min_shared[sg] = min_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  min_ = simd_xor_min_1_2_4(min_shared[lane % 8]);
+  min_ = simd_xor_min<7>(min_shared[lane % 8]);
   if (tid == 0) {
     indices[pid_m] = long(min_);
   }
@@ -752,7 +723,7 @@ struct NearestCodeParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       set_elements(vectors[i][j],
-          m + i * 16 < params.m ? load2_any(x + (m + i * 16) * params.x_stride_0 + d + j * 8)
+          m + i * 16 < params.m ? load_any<2>(x + (m + i * 16) * params.x_stride_0 + d + j * 8)
           : half2(0.0h));
     }
   }
@@ -765,12 +736,12 @@ struct NearestCodeParams {
     // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
     UNROLL for (short i = 0; i < 16; ++i) {
       half4 codes = v_2 + i * 4 < params.v
-          ? load4_any(codebook + (v_2 + i * 4) * params.codebook_stride_0 + d_2) : half4(0.0h);
+          ? load_any<4>(codebook + (v_2 + i * 4) * params.codebook_stride_0 + d_2) : half4(0.0h);
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
       }
-      norms = simd_xor_sum_1_2_4_8(norms);
+      norms = simd_xor_sum<15>(norms);
       if (lane % 16 == 0) {
         norms_shared[tid / 16 + i * 4] = norms;
       }
@@ -790,14 +761,16 @@ struct NearestCodeParams {
     }
     if (tile_v + 64 <= params.v) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Half8 codes = load8_any(codebook + (load_v + i * 8) * params.codebook_stride_0 + load_d);
-        *(threadgroup Half8*)&codes_shared[tid / 8 + i * 8][lane % 8 * 8] = codes;
+        Pack<half, 8> codes =
+            load_pack<8>(codebook + (load_v + i * 8) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * 8][lane % 8 * 8] = codes;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Half8 codes = load_v + i * 8 < params.v
-            ? load8_any(codebook + (load_v + i * 8) * params.codebook_stride_0 + load_d) : Half8{};
-        *(threadgroup Half8*)&codes_shared[tid / 8 + i * 8][lane % 8 * 8] = codes;
+        Pack<half, 8> codes = load_v + i * 8 < params.v
+            ? load_pack<8>(codebook + (load_v + i * 8) * params.codebook_stride_0 + load_d)
+            : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * 8][lane % 8 * 8] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -857,7 +830,7 @@ struct NearestCodeParams {
         min_[i] = other_min_2;
         min_index[i] = other_min_index_2;
       }
-      nearest[i] = simd_row_min(nearest[i]);
+      nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
       best_index[i] = nearest[i] < best[i] ? index : best_index[i];
       best[i] = nan_min(best[i], nearest[i]);
@@ -896,7 +869,7 @@ struct NearestCodeParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       set_elements(vectors[i][j],
-          m + i * 16 < params.m ? load2_any(x + (m + i * 16) * params.x_stride_0 + d + j * 8)
+          m + i * 16 < params.m ? load_any<2>(x + (m + i * 16) * params.x_stride_0 + d + j * 8)
           : bfloat2(bfloat(0.0f)));
     }
   }
@@ -909,13 +882,13 @@ struct NearestCodeParams {
     // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
     UNROLL for (short i = 0; i < 8; ++i) {
       bfloat4 codes = v_2 + i * 8 < params.v
-          ? load4_any(codebook + (v_2 + i * 8) * params.codebook_stride_0 + d_2)
+          ? load_any<4>(codebook + (v_2 + i * 8) * params.codebook_stride_0 + d_2)
           : bfloat4(bfloat(0.0f));
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
       }
-      norms = simd_xor_sum_1_2_4(norms);
+      norms = simd_xor_sum<7>(norms);
       if (lane % 8 == 0) {
         norms_shared[tid / 8 + i * 8] = norms;
       }
@@ -935,15 +908,16 @@ struct NearestCodeParams {
     }
     if (tile_v + 64 <= params.v) {
       UNROLL for (short i = 0; i < 4; ++i) {
-        Bfloat8 codes = load8_any(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d);
-        *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 16][lane % 4 * 8] = codes;
+        Pack<bfloat, 8> codes =
+            load_pack<8>(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * 16][lane % 4 * 8] = codes;
       }
     } else {
       UNROLL for (short i = 0; i < 4; ++i) {
-        Bfloat8 codes = load_v + i * 16 < params.v
-            ? load8_any(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d)
-            : Bfloat8{};
-        *(threadgroup Bfloat8*)&codes_shared[tid / 4 + i * 16][lane % 4 * 8] = codes;
+        Pack<bfloat, 8> codes = load_v + i * 16 < params.v
+            ? load_pack<8>(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d)
+            : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * 16][lane % 4 * 8] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -1003,7 +977,7 @@ struct NearestCodeParams {
         min_[i] = other_min_2;
         min_index[i] = other_min_index_2;
       }
-      nearest[i] = simd_row_min(nearest[i]);
+      nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
       best_index[i] = nearest[i] < best[i] ? index : best_index[i];
       best[i] = nan_min(best[i], nearest[i]);

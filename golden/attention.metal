@@ -24,24 +24,30 @@ inline T nan_max(T a, T b) {
   return a > b || isnan(a) ? a : b;
 }
 
-// 2 elements that begin anywhere.
-template <typename T>
-inline vec<T, 2> load2_any(const device T* x) {
-  vec<T, 2> v;
-  for (short i = 0; i < 2; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
   }
-  return v;
+  return pack;
 }
 
 // This lane's two elements of a matrix.
@@ -60,46 +66,20 @@ inline void set_elements(thread simdgroup_matrix<T, 8, 8>& matrix, vec<T, 2> v) 
   matrix.thread_elements()[1] = v.y;
 }
 
-// 8 elements that are copied together.
-struct alignas(16) Half8 {
-  half v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Half8 load8_any(const device half* x) {
-  Half8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// Maximum over the lanes that hold a row of an 8x8 matrix.
-inline float simd_row_max(float x) {
+// Maximum (NaN if there is one) over the lanes that hold a row of an 8x8 matrix.
+template <typename T>
+inline T simd_row_nan_max(T x) {
   x = nan_max(x, simd_shuffle_xor(x, 1));
   x = nan_max(x, simd_shuffle_xor(x, 8));
   return x;
 }
 
 // Sum over the lanes that hold a row of an 8x8 matrix.
-inline float simd_row_sum(float x) {
+template <typename T>
+inline T simd_row_sum(T x) {
   x += simd_shuffle_xor(x, 1);
   x += simd_shuffle_xor(x, 8);
   return x;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Bfloat8 {
-  bfloat v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Bfloat8 load8_any(const device bfloat* x) {
-  Bfloat8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
 }
 
 struct AttentionParams {
@@ -140,7 +120,7 @@ struct AttentionParams {
   simdgroup_half8x8 q_tile[8];
   UNROLL for (short i = 0; i < 8; ++i) {
     set_elements(q_tile[i],
-        m < params.m ? load2_any(q_flat + pid_b * params.q_flat_stride_0
+        m < params.m ? load_any<2>(q_flat + pid_b * params.q_flat_stride_0
         + m * params.q_flat_stride_1 + d + i * 8) : half2(0.0h));
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
@@ -154,16 +134,16 @@ struct AttentionParams {
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
+        Pack<half, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
             + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Half8*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
+        *(threadgroup Pack<half, 8>*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 k_flat_tile = load_n + i * 16 < params.n
-            ? load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : Half8{};
-        *(threadgroup Half8*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
+        Pack<half, 8> k_flat_tile = load_n + i * 16 < params.n
+            ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -184,7 +164,7 @@ struct AttentionParams {
         max_ = nan_max(max_, scores[i][j]);
       }
     }
-    max_ = simd_row_max(max_);
+    max_ = simd_row_nan_max(max_);
     float new_max = nan_max(row_max, max_);
     // correction = torch.exp2(row_max - new_max)
     float correction = precise::exp2(row_max - new_max);
@@ -209,16 +189,16 @@ struct AttentionParams {
     }
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
+        Pack<half, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Half8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
+        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 v_flat_tile = load_n + i * 16 < params.n
-            ? load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : Half8{};
-        *(threadgroup Half8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
+        Pack<half, 8> v_flat_tile = load_n + i * 16 < params.n
+            ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
+            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -271,7 +251,7 @@ struct AttentionParams {
   simdgroup_float8x8 q_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
     set_elements(q_tile[i],
-        m < params.m ? load2_any(q_flat + pid_b * params.q_flat_stride_0
+        m < params.m ? load_any<2>(q_flat + pid_b * params.q_flat_stride_0
         + m * params.q_flat_stride_1 + d + i * 8) : float2(0.0f));
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
@@ -285,14 +265,14 @@ struct AttentionParams {
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 k_flat_tile = load4_any(k_flat + pid_b * params.k_flat_stride_0
+        float4 k_flat_tile = load_any<4>(k_flat + pid_b * params.k_flat_stride_0
             + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
         *(threadgroup float4*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 4] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 k_flat_tile = load_n + i * 16 < params.n
-            ? load4_any(k_flat + pid_b * params.k_flat_stride_0
+            ? load_any<4>(k_flat + pid_b * params.k_flat_stride_0
             + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : float4(0.0f);
         *(threadgroup float4*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 4] = k_flat_tile;
       }
@@ -315,7 +295,7 @@ struct AttentionParams {
         max_ = nan_max(max_, scores[i][j]);
       }
     }
-    max_ = simd_row_max(max_);
+    max_ = simd_row_nan_max(max_);
     float new_max = nan_max(row_max, max_);
     // correction = torch.exp2(row_max - new_max)
     float correction = precise::exp2(row_max - new_max);
@@ -339,14 +319,14 @@ struct AttentionParams {
     // acc = torch.baddbmm(acc, probs.to(v.dtype), v_flat[tile_b, tile_n, :])
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 v_flat_tile = load4_any(v_flat + pid_b * params.v_flat_stride_0
+        float4 v_flat_tile = load_any<4>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
         *(threadgroup float4*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 4] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 v_flat_tile = load_n + i * 16 < params.n
-            ? load4_any(v_flat + pid_b * params.v_flat_stride_0
+            ? load_any<4>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : float4(0.0f);
         *(threadgroup float4*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 4] = v_flat_tile;
       }
@@ -411,7 +391,7 @@ struct AttentionCausalParams {
   simdgroup_bfloat8x8 q_tile[8];
   UNROLL for (short i = 0; i < 8; ++i) {
     set_elements(q_tile[i],
-        m < params.t ? load2_any(q_flat + pid_b * params.q_flat_stride_0
+        m < params.t ? load_any<2>(q_flat + pid_b * params.q_flat_stride_0
         + m * params.q_flat_stride_1 + d + i * 8) : bfloat2(bfloat(0.0f)));
   }
   for (int tile_n = 0; tile_n < min(int(tgid.x) * 32 + 32, params.t); tile_n += 32) {
@@ -424,16 +404,16 @@ struct AttentionCausalParams {
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
+        Pack<bfloat, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
             + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Bfloat8*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
+        *(threadgroup Pack<bfloat, 8>*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 k_flat_tile = load_n + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
-            ? load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : Bfloat8{};
-        *(threadgroup Bfloat8*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
+        Pack<bfloat, 8> k_flat_tile = load_n + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
+            ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -458,7 +438,7 @@ struct AttentionCausalParams {
         max_ = nan_max(max_, scores[i][j]);
       }
     }
-    max_ = simd_row_max(max_);
+    max_ = simd_row_nan_max(max_);
     float new_max = nan_max(row_max, max_);
     // correction = torch.exp2(row_max - new_max)
     float correction = precise::exp2(row_max - new_max);
@@ -483,16 +463,16 @@ struct AttentionCausalParams {
     }
     if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
+        Pack<bfloat, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Bfloat8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
+        *(threadgroup Pack<bfloat, 8>*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 v_flat_tile = load_n + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
-            ? load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : Bfloat8{};
-        *(threadgroup Bfloat8*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
+        Pack<bfloat, 8> v_flat_tile = load_n + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
+            ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
+            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -545,7 +525,7 @@ struct AttentionCausalParams {
   simdgroup_half8x8 q_tile[16];
   UNROLL for (short i = 0; i < 16; ++i) {
     set_elements(q_tile[i],
-        m < params.t ? load2_any(q_flat + pid_b * params.q_flat_stride_0
+        m < params.t ? load_any<2>(q_flat + pid_b * params.q_flat_stride_0
         + m * params.q_flat_stride_1 + d + i * 8) : half2(0.0h));
   }
   for (int tile_n = 0; tile_n < params.t; tile_n += 16) {
@@ -558,16 +538,16 @@ struct AttentionCausalParams {
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + 16 <= params.t) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 k_flat_tile = load8_any(k_flat + pid_b * params.k_flat_stride_0
+        Pack<half, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
             + (load_n + i * 8) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Half8*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
+        *(threadgroup Pack<half, 8>*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 k_flat_tile = load_n + i * 8 < params.t
-            ? load8_any(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 8) * params.k_flat_stride_1 + load_d) : Half8{};
-        *(threadgroup Half8*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
+        Pack<half, 8> k_flat_tile = load_n + i * 8 < params.t
+            ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * 8) * params.k_flat_stride_1 + load_d) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -588,7 +568,7 @@ struct AttentionCausalParams {
         max_ = nan_max(max_, scores[i][j]);
       }
     }
-    max_ = simd_row_max(max_);
+    max_ = simd_row_nan_max(max_);
     float new_max = nan_max(row_max, max_);
     // correction = torch.exp2(row_max - new_max)
     float correction = precise::exp2(row_max - new_max);
@@ -613,16 +593,16 @@ struct AttentionCausalParams {
     }
     if (tile_n + 16 <= params.t) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 v_flat_tile = load8_any(v_flat + pid_b * params.v_flat_stride_0
+        Pack<half, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * 8) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Half8*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
+        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 v_flat_tile = load_n + i * 8 < params.t
-            ? load8_any(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 8) * params.v_flat_stride_1 + load_d) : Half8{};
-        *(threadgroup Half8*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
+        Pack<half, 8> v_flat_tile = load_n + i * 8 < params.t
+            ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
+            + (load_n + i * 8) * params.v_flat_stride_1 + load_d) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -693,7 +673,7 @@ struct AttentionGqaParams {
   simdgroup_bfloat8x8 q_tile[8];
   UNROLL for (short i = 0; i < 8; ++i) {
     set_elements(q_tile[i],
-        m < params.m ? load2_any(q + pid_b * params.q_stride_0 + pid_h * params.q_stride_1
+        m < params.m ? load_any<2>(q + pid_b * params.q_stride_0 + pid_h * params.q_stride_1
         + m * params.q_stride_2 + d + i * 8) : bfloat2(bfloat(0.0f)));
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
@@ -706,16 +686,16 @@ struct AttentionGqaParams {
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 k_tile = load8_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * 16) * params.k_stride_2 + load_d);
-        *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
+        Pack<bfloat, 8> k_tile = load_pack<8>(k + pid_b * params.k_stride_0
+            + kv_head * params.k_stride_1 + (load_n + i * 16) * params.k_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 k_tile = load_n + i * 16 < params.n
-            ? load8_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * 16) * params.k_stride_2 + load_d) : Bfloat8{};
-        *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
+        Pack<bfloat, 8> k_tile = load_n + i * 16 < params.n
+            ? load_pack<8>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
+            + (load_n + i * 16) * params.k_stride_2 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -738,7 +718,7 @@ struct AttentionGqaParams {
         max_ = nan_max(max_, scores_2[i][j]);
       }
     }
-    max_ = simd_row_max(max_);
+    max_ = simd_row_nan_max(max_);
     float new_max = nan_max(row_max, max_);
     // correction = torch.exp2(row_max - new_max)
     float correction = precise::exp2(row_max - new_max);
@@ -763,16 +743,16 @@ struct AttentionGqaParams {
     }
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 v_tile = load8_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (load_n + i * 16) * params.v_stride_2 + load_d);
-        *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
+        Pack<bfloat, 8> v_tile = load_pack<8>(v + pid_b * params.v_stride_0
+            + kv_head * params.v_stride_1 + (load_n + i * 16) * params.v_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 v_tile = load_n + i * 16 < params.n
-            ? load8_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (load_n + i * 16) * params.v_stride_2 + load_d) : Bfloat8{};
-        *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
+        Pack<bfloat, 8> v_tile = load_n + i * 16 < params.n
+            ? load_pack<8>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
+            + (load_n + i * 16) * params.v_stride_2 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -830,7 +810,7 @@ struct AttentionGqaParams {
   simdgroup_float8x8 q_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
     set_elements(q_tile[i],
-        m < params.m ? load2_any(q + pid_b * params.q_stride_0 + pid_h * params.q_stride_1
+        m < params.m ? load_any<2>(q + pid_b * params.q_stride_0 + pid_h * params.q_stride_1
         + m * params.q_stride_2 + d + i * 8) : float2(0.0f));
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
@@ -843,14 +823,14 @@ struct AttentionGqaParams {
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 k_tile = load4_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
+        float4 k_tile = load_any<4>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
             + (load_n + i * 16) * params.k_stride_2 + load_d);
         *(threadgroup float4*)&k_shared[tid / 8 + i * 16][lane % 8 * 4] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 k_tile = load_n + i * 16 < params.n
-            ? load4_any(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
+            ? load_any<4>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
             + (load_n + i * 16) * params.k_stride_2 + load_d) : float4(0.0f);
         *(threadgroup float4*)&k_shared[tid / 8 + i * 16][lane % 8 * 4] = k_tile;
       }
@@ -875,7 +855,7 @@ struct AttentionGqaParams {
         max_ = nan_max(max_, scores_2[i][j]);
       }
     }
-    max_ = simd_row_max(max_);
+    max_ = simd_row_nan_max(max_);
     float new_max = nan_max(row_max, max_);
     // correction = torch.exp2(row_max - new_max)
     float correction = precise::exp2(row_max - new_max);
@@ -899,14 +879,14 @@ struct AttentionGqaParams {
     // acc = hl.dot(probs.to(v.dtype), v[batch, kv_head, tile_n, :], acc=acc)
     if (tile_n + 32 <= params.n) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 v_tile = load4_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
+        float4 v_tile = load_any<4>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
             + (load_n + i * 16) * params.v_stride_2 + load_d);
         *(threadgroup float4*)&v_shared[tid / 8 + i * 16][lane % 8 * 4] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 v_tile = load_n + i * 16 < params.n
-            ? load4_any(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
+            ? load_any<4>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
             + (load_n + i * 16) * params.v_stride_2 + load_d) : float4(0.0f);
         *(threadgroup float4*)&v_shared[tid / 8 + i * 16][lane % 8 * 4] = v_tile;
       }

@@ -25,14 +25,24 @@ inline T nan_min(T a, T b) {
   return a < b || isnan(a) ? a : b;
 }
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  return v;
+}
+
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -40,38 +50,36 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes the first `count` of 4 elements; x is a multiple of a vector.
-template <typename T>
-inline void store4(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    *(device vec<T, 4>*)x = v;
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
+    x[i] = v[i];
+  }
+}
+
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  return v;
-}
-
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -79,22 +87,14 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
-    x[i] = v[i];
-  }
-}
-
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements; x is a multiple of a vector.
+template <short N, typename T>
+inline void store_aligned(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    *(device vec<T, N>*)x = v;
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -116,12 +116,12 @@ struct AxpbyParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // total = alpha * x[tile].to(torch.float32) + beta * y[tile].to(torch.float32)
-  half4 x_tile = load4(x + n, params.n - n);
-  half4 y_tile = load4(y + n, params.n - n);
+  half4 x_tile = load_aligned<4>(x + n, params.n - n);
+  half4 y_tile = load_aligned<4>(y + n, params.n - n);
   // out[tile] = total.to(x.dtype)
   float4 total = params.alpha * float4(x_tile) + params.beta * float4(y_tile);
   half4 out_tile = half4(total);
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void axpby_f32(
@@ -133,11 +133,11 @@ struct AxpbyParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // total = alpha * x[tile].to(torch.float32) + beta * y[tile].to(torch.float32)
-  float4 x_tile = load4(x + n, params.n - n);
-  float4 y_tile = load4(y + n, params.n - n);
+  float4 x_tile = load_aligned<4>(x + n, params.n - n);
+  float4 y_tile = load_aligned<4>(y + n, params.n - n);
   float4 total = params.alpha * x_tile + params.beta * y_tile;
   // out[tile] = total.to(x.dtype)
-  store4(out + n, total, params.n - n);
+  store_aligned<4>(out + n, total, params.n - n);
 }
 
 struct ClampParams {
@@ -154,13 +154,13 @@ struct ClampParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile] = torch.clamp(x[tile], low, high)
-  bfloat4 x_tile = load4(x + n, params.n - n);
+  bfloat4 x_tile = load_aligned<4>(x + n, params.n - n);
   bfloat4 out_tile;
   UNROLL for (short i = 0; i < 4; ++i) {
     out_tile[i] = bfloat(nan_min(float(bfloat(nan_max(float(x_tile[i]),
         float(bfloat(params.low))))), float(bfloat(params.high))));
   }
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void clamp_f32(
@@ -171,12 +171,12 @@ struct ClampParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile] = torch.clamp(x[tile], low, high)
-  float4 x_tile = load4(x + n, params.n - n);
+  float4 x_tile = load_aligned<4>(x + n, params.n - n);
   float4 out_tile;
   UNROLL for (short i = 0; i < 4; ++i) {
     out_tile[i] = nan_min(nan_max(x_tile[i], params.low), params.high);
   }
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
 struct QuantizeInt8Params {
@@ -195,7 +195,7 @@ struct QuantizeInt8Params {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // steps = torch.round(x[tile_m, tile_n].to(torch.float32) * inv_scale)
-  half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = shifted.to(torch.int8)
   char4 out_tile;
   // Clamped before the conversion, whose result is undefined out of range.
@@ -204,7 +204,7 @@ struct QuantizeInt8Params {
     float shifted = nan_min(nan_max(steps[i] + float(params.zero_point), -128.0f), 127.0f);
     out_tile[i] = char(shifted);
   }
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void quantize_int8_f32(
@@ -216,7 +216,7 @@ struct QuantizeInt8Params {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // steps = torch.round(x[tile_m, tile_n].to(torch.float32) * inv_scale)
-  float4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = shifted.to(torch.int8)
   char4 out_tile;
   // Clamped before the conversion, whose result is undefined out of range.
@@ -225,5 +225,5 @@ struct QuantizeInt8Params {
     float shifted = nan_min(nan_max(steps[i] + float(params.zero_point), -128.0f), 127.0f);
     out_tile[i] = char(shifted);
   }
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }

@@ -12,51 +12,79 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// Writes 2 elements to anywhere.
-template <typename T>
-inline void store2_any(device T* x, vec<T, 2> v) {
-  for (short i = 0; i < 2; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
+  }
+  return v;
+}
+
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
+}
+
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 2 elements.
-template <typename T>
-inline void store2_first(device T* x, vec<T, 2> v, int count) {
-  if (count >= 2) {
-    store2_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 1; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
   }
-  return v;
+  return pack;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+// The first `count` of N elements; others are 0.
+template <short N, typename T>
+inline Pack<T, N> load_pack_first(const device T* x, int count) {
+  Pack<T, N> pack = {};
+  for (short i = 0; i < N; ++i) {
     if (i < count) {
-      v[i] = x[i];
+      pack.v[i] = x[i];
     }
   }
-  return v;
+  return pack;
 }
 
 // This lane's two elements of a matrix.
@@ -65,56 +93,6 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   vec<T, 2> v;
   v[0] = matrix.thread_elements()[0];
   v[1] = matrix.thread_elements()[1];
-  return v;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Bfloat8 {
-  bfloat v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Bfloat8 load8_any(const device bfloat* x) {
-  Bfloat8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Bfloat8 load8_first(const device bfloat* x, int count) {
-  Bfloat8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Half8 {
-  half v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Half8 load8_any(const device half* x) {
-  Half8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Half8 load8_first(const device half* x, int count) {
-  Half8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
   return v;
 }
 
@@ -158,26 +136,26 @@ struct BmmParams {
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_any(x + pid_b * params.x_stride_0
+        Pack<bfloat, 8> x_tile = load_pack<8>(x + pid_b * params.x_stride_0
             + (load_m + i * 32) * params.x_stride_1 + load_k);
-        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile = load8_any(y + pid_b * params.y_stride_0
+        Pack<bfloat, 8> y_tile = load_pack<8>(y + pid_b * params.y_stride_0
             + (load_k_2 + i * 8) * params.y_stride_1 + load_n);
-        *(threadgroup Bfloat8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load_m + i * 32 < params.m
-            ? load8_any(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
-            + load_k) : Bfloat8{};
-        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
+            ? load_pack<8>(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+            + load_k) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile = load8_first(y + pid_b * params.y_stride_0
+        Pack<bfloat, 8> y_tile = load_pack_first<8>(y + pid_b * params.y_stride_0
             + (load_k_2 + i * 8) * params.y_stride_1 + load_n, params.n - load_n);
-        *(threadgroup Bfloat8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -200,16 +178,16 @@ struct BmmParams {
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 x_tile = load_m + i * 32 < params.m
-          ? load8_first(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
-          + load_k, params.k - load_k) : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
+          ? load_pack_first<8>(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+          + load_k, params.k - load_k) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 y_tile = load_k_2 + i * 8 < params.k
-          ? load8_first(y + pid_b * params.y_stride_0 + (load_k_2 + i * 8) * params.y_stride_1
-          + load_n, params.n - load_n) : Bfloat8{};
-      *(threadgroup Bfloat8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      Pack<bfloat, 8> y_tile = load_k_2 + i * 8 < params.k
+          ? load_pack_first<8>(y + pid_b * params.y_stride_0
+          + (load_k_2 + i * 8) * params.y_stride_1 + load_n, params.n - load_n) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -231,7 +209,7 @@ struct BmmParams {
     UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 8,
+        store_first<2>(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 8,
             out_tile, params.n - (n + j * 8));
       }
     }
@@ -268,24 +246,24 @@ struct BmmParams {
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + pid_b * params.x_stride_0
+        float4 x_tile = load_any<4>(x + pid_b * params.x_stride_0
             + (load_m + i * 32) * params.x_stride_1 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_any(y + pid_b * params.y_stride_0
+        float4 y_tile = load_any<4>(y + pid_b * params.y_stride_0
             + (load_k_2 + i * 8) * params.y_stride_1 + load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_tile = load_m + i * 32 < params.m
-            ? load4_any(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+            ? load_any<4>(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
             + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_first(y + pid_b * params.y_stride_0
+        float4 y_tile = load_first<4>(y + pid_b * params.y_stride_0
             + (load_k_2 + i * 8) * params.y_stride_1 + load_n, params.n - load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
@@ -311,13 +289,13 @@ struct BmmParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 x_tile = load_m + i * 32 < params.m
-          ? load4_first(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+          ? load_first<4>(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
           + load_k, params.k - load_k) : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 y_tile = load_k_2 + i * 8 < params.k
-          ? load4_first(y + pid_b * params.y_stride_0 + (load_k_2 + i * 8) * params.y_stride_1
+          ? load_first<4>(y + pid_b * params.y_stride_0 + (load_k_2 + i * 8) * params.y_stride_1
           + load_n, params.n - load_n) : float4(0.0f);
       *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
     }
@@ -340,7 +318,7 @@ struct BmmParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       if (m + i * 16 < params.m) {
-        store2_first(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 16,
+        store_first<2>(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
             params.n - (n + j * 16));
       }
@@ -385,23 +363,25 @@ struct BroadcastMatmulParams {
     // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_flat_tile = load8_any(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k);
-        *(threadgroup Half8*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+        Pack<half, 8> x_flat_tile =
+            load_pack<8>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
-        *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_flat_tile = load_m + i * 32 < params.rows
-            ? load8_any(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k) : Half8{};
-        *(threadgroup Half8*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+        Pack<half, 8> x_flat_tile = load_m + i * 32 < params.rows
+            ? load_pack<8>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k)
+            : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile =
-            load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
-        *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -424,16 +404,16 @@ struct BroadcastMatmulParams {
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 x_flat_tile = load_m + i * 32 < params.rows
-          ? load8_first(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k,
-          params.k - load_k) : Half8{};
-      *(threadgroup Half8*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+      Pack<half, 8> x_flat_tile = load_m + i * 32 < params.rows
+          ? load_pack_first<8>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k,
+          params.k - load_k) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 w_tile = load_k_2 + i * 8 < params.k
-          ? load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
-          : Half8{};
-      *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      Pack<half, 8> w_tile = load_k_2 + i * 8 < params.k
+          ? load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n,
+          params.n - load_n) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -455,7 +435,7 @@ struct BroadcastMatmulParams {
     UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
       if (m + i * 16 < params.rows) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -491,23 +471,23 @@ struct BroadcastMatmulParams {
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_flat_tile =
-            load4_any(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k);
+            load_any<4>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k);
         *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        float4 w_tile = load_any<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_flat_tile = load_m + i * 32 < params.rows
-            ? load4_any(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k)
+            ? load_any<4>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k)
             : float4(0.0f);
         *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 w_tile =
-            load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
+            load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     }
@@ -532,13 +512,13 @@ struct BroadcastMatmulParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 x_flat_tile = load_m + i * 32 < params.rows
-          ? load4_first(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k,
+          ? load_first<4>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k,
           params.k - load_k) : float4(0.0f);
       *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 w_tile = load_k_2 + i * 8 < params.k
-          ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          ? load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
           : float4(0.0f);
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
@@ -561,7 +541,7 @@ struct BroadcastMatmulParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       if (m + i * 16 < params.rows) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16,
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
             params.n - (n + j * 16));
       }

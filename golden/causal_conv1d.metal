@@ -9,22 +9,22 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -83,7 +83,7 @@ struct CausalConv1dParams {
     out_tile[i] = bfloat(acc * (1.0f / (1.0f + precise::exp(-acc))));
   }
   if (c < params.c) {
-    store4_first(out + pid_b * params.c * params.t + c * params.t + t, out_tile, params.t - t);
+    store_first<4>(out + pid_b * params.c * params.t + c * params.t + t, out_tile, params.t - t);
   }
 }
 
@@ -126,6 +126,6 @@ struct CausalConv1dParams {
     out_tile[i] = acc * (1.0f / (1.0f + precise::exp(-acc)));
   }
   if (c < params.c) {
-    store4_first(out + pid_b * params.c * params.t + c * params.t + t, out_tile, params.t - t);
+    store_first<4>(out + pid_b * params.c * params.t + c * params.t + t, out_tile, params.t - t);
   }
 }

@@ -11,24 +11,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -36,22 +36,22 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -77,12 +77,12 @@ struct ConcatColumnsParams {
   int n1 = tid * 4;
   int n2 = tid * 4;
   // out[tile_m, :n1] = x[tile_m, :]
-  half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n1, params.n1 - n1);
-  store4_first(out + pid_m * params.N1_N2 + n1, x_tile, params.n1 - n1);
+  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n1, params.n1 - n1);
+  store_first<4>(out + pid_m * params.N1_N2 + n1, x_tile, params.n1 - n1);
   // out[tile_m, n1:] = y[tile_m, :]
-  half4 y_tile = load4_first(y + pid_m * params.y_stride_0 + n2, params.n2 - n2);
+  half4 y_tile = load_first<4>(y + pid_m * params.y_stride_0 + n2, params.n2 - n2);
   threadgroup_barrier(mem_flags::mem_device);
-  store4_first(out + pid_m * params.N1_N2 + params.n1 + n2, y_tile, params.n2 - n2);
+  store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2, y_tile, params.n2 - n2);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_f16_4096(
@@ -98,15 +98,15 @@ struct ConcatColumnsParams {
   // out[tile_m, :n1] = x[tile_m, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n1 + i * 1024, params.n1 - (n1 + i * 1024));
-    store4_first(out + pid_m * params.N1_N2 + n1 + i * 1024, x_tile, params.n1 - (n1 + i * 1024));
+        load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * 1024, params.n1 - (n1 + i * 1024));
+    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * 1024, x_tile, params.n1 - (n1 + i * 1024));
   }
   threadgroup_barrier(mem_flags::mem_device);
   // out[tile_m, n1:] = y[tile_m, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 y_tile =
-        load4_first(y + pid_m * params.y_stride_0 + n2 + i * 1024, params.n2 - (n2 + i * 1024));
-    store4_first(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 1024, y_tile,
+        load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * 1024, params.n2 - (n2 + i * 1024));
+    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 1024, y_tile,
         params.n2 - (n2 + i * 1024));
   }
 }
@@ -124,15 +124,15 @@ struct ConcatColumnsParams {
   // out[tile_m, :n1] = x[tile_m, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n1 + i * 4096, params.n1 - (n1 + i * 4096));
-    store4_first(out + pid_m * params.N1_N2 + n1 + i * 4096, x_tile, params.n1 - (n1 + i * 4096));
+        load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * 4096, params.n1 - (n1 + i * 4096));
+    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * 4096, x_tile, params.n1 - (n1 + i * 4096));
   }
   threadgroup_barrier(mem_flags::mem_device);
   // out[tile_m, n1:] = y[tile_m, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 y_tile =
-        load4_first(y + pid_m * params.y_stride_0 + n2 + i * 4096, params.n2 - (n2 + i * 4096));
-    store4_first(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 4096, y_tile,
+        load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * 4096, params.n2 - (n2 + i * 4096));
+    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 4096, y_tile,
         params.n2 - (n2 + i * 4096));
   }
 }
@@ -148,12 +148,12 @@ struct ConcatColumnsParams {
   int n1 = tid * 4;
   int n2 = tid * 4;
   // out[tile_m, :n1] = x[tile_m, :]
-  float4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n1, params.n1 - n1);
-  store4_first(out + pid_m * params.N1_N2 + n1, x_tile, params.n1 - n1);
+  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n1, params.n1 - n1);
+  store_first<4>(out + pid_m * params.N1_N2 + n1, x_tile, params.n1 - n1);
   // out[tile_m, n1:] = y[tile_m, :]
-  float4 y_tile = load4_first(y + pid_m * params.y_stride_0 + n2, params.n2 - n2);
+  float4 y_tile = load_first<4>(y + pid_m * params.y_stride_0 + n2, params.n2 - n2);
   threadgroup_barrier(mem_flags::mem_device);
-  store4_first(out + pid_m * params.N1_N2 + params.n1 + n2, y_tile, params.n2 - n2);
+  store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2, y_tile, params.n2 - n2);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_f32_4096(
@@ -169,15 +169,15 @@ struct ConcatColumnsParams {
   // out[tile_m, :n1] = x[tile_m, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n1 + i * 1024, params.n1 - (n1 + i * 1024));
-    store4_first(out + pid_m * params.N1_N2 + n1 + i * 1024, x_tile, params.n1 - (n1 + i * 1024));
+        load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * 1024, params.n1 - (n1 + i * 1024));
+    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * 1024, x_tile, params.n1 - (n1 + i * 1024));
   }
   threadgroup_barrier(mem_flags::mem_device);
   // out[tile_m, n1:] = y[tile_m, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 y_tile =
-        load4_first(y + pid_m * params.y_stride_0 + n2 + i * 1024, params.n2 - (n2 + i * 1024));
-    store4_first(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 1024, y_tile,
+        load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * 1024, params.n2 - (n2 + i * 1024));
+    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 1024, y_tile,
         params.n2 - (n2 + i * 1024));
   }
 }
@@ -195,15 +195,15 @@ struct ConcatColumnsParams {
   // out[tile_m, :n1] = x[tile_m, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n1 + i * 4096, params.n1 - (n1 + i * 4096));
-    store4_first(out + pid_m * params.N1_N2 + n1 + i * 4096, x_tile, params.n1 - (n1 + i * 4096));
+        load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * 4096, params.n1 - (n1 + i * 4096));
+    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * 4096, x_tile, params.n1 - (n1 + i * 4096));
   }
   threadgroup_barrier(mem_flags::mem_device);
   // out[tile_m, n1:] = y[tile_m, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 y_tile =
-        load4_first(y + pid_m * params.y_stride_0 + n2 + i * 4096, params.n2 - (n2 + i * 4096));
-    store4_first(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 4096, y_tile,
+        load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * 4096, params.n2 - (n2 + i * 4096));
+    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 4096, y_tile,
         params.n2 - (n2 + i * 4096));
   }
 }
@@ -238,7 +238,7 @@ struct ConcatColumnsMaskedParams {
         ? y[pid_m * params.y_stride_0 + n + i + neg] : bfloat(0.0f);
     out_tile[i] = bfloat(condition ? float(left) : float(right));
   }
-  store4_first(out + pid_m * params.N1_N2 + n, out_tile, params.N1_N2 - n);
+  store_first<4>(out + pid_m * params.N1_N2 + n, out_tile, params.N1_N2 - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_masked_f32(
@@ -263,5 +263,5 @@ struct ConcatColumnsMaskedParams {
         ? y[pid_m * params.y_stride_0 + n + i + neg] : 0.0f;
     out_tile[i] = condition ? left : right;
   }
-  store4_first(out + pid_m * params.N1_N2 + n, out_tile, params.N1_N2 - n);
+  store_first<4>(out + pid_m * params.N1_N2 + n, out_tile, params.N1_N2 - n);
 }

@@ -9,14 +9,24 @@ using namespace metal;
 
 #pragma METAL fp math_mode(safe)
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  return v;
+}
+
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -24,38 +34,36 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes the first `count` of 4 elements; x is a multiple of a vector.
-template <typename T>
-inline void store4(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    *(device vec<T, 4>*)x = v;
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
+    x[i] = v[i];
+  }
+}
+
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  return v;
-}
-
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -63,22 +71,14 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
-    x[i] = v[i];
-  }
-}
-
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements; x is a multiple of a vector.
+template <short N, typename T>
+inline void store_aligned(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    *(device vec<T, N>*)x = v;
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -98,7 +98,7 @@ struct IntegerPowerParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // base = x[tile].to(torch.float32)
-  half4 x_tile = load4(x + n, params.n - n);
+  half4 x_tile = load_aligned<4>(x + n, params.n - n);
   float4 base = float4(x_tile);
   float4 power = float4(1.0f);
   // while remaining > 0:
@@ -129,7 +129,7 @@ struct IntegerPowerParams {
   }
   // out[tile] = power.to(x.dtype)
   half4 out_tile = half4(power);
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void integer_power_f32(
@@ -140,7 +140,7 @@ struct IntegerPowerParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // base = x[tile].to(torch.float32)
-  float4 base = load4(x + n, params.n - n);
+  float4 base = load_aligned<4>(x + n, params.n - n);
   float4 power = float4(1.0f);
   // while remaining > 0:
   int remaining = params.exponent;
@@ -169,7 +169,7 @@ struct IntegerPowerParams {
     remaining = remaining_2;
   }
   // out[tile] = power.to(x.dtype)
-  store4(out + n, power, params.n - n);
+  store_aligned<4>(out + n, power, params.n - n);
 }
 
 struct StochasticDepthParams {
@@ -192,12 +192,12 @@ struct StochasticDepthParams {
   // if keep[sample] != 0:
   bool condition = keep[pid_b] != 0;
   // value = x[sample, tile_n].to(torch.float32)
-  bfloat4 x_tile = load4_first(x + pid_b * params.x_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_b * params.x_stride_0 + n, params.n - n);
   float4 value_2;
   float4 value = float4(x_tile);
   if (condition) {
     // value = value + scale * branch[sample, tile_n].to(torch.float32)
-    bfloat4 branch_tile = load4_first(branch + pid_b * params.branch_stride_0 + n, params.n - n);
+    bfloat4 branch_tile = load_first<4>(branch + pid_b * params.branch_stride_0 + n, params.n - n);
     float4 value_3 = value + params.scale * float4(branch_tile);
     value_2 = value_3;
   } else {
@@ -205,7 +205,7 @@ struct StochasticDepthParams {
   }
   // out[sample, tile_n] = value.to(x.dtype)
   bfloat4 out_tile = bfloat4(value_2);
-  store4_first(out + pid_b * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_b * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void stochastic_depth_f32_i32(
@@ -222,15 +222,15 @@ struct StochasticDepthParams {
   bool condition = keep[pid_b] != 0;
   float4 value;
   // value = x[sample, tile_n].to(torch.float32)
-  float4 value_2 = load4_first(x + pid_b * params.x_stride_0 + n, params.n - n);
+  float4 value_2 = load_first<4>(x + pid_b * params.x_stride_0 + n, params.n - n);
   if (condition) {
     // value = value + scale * branch[sample, tile_n].to(torch.float32)
-    float4 branch_tile = load4_first(branch + pid_b * params.branch_stride_0 + n, params.n - n);
+    float4 branch_tile = load_first<4>(branch + pid_b * params.branch_stride_0 + n, params.n - n);
     float4 value_3 = value_2 + params.scale * branch_tile;
     value = value_3;
   } else {
     value = value_2;
   }
   // out[sample, tile_n] = value.to(x.dtype)
-  store4_first(out + pid_b * params.n + n, value, params.n - n);
+  store_first<4>(out + pid_b * params.n + n, value, params.n - n);
 }

@@ -25,24 +25,24 @@ inline T simd_nan_max(T x) {
   return simd_any(isnan(x)) ? T(NAN) : simd_max(x);
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -50,41 +50,47 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// Maximum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_max_1_2_4(float x) {
-  x = nan_max(x, simd_shuffle_xor(x, 1));
-  x = nan_max(x, simd_shuffle_xor(x, 2));
-  x = nan_max(x, simd_shuffle_xor(x, 4));
+// Maximum (NaN if there is one) over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_nan_max(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x = nan_max(x, simd_shuffle_xor(x, bit));
+    }
+  }
   return x;
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -109,7 +115,7 @@ struct CrossEntropyParams {
   int v = tid * 4;
   // row_max = torch.amax(rows, dim=-1)
   bfloat4 logits_tile =
-      load4_first(logits + pid_n * params.logits_stride_0 + v, params.v - v, bfloat(-INFINITY));
+      load_first<4>(logits + pid_n * params.logits_stride_0 + v, params.v - v, bfloat(-INFINITY));
   // rows = logits[tile_n, :].to(torch.float32)
   float row_max = -INFINITY;
   float4 rows = float4(logits_tile);
@@ -121,7 +127,7 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
   // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
   float sum_exp = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -135,7 +141,7 @@ struct CrossEntropyParams {
   bfloat logits_flat_tile = logits_flat[int(long(pid_n * params.v) + labels[pid_n])];
   float target = float(logits_flat_tile);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
@@ -161,7 +167,7 @@ struct CrossEntropyParams {
   // row_max = torch.amax(rows, dim=-1)
   float row_max = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 logits_tile = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
+    bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
         params.v - (v + i * 1024), bfloat(-INFINITY));
     rows[i] = float4(logits_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -173,7 +179,7 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
   // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
   float sum_exp = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -189,7 +195,7 @@ struct CrossEntropyParams {
   bfloat logits_flat_tile = logits_flat[int(long(pid_n * params.v) + labels[pid_n])];
   float target = float(logits_flat_tile);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
@@ -218,7 +224,7 @@ struct CrossEntropyParams {
     // rows = logits[tile_n, :].to(torch.float32)
     // row_max = torch.amax(rows, dim=-1)
     UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 logits_tile = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
+      bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
           params.v - (v + i * 1024));
       float4 rows = float4(logits_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -238,13 +244,13 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 sum_exp_acc[4] = {};
   for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
     int v = tile_v + tid * 4;
     // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
     UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 logits_tile = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
+      bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
           params.v - (v + i * 1024));
       float4 rows = float4(logits_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -266,7 +272,7 @@ struct CrossEntropyParams {
   bfloat logits_flat_tile = logits_flat[int(long(pid_n * params.v) + labels[pid_n])];
   float target = float(logits_flat_tile);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
@@ -288,7 +294,7 @@ struct CrossEntropyParams {
   int pid_n = int(tgid.x);
   int v = tid * 4;
   // row_max = torch.amax(rows, dim=-1)
-  float4 rows = load4_first(logits + pid_n * params.logits_stride_0 + v, params.v - v, -INFINITY);
+  float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v, params.v - v, -INFINITY);
   float row_max = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
     row_max = nan_max(row_max, rows[i]);
@@ -298,7 +304,7 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
   // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
   float sum_exp = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -311,7 +317,7 @@ struct CrossEntropyParams {
   // One element per row: gathered from the flat view rather than selected from the tile.
   float target = logits_flat[pid_n * params.v + labels[pid_n]];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
@@ -336,7 +342,7 @@ struct CrossEntropyParams {
   float4 rows[4];
   float row_max = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
-    rows[i] = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
+    rows[i] = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
         params.v - (v + i * 1024), -INFINITY);
     UNROLL for (short j = 0; j < 4; ++j) {
       row_max = nan_max(row_max, rows[i][j]);
@@ -347,7 +353,7 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
   // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
   float sum_exp = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -362,7 +368,7 @@ struct CrossEntropyParams {
   // One element per row: gathered from the flat view rather than selected from the tile.
   float target = logits_flat[pid_n * params.v + labels[pid_n]];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
@@ -390,7 +396,7 @@ struct CrossEntropyParams {
     int v = tile_v + tid * 4;
     // row_max = torch.amax(rows, dim=-1)
     UNROLL for (short i = 0; i < 4; ++i) {
-      float4 rows = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
+      float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
           params.v - (v + i * 1024), -INFINITY);
       UNROLL for (short j = 0; j < 4; ++j) {
         row_max_acc[i][j] = nan_max(row_max_acc[i][j], rows[j]);
@@ -408,14 +414,14 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 sum_exp_acc[4] = {};
   for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
     int v = tile_v + tid * 4;
     // rows = logits[tile_n, :].to(torch.float32)
     // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
     UNROLL for (short i = 0; i < 4; ++i) {
-      float4 rows = load4_first(logits + pid_n * params.logits_stride_0 + v + i * 1024,
+      float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
           params.v - (v + i * 1024));
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_exp_acc[i][j] += v + i * 1024 + j < params.v ? precise::exp(rows[j] - row_max) : 0.0f;
@@ -435,7 +441,7 @@ struct CrossEntropyParams {
   // One element per row: gathered from the flat view rather than selected from the tile.
   float target = logits_flat[pid_n * params.v + labels[pid_n]];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
@@ -462,7 +468,7 @@ struct CrossEntropyBwdParams {
   int v = int(tgid.x) * 32 + lane % 8 * 4;
   // probs = torch.exp(logits[tile_n, tile_v].to(torch.float32) - lse[tile_n][:, None])
   half4 logits_tile = n < params.n
-      ? load4_first(logits + n * params.logits_stride_0 + v, params.v - v) : half4(0.0h);
+      ? load_first<4>(logits + n * params.logits_stride_0 + v, params.v - v) : half4(0.0h);
   float lse_tile = n < params.n ? lse[n] : 0.0f;
   // label = labels[tile_n]
   long label = n < params.n ? labels[n] : 0l;
@@ -477,7 +483,7 @@ struct CrossEntropyBwdParams {
     grad_tile[i] = half(condition ? probs[i] - one_hot : 0.0f);
   }
   if (n < params.n) {
-    store4_first(grad + n * params.v + v, grad_tile, params.v - v);
+    store_first<4>(grad + n * params.v + v, grad_tile, params.v - v);
   }
 }
 
@@ -494,7 +500,7 @@ struct CrossEntropyBwdParams {
   int v = int(tgid.x) * 32 + lane % 8 * 4;
   // probs = torch.exp(logits[tile_n, tile_v].to(torch.float32) - lse[tile_n][:, None])
   float4 logits_tile = n < params.n
-      ? load4_first(logits + n * params.logits_stride_0 + v, params.v - v) : float4(0.0f);
+      ? load_first<4>(logits + n * params.logits_stride_0 + v, params.v - v) : float4(0.0f);
   float lse_tile = n < params.n ? lse[n] : 0.0f;
   // label = labels[tile_n]
   int label = n < params.n ? labels[n] : 0;
@@ -509,6 +515,6 @@ struct CrossEntropyBwdParams {
     grad_tile[i] = condition ? probs[i] - one_hot : 0.0f;
   }
   if (n < params.n) {
-    store4_first(grad + n * params.v + v, grad_tile, params.v - v);
+    store_first<4>(grad + n * params.v + v, grad_tile, params.v - v);
   }
 }

@@ -18,24 +18,30 @@ inline T nan_max(T a, T b) {
   return a > b || isnan(a) ? a : b;
 }
 
-// 2 elements that begin anywhere.
-template <typename T>
-inline vec<T, 2> load2_any(const device T* x) {
-  vec<T, 2> v;
-  for (short i = 0; i < 2; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
   }
-  return v;
+  return pack;
 }
 
 // This lane's two elements of a matrix.
@@ -54,29 +60,17 @@ inline void set_elements(thread simdgroup_matrix<T, 8, 8>& matrix, vec<T, 2> v) 
   matrix.thread_elements()[1] = v.y;
 }
 
-// 8 elements that are copied together.
-struct alignas(16) Bfloat8 {
-  bfloat v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Bfloat8 load8_any(const device bfloat* x) {
-  Bfloat8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// Maximum over the lanes that hold a row of an 8x8 matrix.
-inline float simd_row_max(float x) {
+// Maximum (NaN if there is one) over the lanes that hold a row of an 8x8 matrix.
+template <typename T>
+inline T simd_row_nan_max(T x) {
   x = nan_max(x, simd_shuffle_xor(x, 1));
   x = nan_max(x, simd_shuffle_xor(x, 8));
   return x;
 }
 
 // Sum over the lanes that hold a row of an 8x8 matrix.
-inline float simd_row_sum(float x) {
+template <typename T>
+inline T simd_row_sum(T x) {
   x += simd_shuffle_xor(x, 1);
   x += simd_shuffle_xor(x, 8);
   return x;
@@ -124,7 +118,7 @@ struct DecodeAttentionParams {
   simdgroup_bfloat8x8 q_tile[8];
   UNROLL for (short i = 0; i < 8; ++i) {
     set_elements(q_tile[i],
-        load2_any(q + batch * params.q_stride_0 + head * params.q_stride_1 + d * params.q_stride_2
+        load_any<2>(q + batch * params.q_stride_0 + head * params.q_stride_1 + d * params.q_stride_2
         + d_2 + i * 8));
   }
   for (int tile_n = 0; tile_n < length_; tile_n += 32) {
@@ -137,16 +131,16 @@ struct DecodeAttentionParams {
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 k_tile = load8_any(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * 4) * params.k_stride_2 + load_d);
-        *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
+        Pack<bfloat, 8> k_tile = load_pack<8>(k + batch * params.k_stride_0
+            + head * params.k_stride_1 + (load_n + i * 4) * params.k_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 k_tile = load_n + i * 4 < length_
-            ? load8_any(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * 4) * params.k_stride_2 + load_d) : Bfloat8{};
-        *(threadgroup Bfloat8*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
+        Pack<bfloat, 8> k_tile = load_n + i * 4 < length_
+            ? load_pack<8>(k + batch * params.k_stride_0 + head * params.k_stride_1
+            + (load_n + i * 4) * params.k_stride_2 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -169,7 +163,7 @@ struct DecodeAttentionParams {
         max_ = nan_max(max_, scores_2[i][j]);
       }
     }
-    max_ = simd_row_max(max_);
+    max_ = simd_row_nan_max(max_);
     float new_max = nan_max(row_max, max_);
     // correction = torch.exp2(row_max - new_max)
     float correction = precise::exp2(row_max - new_max);
@@ -194,16 +188,16 @@ struct DecodeAttentionParams {
     }
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 v_tile = load8_any(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (load_n + i * 4) * params.v_stride_2 + load_d);
-        *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
+        Pack<bfloat, 8> v_tile = load_pack<8>(v + batch * params.v_stride_0
+            + head * params.v_stride_1 + (load_n + i * 4) * params.v_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 v_tile = load_n + i * 4 < length_
-            ? load8_any(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (load_n + i * 4) * params.v_stride_2 + load_d) : Bfloat8{};
-        *(threadgroup Bfloat8*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
+        Pack<bfloat, 8> v_tile = load_n + i * 4 < length_
+            ? load_pack<8>(v + batch * params.v_stride_0 + head * params.v_stride_1
+            + (load_n + i * 4) * params.v_stride_2 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -252,7 +246,7 @@ struct DecodeAttentionParams {
   simdgroup_float8x8 q_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
     set_elements(q_tile[i],
-        d < 4 ? load2_any(q + batch * params.q_stride_0 + head * params.q_stride_1
+        d < 4 ? load_any<2>(q + batch * params.q_stride_0 + head * params.q_stride_1
         + d * params.q_stride_2 + d_2 + i * 8) : float2(0.0f));
   }
   for (int tile_n = 0; tile_n < length_; tile_n += 32) {
@@ -265,14 +259,14 @@ struct DecodeAttentionParams {
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        float4 k_tile = load4_any(k + batch * params.k_stride_0 + head * params.k_stride_1
+        float4 k_tile = load_any<4>(k + batch * params.k_stride_0 + head * params.k_stride_1
             + (load_n + i * 4) * params.k_stride_2 + load_d);
         *(threadgroup float4*)&k_shared[tid / 8 + i * 4][tid % 8 * 4] = k_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
         float4 k_tile = load_n + i * 4 < length_
-            ? load4_any(k + batch * params.k_stride_0 + head * params.k_stride_1
+            ? load_any<4>(k + batch * params.k_stride_0 + head * params.k_stride_1
             + (load_n + i * 4) * params.k_stride_2 + load_d) : float4(0.0f);
         *(threadgroup float4*)&k_shared[tid / 8 + i * 4][tid % 8 * 4] = k_tile;
       }
@@ -297,7 +291,7 @@ struct DecodeAttentionParams {
         max_ = nan_max(max_, scores_2[i][j]);
       }
     }
-    max_ = simd_row_max(max_);
+    max_ = simd_row_nan_max(max_);
     float new_max = nan_max(row_max, max_);
     // correction = torch.exp2(row_max - new_max)
     float correction = precise::exp2(row_max - new_max);
@@ -321,14 +315,14 @@ struct DecodeAttentionParams {
     // acc = hl.dot(probs.to(v.dtype), v[batch, head, tile_n, :], acc=acc)
     if (tile_n + 32 <= length_) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        float4 v_tile = load4_any(v + batch * params.v_stride_0 + head * params.v_stride_1
+        float4 v_tile = load_any<4>(v + batch * params.v_stride_0 + head * params.v_stride_1
             + (load_n + i * 4) * params.v_stride_2 + load_d);
         *(threadgroup float4*)&v_shared[tid / 8 + i * 4][tid % 8 * 4] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
         float4 v_tile = load_n + i * 4 < length_
-            ? load4_any(v + batch * params.v_stride_0 + head * params.v_stride_1
+            ? load_any<4>(v + batch * params.v_stride_0 + head * params.v_stride_1
             + (load_n + i * 4) * params.v_stride_2 + load_d) : float4(0.0f);
         *(threadgroup float4*)&v_shared[tid / 8 + i * 4][tid % 8 * 4] = v_tile;
       }

@@ -9,14 +9,14 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -24,14 +24,14 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes the first `count` of 4 elements; x is a multiple of a vector.
-template <typename T>
-inline void store4(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    *(device vec<T, 4>*)x = v;
+// Writes the first `count` of N elements; x is a multiple of a vector.
+template <short N, typename T>
+inline void store_aligned(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    *(device vec<T, N>*)x = v;
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -72,7 +72,7 @@ struct SeededDropoutParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // kept = x[tile].to(torch.float32) * scale
-  half4 x_tile = load4(x + n, params.n - n);
+  half4 x_tile = load_aligned<4>(x + n, params.n - n);
   // out[tile] = torch.where(uniform > p, kept, 0.0).to(x.dtype)
   half4 out_tile;
   // uniform = hl.rand([tile], seed=seed)
@@ -81,7 +81,7 @@ struct SeededDropoutParams {
     float uniform = kt_uniform(kt_philox(long(params.seed), n + i));
     out_tile[i] = half(uniform > params.p ? kept[i] : 0.0f);
   }
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void seeded_dropout_f32(
@@ -92,7 +92,7 @@ struct SeededDropoutParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // kept = x[tile].to(torch.float32) * scale
-  float4 x_tile = load4(x + n, params.n - n);
+  float4 x_tile = load_aligned<4>(x + n, params.n - n);
   // out[tile] = torch.where(uniform > p, kept, 0.0).to(x.dtype)
   float4 out_tile;
   // uniform = hl.rand([tile], seed=seed)
@@ -101,5 +101,5 @@ struct SeededDropoutParams {
     float uniform = kt_uniform(kt_philox(long(params.seed), n + i));
     out_tile[i] = uniform > params.p ? kept[i] : 0.0f;
   }
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }

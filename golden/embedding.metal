@@ -9,24 +9,24 @@ using namespace metal;
 
 #pragma METAL fp math_mode(safe)
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -34,22 +34,22 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -74,10 +74,10 @@ struct EmbeddingParams {
   int d = int(tgid.x) * 32 + lane % 8 * 4;
   // out[tile_t, tile_d] = weight[ids_flat[tile_t], tile_d]
   bfloat4 weight_tile = t < params.B_T
-      ? load4_first(weight + int(ids_flat[t]) * params.weight_stride_0 + d, params.d - d)
+      ? load_first<4>(weight + int(ids_flat[t]) * params.weight_stride_0 + d, params.d - d)
       : bfloat4(bfloat(0.0f));
   if (t < params.B_T) {
-    store4_first(out + t * params.d + d, weight_tile, params.d - d);
+    store_first<4>(out + t * params.d + d, weight_tile, params.d - d);
   }
 }
 
@@ -93,9 +93,10 @@ struct EmbeddingParams {
   int d = int(tgid.x) * 32 + lane % 8 * 4;
   // out[tile_t, tile_d] = weight[ids_flat[tile_t], tile_d]
   float4 weight_tile = t < params.B_T
-      ? load4_first(weight + ids_flat[t] * params.weight_stride_0 + d, params.d - d) : float4(0.0f);
+      ? load_first<4>(weight + ids_flat[t] * params.weight_stride_0 + d, params.d - d)
+      : float4(0.0f);
   if (t < params.B_T) {
-    store4_first(out + t * params.d + d, weight_tile, params.d - d);
+    store_first<4>(out + t * params.d + d, weight_tile, params.d - d);
   }
 }
 
@@ -118,13 +119,13 @@ struct EmbeddingBagParams {
   float4 acc = float4(0.0f);
   for (int i = 0; i < params.length_; ++i) {
     // acc += weight[ids[tile_b, i], tile_d].to(torch.float32)
-    half4 weight_tile = load4_first(weight
+    half4 weight_tile = load_first<4>(weight
         + int(ids[pid_b * params.ids_stride_0 + i]) * params.weight_stride_0 + d, params.d - d);
     acc = acc + float4(weight_tile);
   }
   // out[tile_b, tile_d] = (acc / length).to(weight.dtype)
   half4 out_tile = half4(acc / float(params.length_));
-  store4_first(out + pid_b * params.d + d, out_tile, params.d - d);
+  store_first<4>(out + pid_b * params.d + d, out_tile, params.d - d);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void embedding_bag_i32_f32(
@@ -139,11 +140,11 @@ struct EmbeddingBagParams {
   float4 acc = float4(0.0f);
   for (int i = 0; i < params.length_; ++i) {
     // acc += weight[ids[tile_b, i], tile_d].to(torch.float32)
-    float4 weight_tile = load4_first(weight
+    float4 weight_tile = load_first<4>(weight
         + ids[pid_b * params.ids_stride_0 + i] * params.weight_stride_0 + d, params.d - d);
     acc = acc + weight_tile;
   }
   // out[tile_b, tile_d] = (acc / length).to(weight.dtype)
   float4 out_tile = acc / float(params.length_);
-  store4_first(out + pid_b * params.d + d, out_tile, params.d - d);
+  store_first<4>(out + pid_b * params.d + d, out_tile, params.d - d);
 }

@@ -10,14 +10,24 @@ using namespace metal;
 
 #pragma METAL fp math_mode(safe)
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  return v;
+}
+
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -25,38 +35,36 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes the first `count` of 4 elements; x is a multiple of a vector.
-template <typename T>
-inline void store4(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    *(device vec<T, 4>*)x = v;
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
+    x[i] = v[i];
+  }
+}
+
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  return v;
-}
-
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -64,22 +72,14 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
-    x[i] = v[i];
-  }
-}
-
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements; x is a multiple of a vector.
+template <short N, typename T>
+inline void store_aligned(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    *(device vec<T, N>*)x = v;
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -98,9 +98,9 @@ struct ExpFwdParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile] = torch.exp(x[tile])
-  half4 x_tile = load4(x + n, params.n - n);
+  half4 x_tile = load_aligned<4>(x + n, params.n - n);
   half4 out_tile = half4(precise::exp(float4(x_tile)));
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void exp_fwd_f32(
@@ -111,9 +111,9 @@ struct ExpFwdParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile] = torch.exp(x[tile])
-  float4 x_tile = load4(x + n, params.n - n);
+  float4 x_tile = load_aligned<4>(x + n, params.n - n);
   float4 out_tile = precise::exp(x_tile);
-  store4(out + n, out_tile, params.n - n);
+  store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
 struct ExpFwdBf16Params {
@@ -130,9 +130,9 @@ struct ExpFwdBf16Params {
   int pid_0 = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile] = torch.exp(x[tile])
-  bfloat4 x_tile = load4_first(x + pid_0 * params.x_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_0 * params.x_stride_0 + n, params.n - n);
   bfloat4 out_tile = bfloat4(precise::exp(float4(x_tile)));
-  store4_first(out + pid_0 * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_0 * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void exp_bwd_f16(
@@ -144,10 +144,10 @@ struct ExpFwdBf16Params {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // grad_in[tile] = grad_out[tile] * out[tile]
-  half4 grad_out_tile = load4(grad_out + n, params.n - n);
-  half4 out_tile = load4(out + n, params.n - n);
+  half4 grad_out_tile = load_aligned<4>(grad_out + n, params.n - n);
+  half4 out_tile = load_aligned<4>(out + n, params.n - n);
   half4 grad_in_tile = grad_out_tile * out_tile;
-  store4(grad_in + n, grad_in_tile, params.n - n);
+  store_aligned<4>(grad_in + n, grad_in_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void exp_bwd_f32(
@@ -159,8 +159,8 @@ struct ExpFwdBf16Params {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // grad_in[tile] = grad_out[tile] * out[tile]
-  float4 grad_out_tile = load4(grad_out + n, params.n - n);
-  float4 out_tile = load4(out + n, params.n - n);
+  float4 grad_out_tile = load_aligned<4>(grad_out + n, params.n - n);
+  float4 out_tile = load_aligned<4>(out + n, params.n - n);
   float4 grad_in_tile = grad_out_tile * out_tile;
-  store4(grad_in + n, grad_in_tile, params.n - n);
+  store_aligned<4>(grad_in + n, grad_in_tile, params.n - n);
 }

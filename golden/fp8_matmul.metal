@@ -32,61 +32,24 @@ inline T simd_nan_max(T x) {
   return simd_any(isnan(x)) ? T(NAN) : simd_max(x);
 }
 
-// The first `count` of 2 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 2> load2(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 2) {
-    return *(const device vec<T, 2>*)x;
-  }
-  vec<T, 2> v = vec<T, 2>(other);
-  for (short i = 0; i < 1; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// Writes 2 elements to anywhere.
-template <typename T>
-inline void store2_any(device T* x, vec<T, 2> v) {
-  for (short i = 0; i < 2; ++i) {
-    x[i] = v[i];
-  }
-}
-
-// Writes the first `count` of 2 elements.
-template <typename T>
-inline void store2_first(device T* x, vec<T, 2> v, int count) {
-  if (count >= 2) {
-    store2_any(x, v);
-    return;
-  }
-  for (short i = 0; i < 1; ++i) {
-    if (i < count) {
-      x[i] = v[i];
-    }
-  }
-}
-
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -94,26 +57,41 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
+}
+
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
 }
 
 // 8 bits (sign, 4 of exponent, 3 of fraction, no infinities) to f32.
@@ -148,11 +126,14 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   return v;
 }
 
-// Maximum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_max_1_2_4(float x) {
-  x = nan_max(x, simd_shuffle_xor(x, 1));
-  x = nan_max(x, simd_shuffle_xor(x, 2));
-  x = nan_max(x, simd_shuffle_xor(x, 4));
+// Maximum (NaN if there is one) over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_nan_max(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x = nan_max(x, simd_shuffle_xor(x, bit));
+    }
+  }
   return x;
 }
 
@@ -194,7 +175,7 @@ struct Fp8MatmulScaledParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 x_tile = load4_any(x + (load_m + i * 16) * params.x_stride_0 + load_k);
+        uchar4 x_tile = load_any<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -202,7 +183,7 @@ struct Fp8MatmulScaledParams {
         *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 w_tile = load4_any(w + load_k + (load_n + i * 16) * params.w_stride_1);
+        uchar4 w_tile = load_any<4>(w + load_k + (load_n + i * 16) * params.w_stride_1);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -212,7 +193,7 @@ struct Fp8MatmulScaledParams {
     } else {
       UNROLL for (short i = 0; i < 4; ++i) {
         uchar4 x_tile = load_m + i * 16 < params.m
-            ? load4_any(x + (load_m + i * 16) * params.x_stride_0 + load_k) : uchar4(0);
+            ? load_any<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k) : uchar4(0);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -221,7 +202,7 @@ struct Fp8MatmulScaledParams {
       }
       UNROLL for (short i = 0; i < 4; ++i) {
         uchar4 w_tile = load_n + i * 16 < params.n
-            ? load4_any(w + load_k + (load_n + i * 16) * params.w_stride_1) : uchar4(0);
+            ? load_any<4>(w + load_k + (load_n + i * 16) * params.w_stride_1) : uchar4(0);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -249,7 +230,7 @@ struct Fp8MatmulScaledParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       uchar4 x_tile = load_m + i * 16 < params.m
-          ? load4_first(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
+          ? load_first<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
           : uchar4(0);
       half4 x_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -259,7 +240,7 @@ struct Fp8MatmulScaledParams {
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       uchar4 w_tile = load_n + i * 16 < params.n
-          ? load4_first(w + load_k + (load_n + i * 16) * params.w_stride_1, params.k - load_k)
+          ? load_first<4>(w + load_k + (load_n + i * 16) * params.w_stride_1, params.k - load_k)
           : uchar4(0);
       half4 w_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -289,7 +270,7 @@ struct Fp8MatmulScaledParams {
   }
   float2 scale_w_tile[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    scale_w_tile[i] = load2(scale_w + n + i * 8, params.n - (n + i * 8));
+    scale_w_tile[i] = load_aligned<2>(scale_w + n + i * 8, params.n - (n + i * 8));
   }
   // out[tile_m, tile_n] = scaled.to(torch.bfloat16)
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -297,7 +278,7 @@ struct Fp8MatmulScaledParams {
       float2 scaled = elements(acc[i][j]) * scale_x_tile[i] * scale_w_tile[j];
       bfloat2 out_tile = bfloat2(scaled);
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -342,7 +323,7 @@ struct Fp8MatmulScaled2Params {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 x_tile = load4_any(x + (load_m + i * 16) * params.x_stride_0 + load_k);
+        uchar4 x_tile = load_any<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -350,7 +331,7 @@ struct Fp8MatmulScaled2Params {
         *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 w_tile = load4_any(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n);
+        uchar4 w_tile = load_any<4>(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -360,7 +341,7 @@ struct Fp8MatmulScaled2Params {
     } else {
       UNROLL for (short i = 0; i < 4; ++i) {
         uchar4 x_tile = load_m + i * 16 < params.m
-            ? load4_any(x + (load_m + i * 16) * params.x_stride_0 + load_k) : uchar4(0);
+            ? load_any<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k) : uchar4(0);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
@@ -369,7 +350,7 @@ struct Fp8MatmulScaled2Params {
       }
       UNROLL for (short i = 0; i < 4; ++i) {
         uchar4 w_tile =
-            load4_first(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n, params.n - load_n);
+            load_first<4>(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n, params.n - load_n);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
@@ -398,7 +379,7 @@ struct Fp8MatmulScaled2Params {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       uchar4 x_tile = load_m + i * 16 < params.m
-          ? load4_first(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
+          ? load_first<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
           : uchar4(0);
       half4 x_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -408,7 +389,7 @@ struct Fp8MatmulScaled2Params {
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       uchar4 w_tile = load_k_2 + i * 4 < params.k
-          ? load4_first(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n, params.n - load_n)
+          ? load_first<4>(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n, params.n - load_n)
           : uchar4(0);
       half4 w_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -438,7 +419,7 @@ struct Fp8MatmulScaled2Params {
   }
   float2 scale_w_tile[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    scale_w_tile[i] = load2(scale_w + n + i * 8, params.n - (n + i * 8));
+    scale_w_tile[i] = load_aligned<2>(scale_w + n + i * 8, params.n - (n + i * 8));
   }
   // out[tile_m, tile_n] = scaled.to(torch.bfloat16)
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -446,7 +427,7 @@ struct Fp8MatmulScaled2Params {
       float2 scaled = elements(acc[i][j]) * scale_x_tile[i] * scale_w_tile[j];
       bfloat2 out_tile = bfloat2(scaled);
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -470,7 +451,7 @@ struct QuantizeFp8RowsParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // A row of zeros would otherwise divide zero by zero.
   float max_ = -INFINITY;
   float4 row = float4(x_tile);
@@ -482,7 +463,7 @@ struct QuantizeFp8RowsParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float amax = nan_max(max_, 1e-12f);
   // scale = amax / 448.0
   float scale = amax / 448.0f;
@@ -493,7 +474,7 @@ struct QuantizeFp8RowsParams {
     float quantised = nan_min(nan_max(row[i] / scale, -448.0f), 448.0f);
     out_tile[i] = float_to_e4m3(quantised);
   }
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   // scales[tile_m] = scale
   if (tid == 0) {
     scales[pid_m] = scale;
@@ -518,7 +499,7 @@ struct QuantizeFp8RowsParams {
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, abs(row[i][j]));
@@ -529,7 +510,7 @@ struct QuantizeFp8RowsParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float amax = nan_max(max_, 1e-12f);
   // scale = amax / 448.0
   float scale = amax / 448.0f;
@@ -545,7 +526,7 @@ struct QuantizeFp8RowsParams {
       float quantised = nan_min(nan_max(row[i][j] / scale, -448.0f), 448.0f);
       out_tile[j] = float_to_e4m3(quantised);
     }
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -570,7 +551,7 @@ struct QuantizeFp8RowsParams {
     // A row of zeros would otherwise divide zero by zero.
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? abs(row[j]) : -INFINITY);
@@ -588,7 +569,7 @@ struct QuantizeFp8RowsParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float amax = nan_max(max_, 1e-12f);
   // scale = amax / 448.0
   float scale = amax / 448.0f;
@@ -602,14 +583,14 @@ struct QuantizeFp8RowsParams {
     // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       uchar4 out_tile;
       float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
         float quantised = nan_min(nan_max(row[j] / scale, -448.0f), 448.0f);
         out_tile[j] = float_to_e4m3(quantised);
       }
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }
@@ -627,7 +608,7 @@ struct QuantizeFp8RowsParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  float4 row = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // A row of zeros would otherwise divide zero by zero.
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -638,7 +619,7 @@ struct QuantizeFp8RowsParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float amax = nan_max(max_, 1e-12f);
   // scale = amax / 448.0
   float scale = amax / 448.0f;
@@ -649,7 +630,7 @@ struct QuantizeFp8RowsParams {
     float quantised = nan_min(nan_max(row[i] / scale, -448.0f), 448.0f);
     out_tile[i] = float_to_e4m3(quantised);
   }
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   // scales[tile_m] = scale
   if (tid == 0) {
     scales[pid_m] = scale;
@@ -673,7 +654,7 @@ struct QuantizeFp8RowsParams {
   // A row of zeros would otherwise divide zero by zero.
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    row[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, abs(row[i][j]));
     }
@@ -683,7 +664,7 @@ struct QuantizeFp8RowsParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float amax = nan_max(max_, 1e-12f);
   // scale = amax / 448.0
   float scale = amax / 448.0f;
@@ -699,7 +680,7 @@ struct QuantizeFp8RowsParams {
       float quantised = nan_min(nan_max(row[i][j] / scale, -448.0f), 448.0f);
       out_tile[j] = float_to_e4m3(quantised);
     }
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -724,7 +705,7 @@ struct QuantizeFp8RowsParams {
     // A row of zeros would otherwise divide zero by zero.
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? abs(row[j]) : -INFINITY);
       }
@@ -741,7 +722,7 @@ struct QuantizeFp8RowsParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float amax = nan_max(max_, 1e-12f);
   // scale = amax / 448.0
   float scale = amax / 448.0f;
@@ -755,13 +736,13 @@ struct QuantizeFp8RowsParams {
     // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       uchar4 out_tile;
       UNROLL for (short j = 0; j < 4; ++j) {
         float quantised = nan_min(nan_max(row[j] / scale, -448.0f), 448.0f);
         out_tile[j] = float_to_e4m3(quantised);
       }
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }

@@ -7,24 +7,24 @@ using namespace metal;
 
 #pragma METAL fp math_mode(safe)
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -32,22 +32,22 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -77,18 +77,18 @@ struct GatedResidualParams {
   int c = int(tgid.x) * 1024 + tid * 4;
   // branch = y[tile_b, tile_t, tile_c].to(torch.float32)
   bfloat4 y_tile =
-      load4_first(y + pid_b * params.y_stride_0 + pid_t * params.y_stride_1 + c, params.c - c);
+      load_first<4>(y + pid_b * params.y_stride_0 + pid_t * params.y_stride_1 + c, params.c - c);
   // g = gate[tile_b, tile_c].to(torch.float32)
-  bfloat4 gate_tile = load4_first(gate + pid_b * params.gate_stride_0 + c, params.c - c);
+  bfloat4 gate_tile = load_first<4>(gate + pid_b * params.gate_stride_0 + c, params.c - c);
   // res = x[tile_b, tile_t, tile_c].to(torch.float32)
   bfloat4 x_tile =
-      load4_first(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1 + c, params.c - c);
+      load_first<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1 + c, params.c - c);
   // out[tile_b, tile_t, tile_c] = (res + g[:, None, :] * branch).to(x.dtype)
   float4 branch = float4(y_tile);
   float4 g = float4(gate_tile);
   float4 res = float4(x_tile);
   bfloat4 out_tile = bfloat4(res + g * branch);
-  store4_first(out + pid_b * params.c * params.t + pid_t * params.c + c, out_tile, params.c - c);
+  store_first<4>(out + pid_b * params.c * params.t + pid_t * params.c + c, out_tile, params.c - c);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void gated_residual_f16_f32(
@@ -104,14 +104,14 @@ struct GatedResidualParams {
   int c = int(tgid.x) * 1024 + tid * 4;
   // branch = y[tile_b, tile_t, tile_c].to(torch.float32)
   half4 y_tile =
-      load4_first(y + pid_b * params.y_stride_0 + pid_t * params.y_stride_1 + c, params.c - c);
+      load_first<4>(y + pid_b * params.y_stride_0 + pid_t * params.y_stride_1 + c, params.c - c);
   // g = gate[tile_b, tile_c].to(torch.float32)
-  float4 g = load4_first(gate + pid_b * params.gate_stride_0 + c, params.c - c);
+  float4 g = load_first<4>(gate + pid_b * params.gate_stride_0 + c, params.c - c);
   // res = x[tile_b, tile_t, tile_c].to(torch.float32)
   float4 res =
-      load4_first(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1 + c, params.c - c);
+      load_first<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1 + c, params.c - c);
   // out[tile_b, tile_t, tile_c] = (res + g[:, None, :] * branch).to(x.dtype)
   float4 branch = float4(y_tile);
   float4 out_tile = res + g * branch;
-  store4_first(out + pid_b * params.c * params.t + pid_t * params.c + c, out_tile, params.c - c);
+  store_first<4>(out + pid_b * params.c * params.t + pid_t * params.c + c, out_tile, params.c - c);
 }

@@ -9,14 +9,14 @@ using namespace metal;
 
 #pragma METAL fp math_mode(safe)
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -24,14 +24,14 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes the first `count` of 4 elements; x is a multiple of a vector.
-template <typename T>
-inline void store4(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    *(device vec<T, 4>*)x = v;
+// Writes the first `count` of N elements; x is a multiple of a vector.
+template <short N, typename T>
+inline void store_aligned(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    *(device vec<T, N>*)x = v;
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -51,16 +51,16 @@ struct GegluFwdParams {
     ushort tid [[thread_index_in_threadgroup]]) {
   int block = int(tgid.x) * 1024 + tid * 4;
   // gate = a_flat[tile].to(torch.float32)
-  half4 a_flat_tile = load4(a_flat + block, params.M_N - block);
+  half4 a_flat_tile = load_aligned<4>(a_flat + block, params.M_N - block);
   // out_flat[tile] = (gelu * b_flat[tile].to(torch.float32)).to(out.dtype)
-  half4 b_flat_tile = load4(b_flat + block, params.M_N - block);
+  half4 b_flat_tile = load_aligned<4>(b_flat + block, params.M_N - block);
   // u = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
   // gelu = 0.5 * gate * (1.0 + torch.tanh(u))
   float4 gate = float4(a_flat_tile);
   float4 u = 0.7978846f * (gate + 0.044715f * gate * gate * gate);
   float4 gelu = 0.5f * gate * (1.0f + precise::tanh(u));
   half4 out_flat_tile = half4(gelu * float4(b_flat_tile));
-  store4(out_flat + block, out_flat_tile, params.M_N - block);
+  store_aligned<4>(out_flat + block, out_flat_tile, params.M_N - block);
 }
 
 struct GegluFwd2Params {
@@ -76,15 +76,15 @@ struct GegluFwd2Params {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // gate = a_flat[tile].to(torch.float32)
-  float4 gate = load4(a_flat + n, params.n - n);
+  float4 gate = load_aligned<4>(a_flat + n, params.n - n);
   // out_flat[tile] = (gelu * b_flat[tile].to(torch.float32)).to(out.dtype)
-  float4 b_flat_tile = load4(b_flat + n, params.n - n);
+  float4 b_flat_tile = load_aligned<4>(b_flat + n, params.n - n);
   // u = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
   // gelu = 0.5 * gate * (1.0 + torch.tanh(u))
   float4 u = 0.7978846f * (gate + 0.044715f * gate * gate * gate);
   float4 gelu = 0.5f * gate * (1.0f + precise::tanh(u));
   float4 out_flat_tile = gelu * b_flat_tile;
-  store4(out_flat + n, out_flat_tile, params.n - n);
+  store_aligned<4>(out_flat + n, out_flat_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void geglu_bwd_1(
@@ -98,11 +98,11 @@ struct GegluFwd2Params {
     ushort tid [[thread_index_in_threadgroup]]) {
   int block = int(tgid.x) * 1024 + tid * 4;
   // dy = dy_flat[tile].to(torch.float32)
-  bfloat4 dy_flat_tile = load4(dy_flat + block, params.M_N - block);
+  bfloat4 dy_flat_tile = load_aligned<4>(dy_flat + block, params.M_N - block);
   // gate = a_flat[tile].to(torch.float32)
-  bfloat4 a_flat_tile = load4(a_flat + block, params.M_N - block);
+  bfloat4 a_flat_tile = load_aligned<4>(a_flat + block, params.M_N - block);
   // value = b_flat[tile].to(torch.float32)
-  bfloat4 b_flat_tile = load4(b_flat + block, params.M_N - block);
+  bfloat4 b_flat_tile = load_aligned<4>(b_flat + block, params.M_N - block);
   // grad_a_flat[tile] = (dy * value * dgelu).to(a.dtype)
   // grad_b_flat[tile] = (dy * 0.5 * gate * (1.0 + t)).to(b.dtype)
   // square = gate * gate
@@ -119,8 +119,8 @@ struct GegluFwd2Params {
   float4 dgelu = 0.5f * (1.0f + t) + product;
   bfloat4 grad_a_flat_tile = bfloat4(dy * value * dgelu);
   bfloat4 grad_b_flat_tile = bfloat4(dy * 0.5f * gate * (1.0f + t));
-  store4(grad_a_flat + block, grad_a_flat_tile, params.M_N - block);
-  store4(grad_b_flat + block, grad_b_flat_tile, params.M_N - block);
+  store_aligned<4>(grad_a_flat + block, grad_a_flat_tile, params.M_N - block);
+  store_aligned<4>(grad_b_flat + block, grad_b_flat_tile, params.M_N - block);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void geglu_bwd_2(
@@ -134,11 +134,11 @@ struct GegluFwd2Params {
     ushort tid [[thread_index_in_threadgroup]]) {
   int n = int(tgid.x) * 1024 + tid * 4;
   // gate = a_flat[tile].to(torch.float32)
-  float4 gate = load4(a_flat + n, params.n - n);
+  float4 gate = load_aligned<4>(a_flat + n, params.n - n);
   // dy = dy_flat[tile].to(torch.float32)
-  float4 dy = load4(dy_flat + n, params.n - n);
+  float4 dy = load_aligned<4>(dy_flat + n, params.n - n);
   // value = b_flat[tile].to(torch.float32)
-  float4 value = load4(b_flat + n, params.n - n);
+  float4 value = load_aligned<4>(b_flat + n, params.n - n);
   // grad_a_flat[tile] = (dy * value * dgelu).to(a.dtype)
   // grad_b_flat[tile] = (dy * 0.5 * gate * (1.0 + t)).to(b.dtype)
   // square = gate * gate
@@ -152,6 +152,6 @@ struct GegluFwd2Params {
   float4 dgelu = 0.5f * (1.0f + t) + product;
   float4 grad_a_flat_tile = dy * value * dgelu;
   float4 grad_b_flat_tile = dy * 0.5f * gate * (1.0f + t);
-  store4(grad_a_flat + n, grad_a_flat_tile, params.n - n);
-  store4(grad_b_flat + n, grad_b_flat_tile, params.n - n);
+  store_aligned<4>(grad_a_flat + n, grad_a_flat_tile, params.n - n);
+  store_aligned<4>(grad_b_flat + n, grad_b_flat_tile, params.n - n);
 }

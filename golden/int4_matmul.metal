@@ -14,14 +14,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// The first `count` of 2 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 2> load2(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 2) {
-    return *(const device vec<T, 2>*)x;
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
   }
-  vec<T, 2> v = vec<T, 2>(other);
-  for (short i = 0; i < 1; ++i) {
+  return v;
+}
+
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -29,46 +39,36 @@ inline vec<T, 2> load2(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 2 elements to anywhere.
-template <typename T>
-inline void store2_any(device T* x, vec<T, 2> v) {
-  for (short i = 0; i < 2; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 2 elements.
-template <typename T>
-inline void store2_first(device T* x, vec<T, 2> v, int count) {
-  if (count >= 2) {
-    store2_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 1; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  return v;
-}
-
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -85,11 +85,14 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   return v;
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -151,7 +154,7 @@ struct Int4MatmulParams {
         *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        char4 pair = load4_any(packed + (k + i * 4) * params.packed_stride_0 + n);
+        char4 pair = load_any<4>(packed + (k + i * 4) * params.packed_stride_0 + n);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
@@ -179,7 +182,7 @@ struct Int4MatmulParams {
       }
       UNROLL for (short i = 0; i < 4; ++i) {
         char4 pair = k + i * 4 < params.half_k
-            ? load4_first(packed + (k + i * 4) * params.packed_stride_0 + n, params.n - n)
+            ? load_first<4>(packed + (k + i * 4) * params.packed_stride_0 + n, params.n - n)
             : char4(0);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
@@ -211,7 +214,7 @@ struct Int4MatmulParams {
     UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n_2 + j * 8, out_tile,
+        store_first<2>(out + (m + i * 16) * params.n + n_2 + j * 8, out_tile,
             params.n - (n_2 + j * 8));
       }
     }
@@ -267,7 +270,7 @@ struct Int4MatmulParams {
         *(threadgroup half4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        char4 pair = load4_any(packed + (k + i * 4) * params.packed_stride_0 + n);
+        char4 pair = load_any<4>(packed + (k + i * 4) * params.packed_stride_0 + n);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
@@ -295,7 +298,7 @@ struct Int4MatmulParams {
       }
       UNROLL for (short i = 0; i < 4; ++i) {
         char4 pair = k + i * 4 < params.half_k
-            ? load4_first(packed + (k + i * 4) * params.packed_stride_0 + n, params.n - n)
+            ? load_first<4>(packed + (k + i * 4) * params.packed_stride_0 + n, params.n - n)
             : char4(0);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
@@ -327,7 +330,7 @@ struct Int4MatmulParams {
     UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n_2 + j * 8, out_tile,
+        store_first<2>(out + (m + i * 16) * params.n + n_2 + j * 8, out_tile,
             params.n - (n_2 + j * 8));
       }
     }
@@ -381,12 +384,12 @@ struct Uint4MatmulHalvesParams {
     // pair = packed[tile_k, tile_n].to(torch.int32)
     if (interior && tile_k + 32 <= params.half_k) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        half4 a_low = load4_any(x_low + (m + i * 16) * params.x_low_stride_0 + k);
+        half4 a_low = load_any<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k);
         *(threadgroup half4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         uchar4 packed_tile =
-            load4_any(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
+            load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         half4 both_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -397,13 +400,13 @@ struct Uint4MatmulHalvesParams {
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         half4 a_low = m + i * 16 < params.m
-            ? load4_first(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
+            ? load_first<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
             : half4(0.0h);
         *(threadgroup half4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         uchar4 packed_tile = load_k + i * 16 < params.half_k
-            ? load4_first(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+            ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
         half4 both_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
@@ -431,12 +434,12 @@ struct Uint4MatmulHalvesParams {
     // acc = hl.dot(a_high, (pair >> 4).to(x.dtype), acc=acc)
     if (interior_2 && tile_k + 32 <= params.half_k) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        half4 a_high = load4_any(x_high + (m + i * 16) * params.x_high_stride_0 + k);
+        half4 a_high = load_any<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k);
         *(threadgroup half4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         uchar4 packed_tile =
-            load4_any(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
+            load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         half4 shr_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -447,13 +450,13 @@ struct Uint4MatmulHalvesParams {
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         half4 a_high = m + i * 16 < params.m
-            ? load4_first(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
+            ? load_first<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
             : half4(0.0h);
         *(threadgroup half4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         uchar4 packed_tile = load_k + i * 16 < params.half_k
-            ? load4_first(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+            ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
         half4 shr_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
@@ -480,16 +483,16 @@ struct Uint4MatmulHalvesParams {
     // row_sum += torch.sum(a_low.to(torch.float32) + a_high.to(torch.float32), dim=-1)
     UNROLL for (short i = 0; i < 2; ++i) {
       half4 a_low = m + i * 16 < params.m
-          ? load4_first(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
+          ? load_first<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
           : half4(0.0h);
       half4 a_high = m + i * 16 < params.m
-          ? load4_first(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
+          ? load_first<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
           : half4(0.0h);
       float sum = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum += float(a_low[j]) + float(a_high[j]);
       }
-      sum = simd_xor_sum_1_2_4(sum);
+      sum = simd_xor_sum<7>(sum);
       row_sum[i] += sum;
     }
   }
@@ -508,15 +511,15 @@ struct Uint4MatmulHalvesParams {
   // out[tile_m, tile_n] = (centred * scale[tile_n][None, :]).to(x.dtype)
   float2 scale_tile[2];
   UNROLL for (short i = 0; i < 2; ++i) {
-    zero_tile[i] = load2(zero + n + i * 16, params.n - (n + i * 16));
-    scale_tile[i] = load2(scale + n + i * 16, params.n - (n + i * 16));
+    zero_tile[i] = load_aligned<2>(zero + n + i * 16, params.n - (n + i * 16));
+    scale_tile[i] = load_aligned<2>(scale + n + i * 16, params.n - (n + i * 16));
   }
   UNROLL for (short i = 0; i < 2; ++i) {
     UNROLL for (short j = 0; j < 2; ++j) {
       float2 centred = elements(acc[i][j]) - row_sum_2[i] * zero_tile[j];
       half2 out_tile = half2(centred * scale_tile[j]);
       if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n + j * 16, out_tile,
+        store_first<2>(out + (m_2 + i * 16) * params.n + n + j * 16, out_tile,
             params.n - (n + j * 16));
       }
     }
@@ -561,12 +564,12 @@ struct Uint4MatmulHalvesParams {
     // pair = packed[tile_k, tile_n].to(torch.int32)
     if (interior && tile_k + 32 <= params.half_k) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        bfloat4 a_low = load4_any(x_low + (m + i * 16) * params.x_low_stride_0 + k);
+        bfloat4 a_low = load_any<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k);
         *(threadgroup bfloat4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         uchar4 packed_tile =
-            load4_any(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
+            load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         bfloat4 both_bf16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -577,13 +580,13 @@ struct Uint4MatmulHalvesParams {
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         bfloat4 a_low = m + i * 16 < params.m
-            ? load4_first(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
+            ? load_first<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
             : bfloat4(bfloat(0.0f));
         *(threadgroup bfloat4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         uchar4 packed_tile = load_k + i * 16 < params.half_k
-            ? load4_first(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+            ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
         bfloat4 both_bf16;
         UNROLL for (short j = 0; j < 4; ++j) {
@@ -611,12 +614,12 @@ struct Uint4MatmulHalvesParams {
     // acc = hl.dot(a_high, (pair >> 4).to(x.dtype), acc=acc)
     if (interior_2 && tile_k + 32 <= params.half_k) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        bfloat4 a_high = load4_any(x_high + (m + i * 16) * params.x_high_stride_0 + k);
+        bfloat4 a_high = load_any<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k);
         *(threadgroup bfloat4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         uchar4 packed_tile =
-            load4_any(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
+            load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         bfloat4 shr_bf16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
@@ -627,13 +630,13 @@ struct Uint4MatmulHalvesParams {
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         bfloat4 a_high = m + i * 16 < params.m
-            ? load4_first(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
+            ? load_first<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
             : bfloat4(bfloat(0.0f));
         *(threadgroup bfloat4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         uchar4 packed_tile = load_k + i * 16 < params.half_k
-            ? load4_first(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+            ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
         bfloat4 shr_bf16;
         UNROLL for (short j = 0; j < 4; ++j) {
@@ -660,16 +663,16 @@ struct Uint4MatmulHalvesParams {
     // row_sum += torch.sum(a_low.to(torch.float32) + a_high.to(torch.float32), dim=-1)
     UNROLL for (short i = 0; i < 2; ++i) {
       bfloat4 a_low = m + i * 16 < params.m
-          ? load4_first(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
+          ? load_first<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
           : bfloat4(bfloat(0.0f));
       bfloat4 a_high = m + i * 16 < params.m
-          ? load4_first(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
+          ? load_first<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
           : bfloat4(bfloat(0.0f));
       float sum = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum += float(a_low[j]) + float(a_high[j]);
       }
-      sum = simd_xor_sum_1_2_4(sum);
+      sum = simd_xor_sum<7>(sum);
       row_sum[i] += sum;
     }
   }
@@ -688,15 +691,15 @@ struct Uint4MatmulHalvesParams {
   // out[tile_m, tile_n] = (centred * scale[tile_n][None, :]).to(x.dtype)
   float2 scale_tile[2];
   UNROLL for (short i = 0; i < 2; ++i) {
-    zero_tile[i] = load2(zero + n + i * 16, params.n - (n + i * 16));
-    scale_tile[i] = load2(scale + n + i * 16, params.n - (n + i * 16));
+    zero_tile[i] = load_aligned<2>(zero + n + i * 16, params.n - (n + i * 16));
+    scale_tile[i] = load_aligned<2>(scale + n + i * 16, params.n - (n + i * 16));
   }
   UNROLL for (short i = 0; i < 2; ++i) {
     UNROLL for (short j = 0; j < 2; ++j) {
       float2 centred = elements(acc[i][j]) - row_sum_2[i] * zero_tile[j];
       bfloat2 out_tile = bfloat2(centred * scale_tile[j]);
       if (m_2 + i * 16 < params.m) {
-        store2_first(out + (m_2 + i * 16) * params.n + n + j * 16, out_tile,
+        store_first<2>(out + (m_2 + i * 16) * params.n + n + j * 16, out_tile,
             params.n - (n + j * 16));
       }
     }

@@ -9,24 +9,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -34,22 +34,22 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -83,7 +83,7 @@ struct JaggedMeanParams {
     float4 sum = float4(0.0f);
     UNROLL for (short i = 0; i < 4; ++i) {
       half4 values_tile = l + i * 8 < end
-          ? load4_first(values + (l + i * 8) * params.values_stride_0 + d, params.d - d)
+          ? load_first<4>(values + (l + i * 8) * params.values_stride_0 + d, params.d - d)
           : half4(0.0h);
       sum = sum + float4(values_tile);
     }
@@ -105,7 +105,7 @@ struct JaggedMeanParams {
   // out[batch, tile_d] = (acc / count).to(values.dtype)
   half4 out_tile = half4(acc / count);
   if (sg == 0) {
-    store4_first(out + pid_b * params.d + d, out_tile, params.d - d);
+    store_first<4>(out + pid_b * params.d + d, out_tile, params.d - d);
   }
 }
 
@@ -131,7 +131,7 @@ struct JaggedMeanParams {
     float4 sum = float4(0.0f);
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 values_tile = l + i * 8 < int(end)
-          ? load4_first(values + (l + i * 8) * params.values_stride_0 + d, params.d - d)
+          ? load_first<4>(values + (l + i * 8) * params.values_stride_0 + d, params.d - d)
           : float4(0.0f);
       sum = sum + values_tile;
     }
@@ -153,6 +153,6 @@ struct JaggedMeanParams {
   // out[batch, tile_d] = (acc / count).to(values.dtype)
   float4 out_tile = acc / count;
   if (sg == 0) {
-    store4_first(out + pid_b * params.d + d, out_tile, params.d - d);
+    store_first<4>(out + pid_b * params.d + d, out_tile, params.d - d);
   }
 }

@@ -9,24 +9,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -34,33 +34,36 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -94,8 +97,8 @@ struct JsdParams {
     // teacher = log_p[tile_n, tile_v].to(torch.float32)
     // q = torch.exp(student)
     // p = torch.exp(teacher)
-    bfloat4 log_q_tile = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
-    bfloat4 log_p_tile = load4_first(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
+    bfloat4 log_q_tile = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    bfloat4 log_p_tile = load_first<4>(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
     float acc_2;
     float4 student = float4(log_q_tile);
     float4 teacher = float4(log_p_tile);
@@ -114,9 +117,9 @@ struct JsdParams {
       if (lane == 0) {
         sum_shared[sg] = sum;
       }
-      store4_first(grad + pid_n * params.v + v, grad_tile, params.v - v);
+      store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
       threadgroup_barrier(mem_flags::mem_threadgroup);
-      sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+      sum = simd_xor_sum<7>(sum_shared[lane % 8]);
       float acc_3 = acc + sum;
       acc_2 = acc_3;
     } else {
@@ -135,9 +138,9 @@ struct JsdParams {
         if (lane == 0) {
           sum_shared_1[sg] = sum;
         }
-        store4_first(grad + pid_n * params.v + v, grad_tile, params.v - v);
+        store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+        sum = simd_xor_sum<7>(sum_shared_1[lane % 8]);
         float acc_4 = acc + sum;
         acc_3 = acc_4;
       } else {
@@ -160,9 +163,9 @@ struct JsdParams {
         if (lane == 0) {
           sum_shared_2[sg] = sum;
         }
-        store4_first(grad + pid_n * params.v + v, grad_tile, params.v - v);
+        store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_xor_sum_1_2_4(sum_shared_2[lane % 8]);
+        sum = simd_xor_sum<7>(sum_shared_2[lane % 8]);
         float acc_4 = acc + sum;
         acc_3 = acc_4;
       }
@@ -199,8 +202,8 @@ struct JsdParams {
     // teacher = log_p[tile_n, tile_v].to(torch.float32)
     // q = torch.exp(student)
     // p = torch.exp(teacher)
-    float4 student = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
-    float4 teacher = load4_first(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
+    float4 student = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    float4 teacher = load_first<4>(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
     float acc_2;
     float4 q = precise::exp(student);
     float4 p = precise::exp(teacher);
@@ -217,9 +220,9 @@ struct JsdParams {
       if (lane == 0) {
         sum_shared[sg] = sum;
       }
-      store4_first(grad + pid_n * params.v + v, grad_tile, params.v - v);
+      store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
       threadgroup_barrier(mem_flags::mem_threadgroup);
-      sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+      sum = simd_xor_sum<7>(sum_shared[lane % 8]);
       float acc_3 = acc + sum;
       acc_2 = acc_3;
     } else {
@@ -238,9 +241,9 @@ struct JsdParams {
         if (lane == 0) {
           sum_shared_1[sg] = sum;
         }
-        store4_first(grad + pid_n * params.v + v, grad_tile, params.v - v);
+        store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+        sum = simd_xor_sum<7>(sum_shared_1[lane % 8]);
         float acc_4 = acc + sum;
         acc_3 = acc_4;
       } else {
@@ -262,9 +265,9 @@ struct JsdParams {
           sum_shared_2[sg] = sum;
         }
         // grad[tile_n, tile_v] = q_term.to(log_q.dtype)
-        store4_first(grad + pid_n * params.v + v, q_term, params.v - v);
+        store_first<4>(grad + pid_n * params.v + v, q_term, params.v - v);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_xor_sum_1_2_4(sum_shared_2[lane % 8]);
+        sum = simd_xor_sum<7>(sum_shared_2[lane % 8]);
         float acc_4 = acc + sum;
         acc_3 = acc_4;
       }

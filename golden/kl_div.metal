@@ -17,24 +17,24 @@ inline T nan_max(T a, T b) {
   return a > b || isnan(a) ? a : b;
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -42,11 +42,14 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -71,9 +74,9 @@ struct KlDivParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += 1024) {
     int v = tile_v + tid * 4;
     // model = log_q[tile_n, tile_v].to(torch.float32)
-    bfloat4 log_q_tile = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    bfloat4 log_q_tile = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
     // t = target[tile_n, tile_v].to(torch.float32)
-    bfloat4 target_tile = load4_first(target + pid_n * params.target_stride_0 + v, params.v - v);
+    bfloat4 target_tile = load_first<4>(target + pid_n * params.target_stride_0 + v, params.v - v);
     // acc += torch.sum(term, dim=1)
     float sum = 0.0f;
     // 0 * log 0 counts as 0; the clamp keeps the logarithm finite.
@@ -89,7 +92,7 @@ struct KlDivParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     acc += sum;
   }
   // losses[tile_n] = acc
@@ -113,9 +116,9 @@ struct KlDivParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += 1024) {
     int v = tile_v + tid * 4;
     // t = target[tile_n, tile_v].to(torch.float32)
-    float4 t = load4_first(target + pid_n * params.target_stride_0 + v, params.v - v);
+    float4 t = load_first<4>(target + pid_n * params.target_stride_0 + v, params.v - v);
     // model = log_q[tile_n, tile_v].to(torch.float32)
-    float4 model = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    float4 model = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
     // acc += torch.sum(term, dim=1)
     float sum = 0.0f;
     // term = torch.exp(t) * (t - model)
@@ -129,7 +132,7 @@ struct KlDivParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     acc += sum;
   }
   // losses[tile_n] = acc
@@ -153,9 +156,9 @@ struct KlDivParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += 1024) {
     int v = tile_v + tid * 4;
     // t = target[tile_n, tile_v].to(torch.float32)
-    float4 t = load4_first(target + pid_n * params.target_stride_0 + v, params.v - v);
+    float4 t = load_first<4>(target + pid_n * params.target_stride_0 + v, params.v - v);
     // model = log_q[tile_n, tile_v].to(torch.float32)
-    float4 model = load4_first(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    float4 model = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
     // acc += torch.sum(term, dim=1)
     float sum = 0.0f;
     // 0 * log 0 counts as 0; the clamp keeps the logarithm finite.
@@ -169,7 +172,7 @@ struct KlDivParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     acc += sum;
   }
   // losses[tile_n] = acc

@@ -16,24 +16,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -41,48 +41,51 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
+}
+
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -109,11 +112,11 @@ struct LayerNormFwdParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  half4 weight_tile = load4(weight + n, params.n - n);
+  half4 weight_tile = load_aligned<4>(weight + n, params.n - n);
   // y = y + bias[:].to(torch.float32)
-  half4 bias_tile = load4(bias + n, params.n - n);
+  half4 bias_tile = load_aligned<4>(bias + n, params.n - n);
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
   float4 row = float4(x_tile);
@@ -125,7 +128,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
   // var = torch.sum(centered * centered, dim=-1) / n
@@ -139,7 +142,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -147,7 +150,7 @@ struct LayerNormFwdParams {
   float4 y = centered * inv * float4(weight_tile);
   float4 y_2 = y + float4(bias_tile);
   half4 out_tile = half4(y_2);
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   // mean[tile_m] = mu
   if (tid == 0) {
     mean[pid_m] = mu;
@@ -180,7 +183,7 @@ struct LayerNormFwdParams {
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += row[i][j];
@@ -191,7 +194,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
@@ -212,7 +215,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -224,12 +227,12 @@ struct LayerNormFwdParams {
   // y = y + bias[:].to(torch.float32)
   // out[tile_m, :] = y.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    half4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
-    half4 bias_tile = load4(bias + n + i * 1024, params.n - (n + i * 1024));
+    half4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
+    half4 bias_tile = load_aligned<4>(bias + n + i * 1024, params.n - (n + i * 1024));
     float4 y = centered[i] * inv * float4(weight_tile);
     float4 y_2 = y + float4(bias_tile);
     half4 out_tile = half4(y_2);
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -255,7 +258,7 @@ struct LayerNormFwdParams {
     // mu = torch.sum(row, dim=-1) / n
     UNROLL for (short i = 0; i < 4; ++i) {
       half4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       acc[i] = acc[i] + row;
     }
@@ -271,7 +274,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
@@ -284,7 +287,7 @@ struct LayerNormFwdParams {
     // var = torch.sum(centered * centered, dim=-1) / n
     UNROLL for (short i = 0; i < 4; ++i) {
       half4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -303,7 +306,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -318,15 +321,15 @@ struct LayerNormFwdParams {
     // out[tile_m, :] = y.to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       half4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      half4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
-      half4 bias_tile = load4(bias + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      half4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
+      half4 bias_tile = load_aligned<4>(bias + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       float4 y = centered * inv * float4(weight_tile);
       float4 y_2 = y + float4(bias_tile);
       half4 out_tile = half4(y_2);
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }
@@ -347,7 +350,7 @@ struct LayerNormFwdParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
   float4 row = float4(x_tile);
@@ -359,7 +362,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
   // var = torch.sum(centered * centered, dim=-1) / n
@@ -373,16 +376,16 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
   // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  float4 weight_tile = load4(weight + n, params.n - n);
+  float4 weight_tile = load_aligned<4>(weight + n, params.n - n);
   // out[tile_m, :] = y.to(x.dtype)
   float4 y = centered * inv * weight_tile;
   bfloat4 out_tile = bfloat4(y);
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   // mean[tile_m] = mu
   if (tid == 0) {
     mean[pid_m] = mu;
@@ -414,7 +417,7 @@ struct LayerNormFwdParams {
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += row[i][j];
@@ -425,7 +428,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
@@ -446,7 +449,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -457,10 +460,10 @@ struct LayerNormFwdParams {
   // y = centered * inv[:, None] * weight[:].to(torch.float32)
   // out[tile_m, :] = y.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    float4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
+    float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
     float4 y = centered[i] * inv * weight_tile;
     bfloat4 out_tile = bfloat4(y);
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -485,7 +488,7 @@ struct LayerNormFwdParams {
     // mu = torch.sum(row, dim=-1) / n
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       acc[i] = acc[i] + row;
     }
@@ -501,7 +504,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
@@ -514,7 +517,7 @@ struct LayerNormFwdParams {
     // var = torch.sum(centered * centered, dim=-1) / n
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -533,7 +536,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -547,13 +550,13 @@ struct LayerNormFwdParams {
     // out[tile_m, :] = y.to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       float4 y = centered * inv * weight_tile;
       bfloat4 out_tile = bfloat4(y);
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }
@@ -575,7 +578,7 @@ struct LayerNormFwdParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  float4 row = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -586,7 +589,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
   // var = torch.sum(centered * centered, dim=-1) / n
@@ -600,18 +603,18 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
   // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  float4 weight_tile = load4(weight + n, params.n - n);
+  float4 weight_tile = load_aligned<4>(weight + n, params.n - n);
   // y = y + bias[:].to(torch.float32)
-  float4 bias_tile = load4(bias + n, params.n - n);
+  float4 bias_tile = load_aligned<4>(bias + n, params.n - n);
   float4 y = centered * inv * weight_tile;
   float4 y_2 = y + bias_tile;
   // out[tile_m, :] = y.to(x.dtype)
-  store4_first(out + pid_m * params.n + n, y_2, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, y_2, params.n - n);
   // mean[tile_m] = mu
   if (tid == 0) {
     mean[pid_m] = mu;
@@ -643,7 +646,7 @@ struct LayerNormFwdParams {
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    row[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += row[i][j];
     }
@@ -653,7 +656,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
@@ -674,7 +677,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -686,11 +689,11 @@ struct LayerNormFwdParams {
   // y = y + bias[:].to(torch.float32)
   // out[tile_m, :] = y.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    float4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
-    float4 bias_tile = load4(bias + n + i * 1024, params.n - (n + i * 1024));
+    float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
+    float4 bias_tile = load_aligned<4>(bias + n + i * 1024, params.n - (n + i * 1024));
     float4 y = centered[i] * inv * weight_tile;
     float4 y_2 = y + bias_tile;
-    store4_first(out + pid_m * params.n + n + i * 1024, y_2, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, y_2, params.n - (n + i * 1024));
   }
 }
 
@@ -716,7 +719,7 @@ struct LayerNormFwdParams {
     // mu = torch.sum(row, dim=-1) / n
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       acc[i] = acc[i] + row;
     }
   }
@@ -731,7 +734,7 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
@@ -744,7 +747,7 @@ struct LayerNormFwdParams {
     // var = torch.sum(centered * centered, dim=-1) / n
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 centered = row - mu;
       UNROLL for (short j = 0; j < 4; ++j) {
         acc_2[i][j] += n + i * 1024 + j < params.n ? centered[j] * centered[j] : 0.0f;
@@ -762,7 +765,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -777,13 +780,13 @@ struct LayerNormFwdParams {
     // out[tile_m, :] = y.to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
-      float4 bias_tile = load4(bias + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
+      float4 bias_tile = load_aligned<4>(bias + n + i * 1024, params.n - (n + i * 1024));
       float4 centered = row - mu;
       float4 y = centered * inv * weight_tile;
       float4 y_2 = y + bias_tile;
-      store4_first(out + pid_m * params.n + n + i * 1024, y_2, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, y_2, params.n - (n + i * 1024));
     }
   }
 }
@@ -831,9 +834,9 @@ struct LayerNormBwdParams {
     // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
     UNROLL for (short i = 0; i < 2; ++i) {
       half4 grad_out_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load4_any(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : half4(0.0h);
+          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : half4(0.0h);
       half4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : half4(0.0h);
+          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : half4(0.0h);
       float mean_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? mean[m + i * 8] : 0.0f;
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
       float sum_3 = 0.0f;
@@ -922,11 +925,11 @@ struct LayerNormBwdParams {
     // grad_x[tile_m, :] = dx.to(x.dtype)
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
-          ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : float4(0.0f);
+          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : float4(0.0f);
       float mean_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? mean[m + i * 8] : 0.0f;
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
       float4 dy = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
-          ? load4_any(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : float4(0.0f);
+          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : float4(0.0f);
       float sum_3 = 0.0f;
       float sum_4 = 0.0f;
       float4 x_hat = (x_tile - mean_tile) * rstd_tile;
@@ -1007,10 +1010,10 @@ struct LayerNormBwdParams {
     // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
     UNROLL for (short i = 0; i < 2; ++i) {
       bfloat4 grad_out_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load4_any(grad_out + (m + i * 8) * params.grad_out_stride_0 + d)
+          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d)
           : bfloat4(bfloat(0.0f));
       bfloat4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
+          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
       float mean_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? mean[m + i * 8] : 0.0f;
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
       float sum_2 = 0.0f;

@@ -33,51 +33,79 @@ inline T floor_mod(T a, T b) {
   return remainder != 0 && (a < 0) != (b < 0) ? remainder + b : remainder;
 }
 
-// Writes 2 elements to anywhere.
-template <typename T>
-inline void store2_any(device T* x, vec<T, 2> v) {
-  for (short i = 0; i < 2; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
+  }
+  return v;
+}
+
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
+}
+
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 2 elements.
-template <typename T>
-inline void store2_first(device T* x, vec<T, 2> v, int count) {
-  if (count >= 2) {
-    store2_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 1; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
   }
-  return v;
+  return pack;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+// The first `count` of N elements; others are 0.
+template <short N, typename T>
+inline Pack<T, N> load_pack_first(const device T* x, int count) {
+  Pack<T, N> pack = {};
+  for (short i = 0; i < N; ++i) {
     if (i < count) {
-      v[i] = x[i];
+      pack.v[i] = x[i];
     }
   }
-  return v;
+  return pack;
 }
 
 // This lane's two elements of a matrix.
@@ -86,56 +114,6 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   vec<T, 2> v;
   v[0] = matrix.thread_elements()[0];
   v[1] = matrix.thread_elements()[1];
-  return v;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Half8 {
-  half v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Half8 load8_any(const device half* x) {
-  Half8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Half8 load8_first(const device half* x, int count) {
-  Half8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Bfloat8 {
-  bfloat v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Bfloat8 load8_any(const device bfloat* x) {
-  Bfloat8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Bfloat8 load8_first(const device bfloat* x, int count) {
-  Bfloat8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
   return v;
 }
 
@@ -176,23 +154,23 @@ struct MatmulParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load8_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        Pack<half, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load_m + i * 32 < params.m
-            ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Half8{};
-        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_m + i * 32 < params.m
+            ? load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile =
-            load8_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n);
-        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        Pack<half, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * 8) * params.y_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -215,16 +193,16 @@ struct MatmulParams {
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 x_tile = load_m + i * 32 < params.m
-          ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
-          : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      Pack<half, 8> x_tile = load_m + i * 32 < params.m
+          ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 y_tile = load_k_2 + i * 8 < params.k
-          ? load8_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
-          : Half8{};
-      *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      Pack<half, 8> y_tile = load_k_2 + i * 8 < params.k
+          ? load_pack_first<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n,
+          params.n - load_n) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -246,7 +224,7 @@ struct MatmulParams {
     UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -288,23 +266,23 @@ struct MatmulBf16Params {
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile = load8_any(y + load_k + (load_n + i * 32) * params.y_stride_1);
-        *(threadgroup Bfloat8*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+        Pack<bfloat, 8> y_tile = load_pack<8>(y + load_k + (load_n + i * 32) * params.y_stride_1);
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load_m + i * 32 < params.m
-            ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Bfloat8{};
-        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
+            ? load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile = load_n + i * 32 < params.n
-            ? load8_any(y + load_k + (load_n + i * 32) * params.y_stride_1) : Bfloat8{};
-        *(threadgroup Bfloat8*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+        Pack<bfloat, 8> y_tile = load_n + i * 32 < params.n
+            ? load_pack<8>(y + load_k + (load_n + i * 32) * params.y_stride_1) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -326,16 +304,16 @@ struct MatmulBf16Params {
     int load_k = tile_k + lane % 2 * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 x_tile = load_m + i * 32 < params.m
-          ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
+          ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 y_tile = load_n + i * 32 < params.n
-          ? load8_first(y + load_k + (load_n + i * 32) * params.y_stride_1, params.k - load_k)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+      Pack<bfloat, 8> y_tile = load_n + i * 32 < params.n
+          ? load_pack_first<8>(y + load_k + (load_n + i * 32) * params.y_stride_1,
+          params.k - load_k) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -357,7 +335,7 @@ struct MatmulBf16Params {
     UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -392,22 +370,22 @@ struct MatmulBf16Params {
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        float4 y_tile = load_any<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_tile = load_m + i * 32 < params.m
-            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
+            ? load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 y_tile =
-            load4_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n);
+            load_first<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     }
@@ -432,13 +410,13 @@ struct MatmulBf16Params {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 x_tile = load_m + i * 32 < params.m
-          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
           : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 y_tile = load_k_2 + i * 8 < params.k
-          ? load4_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+          ? load_first<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
           : float4(0.0f);
       *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
     }
@@ -461,7 +439,7 @@ struct MatmulBf16Params {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16,
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
             params.n - (n + j * 16));
       }
@@ -503,23 +481,23 @@ struct MatmulBf16Params {
     // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k);
-        *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load8_any(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n);
-        *(threadgroup Half8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+        Pack<half, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load_m + i * 64 < params.m
-            ? load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Half8{};
-        *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_m + i * 64 < params.m
+            ? load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile =
-            load8_first(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n, params.n - load_n);
-        *(threadgroup Half8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+        Pack<half, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * 16) * params.y_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -542,16 +520,16 @@ struct MatmulBf16Params {
     int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 x_tile = load_m + i * 64 < params.m
-          ? load8_first(x + (load_m + i * 64) * params.x_stride_0 + load_k, params.k - load_k)
-          : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+      Pack<half, 8> x_tile = load_m + i * 64 < params.m
+          ? load_pack_first<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 y_tile = load_k_2 + i * 16 < params.k
-          ? load8_first(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n, params.n - load_n)
-          : Half8{};
-      *(threadgroup Half8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+      Pack<half, 8> y_tile = load_k_2 + i * 16 < params.k
+          ? load_pack_first<8>(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n,
+          params.n - load_n) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
@@ -573,7 +551,8 @@ struct MatmulBf16Params {
     UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
       if (m + i * 32 < params.m) {
-        store2_first(out + (m + i * 32) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store_first<2>(out + (m + i * 32) * params.n + n + j * 16, out_tile,
+            params.n - (n + j * 16));
       }
     }
   }
@@ -613,23 +592,23 @@ struct MatmulBf16Params {
     // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k);
-        *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile = load8_any(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n);
-        *(threadgroup Bfloat8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+        Pack<bfloat, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load_m + i * 64 < params.m
-            ? load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Bfloat8{};
-        *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_m + i * 64 < params.m
+            ? load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 y_tile =
-            load8_first(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n, params.n - load_n);
-        *(threadgroup Bfloat8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+        Pack<bfloat, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * 16) * params.y_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -652,16 +631,16 @@ struct MatmulBf16Params {
     int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 x_tile = load_m + i * 64 < params.m
-          ? load8_first(x + (load_m + i * 64) * params.x_stride_0 + load_k, params.k - load_k)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+      Pack<bfloat, 8> x_tile = load_m + i * 64 < params.m
+          ? load_pack_first<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 y_tile = load_k_2 + i * 16 < params.k
-          ? load8_first(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n, params.n - load_n)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+      Pack<bfloat, 8> y_tile = load_k_2 + i * 16 < params.k
+          ? load_pack_first<8>(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n,
+          params.n - load_n) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
@@ -683,7 +662,8 @@ struct MatmulBf16Params {
     UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
       if (m + i * 32 < params.m) {
-        store2_first(out + (m + i * 32) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store_first<2>(out + (m + i * 32) * params.n + n + j * 16, out_tile,
+            params.n - (n + j * 16));
       }
     }
   }
@@ -730,23 +710,23 @@ struct MatmulPersistentParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k);
-        *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_any(w + (load_n + i * 64) * params.w_stride_0 + load_k);
-        *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_pack<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load_m + i * 64 < params.m
-            ? load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Half8{};
-        *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_m + i * 64 < params.m
+            ? load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load_n + i * 64 < params.n
-            ? load8_any(w + (load_n + i * 64) * params.w_stride_0 + load_k) : Half8{};
-        *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_n + i * 64 < params.n
+            ? load_pack<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -768,16 +748,16 @@ struct MatmulPersistentParams {
     int load_k = tile_k + lane % 4 * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 x_tile = load_m + i * 64 < params.m
-          ? load8_first(x + (load_m + i * 64) * params.x_stride_0 + load_k, params.k - load_k)
-          : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+      Pack<half, 8> x_tile = load_m + i * 64 < params.m
+          ? load_pack_first<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 w_tile = load_n + i * 64 < params.n
-          ? load8_first(w + (load_n + i * 64) * params.w_stride_0 + load_k, params.k - load_k)
-          : Half8{};
-      *(threadgroup Half8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+      Pack<half, 8> w_tile = load_n + i * 64 < params.n
+          ? load_pack_first<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k,
+          params.k - load_k) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
@@ -799,7 +779,8 @@ struct MatmulPersistentParams {
     UNROLL for (short j = 0; j < 8; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
       if (m + i * 32 < params.m) {
-        store2_first(out + (m + i * 32) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store_first<2>(out + (m + i * 32) * params.n + n + j * 16, out_tile,
+            params.n - (n + j * 16));
       }
     }
   }
@@ -838,23 +819,23 @@ struct MatmulPersistentParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k);
-        *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile = load8_any(w + (load_n + i * 64) * params.w_stride_0 + load_k);
-        *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+        Pack<bfloat, 8> w_tile = load_pack<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load_m + i * 64 < params.m
-            ? load8_any(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Bfloat8{};
-        *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_m + i * 64 < params.m
+            ? load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile = load_n + i * 64 < params.n
-            ? load8_any(w + (load_n + i * 64) * params.w_stride_0 + load_k) : Bfloat8{};
-        *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+        Pack<bfloat, 8> w_tile = load_n + i * 64 < params.n
+            ? load_pack<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -876,16 +857,16 @@ struct MatmulPersistentParams {
     int load_k = tile_k + lane % 4 * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 x_tile = load_m + i * 64 < params.m
-          ? load8_first(x + (load_m + i * 64) * params.x_stride_0 + load_k, params.k - load_k)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+      Pack<bfloat, 8> x_tile = load_m + i * 64 < params.m
+          ? load_pack_first<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 w_tile = load_n + i * 64 < params.n
-          ? load8_first(w + (load_n + i * 64) * params.w_stride_0 + load_k, params.k - load_k)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+      Pack<bfloat, 8> w_tile = load_n + i * 64 < params.n
+          ? load_pack_first<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k,
+          params.k - load_k) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
@@ -907,7 +888,8 @@ struct MatmulPersistentParams {
     UNROLL for (short j = 0; j < 8; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
       if (m + i * 32 < params.m) {
-        store2_first(out + (m + i * 32) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store_first<2>(out + (m + i * 32) * params.n + n + j * 16, out_tile,
+            params.n - (n + j * 16));
       }
     }
   }

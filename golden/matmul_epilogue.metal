@@ -57,39 +57,24 @@ inline float kt_erf(float x) {
   return x * p;
 }
 
-// The first `count` of 2 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 2> load2(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 2) {
-    return *(const device vec<T, 2>*)x;
-  }
-  vec<T, 2> v = vec<T, 2>(other);
-  for (short i = 0; i < 1; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// 2 elements that begin anywhere.
-template <typename T>
-inline vec<T, 2> load2_any(const device T* x) {
-  vec<T, 2> v;
-  for (short i = 0; i < 2; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 2 elements, and `other` after them.
-template <typename T>
-inline vec<T, 2> load2_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 2> v = vec<T, 2>(other);
-  if (count >= 2) {
-    return load2_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 1; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -97,51 +82,69 @@ inline vec<T, 2> load2_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 2 elements to anywhere.
-template <typename T>
-inline void store2_any(device T* x, vec<T, 2> v) {
-  for (short i = 0; i < 2; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 2 elements.
-template <typename T>
-inline void store2_first(device T* x, vec<T, 2> v, int count) {
-  if (count >= 2) {
-    store2_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 1; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
-    v[i] = x[i];
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
   }
-  return v;
-}
-
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
   }
   return v;
+}
+
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
+  }
+  return pack;
+}
+
+// The first `count` of N elements; others are 0.
+template <short N, typename T>
+inline Pack<T, N> load_pack_first(const device T* x, int count) {
+  Pack<T, N> pack = {};
+  for (short i = 0; i < N; ++i) {
+    if (i < count) {
+      pack.v[i] = x[i];
+    }
+  }
+  return pack;
 }
 
 // This lane's two elements of a matrix.
@@ -150,56 +153,6 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   vec<T, 2> v;
   v[0] = matrix.thread_elements()[0];
   v[1] = matrix.thread_elements()[1];
-  return v;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Half8 {
-  half v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Half8 load8_any(const device half* x) {
-  Half8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Half8 load8_first(const device half* x, int count) {
-  Half8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Bfloat8 {
-  bfloat v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Bfloat8 load8_any(const device bfloat* x) {
-  Bfloat8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Bfloat8 load8_first(const device bfloat* x, int count) {
-  Bfloat8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
   return v;
 }
 
@@ -241,23 +194,23 @@ struct LinearGeluParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
-        *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load_m + i * 32 < params.m
-            ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Half8{};
-        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_m + i * 32 < params.m
+            ? load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile =
-            load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
-        *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -280,16 +233,16 @@ struct LinearGeluParams {
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 x_tile = load_m + i * 32 < params.m
-          ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
-          : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      Pack<half, 8> x_tile = load_m + i * 32 < params.m
+          ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 w_tile = load_k_2 + i * 8 < params.k
-          ? load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
-          : Half8{};
-      *(threadgroup Half8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      Pack<half, 8> w_tile = load_k_2 + i * 8 < params.k
+          ? load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n,
+          params.n - load_n) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -309,7 +262,7 @@ struct LinearGeluParams {
   // out[tile_m, tile_n] = epilogue(acc, bias[tile_n].to(torch.float32)).to(x.dtype)
   float2 bias_f32[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    half2 bias_tile = load2(bias + n + i * 8, params.n - (n + i * 8));
+    half2 bias_tile = load_aligned<2>(bias + n + i * 8, params.n - (n + i * 8));
     bias_f32[i] = float2(bias_tile);
   }
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -321,7 +274,7 @@ struct LinearGeluParams {
         out_tile[k] = half(product);
       }
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -357,22 +310,22 @@ struct LinearGeluParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        float4 w_tile = load_any<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_tile = load_m + i * 32 < params.m
-            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
+            ? load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 w_tile =
-            load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
+            load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     }
@@ -397,13 +350,13 @@ struct LinearGeluParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 x_tile = load_m + i * 32 < params.m
-          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
           : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 w_tile = load_k_2 + i * 8 < params.k
-          ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          ? load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
           : float4(0.0f);
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
@@ -425,7 +378,7 @@ struct LinearGeluParams {
   // out[tile_m, tile_n] = epilogue(acc, bias[tile_n].to(torch.float32)).to(x.dtype)
   float2 bias_tile[4];
   UNROLL for (short i = 0; i < 4; ++i) {
-    bias_tile[i] = load2(bias + n + i * 16, params.n - (n + i * 16));
+    bias_tile[i] = load_aligned<2>(bias + n + i * 16, params.n - (n + i * 16));
   }
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -435,7 +388,8 @@ struct LinearGeluParams {
         out_tile[k] = total[k] * 0.5f * (kt_erf(total[k] * 0.70710678f) + 1.0f);
       }
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 16, out_tile,
+            params.n - (n + j * 16));
       }
     }
   }
@@ -470,23 +424,23 @@ struct LinearGeluParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
-        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        Pack<bfloat, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load_m + i * 32 < params.m
-            ? load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Bfloat8{};
-        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
+            ? load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile =
-            load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
-        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        Pack<bfloat, 8> w_tile = load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -509,16 +463,16 @@ struct LinearGeluParams {
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 x_tile = load_m + i * 32 < params.m
-          ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
+          ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
-      Bfloat8 w_tile = load_k_2 + i * 8 < params.k
-          ? load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
-          : Bfloat8{};
-      *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      Pack<bfloat, 8> w_tile = load_k_2 + i * 8 < params.k
+          ? load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n,
+          params.n - load_n) : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -544,7 +498,7 @@ struct LinearGeluParams {
             bfloat(nan_max(acc[i][j].thread_elements()[k], 0.0f) * acc[i][j].thread_elements()[k]);
       }
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }
@@ -579,22 +533,22 @@ struct LinearGeluParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        float4 w_tile = load_any<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_tile = load_m + i * 32 < params.m
-            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
+            ? load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 w_tile =
-            load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
+            load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     }
@@ -619,13 +573,13 @@ struct LinearGeluParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 x_tile = load_m + i * 32 < params.m
-          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
           : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 w_tile = load_k_2 + i * 8 < params.k
-          ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+          ? load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
           : float4(0.0f);
       *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
     }
@@ -653,7 +607,8 @@ struct LinearGeluParams {
             nan_max(acc[i][j].thread_elements()[k], 0.0f) * acc[i][j].thread_elements()[k];
       }
       if (m + i * 16 < params.m) {
-        store2_first(out + (m + i * 16) * params.n + n + j * 16, out_tile, params.n - (n + j * 16));
+        store_first<2>(out + (m + i * 16) * params.n + n + j * 16, out_tile,
+            params.n - (n + j * 16));
       }
     }
   }
@@ -699,25 +654,25 @@ struct MatmulResidualParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior && tile_k + 64 <= params.k) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 x_tile = load8_any(x + (load_m + i * 16) * params.x_stride_0 + load_k);
-        *(threadgroup Bfloat8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 16) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Bfloat8 w_tile = load8_any(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n);
-        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
+        Pack<bfloat, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Bfloat8 x_tile = load_m + i * 16 < params.m
-            ? load8_first(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
-            : Bfloat8{};
-        *(threadgroup Bfloat8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_m + i * 16 < params.m
+            ? load_pack_first<8>(x + (load_m + i * 16) * params.x_stride_0 + load_k,
+            params.k - load_k) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Bfloat8 w_tile = load_k_2 + i * 16 < params.k
-            ? load8_first(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n, params.n - load_n)
-            : Bfloat8{};
-        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
+        Pack<bfloat, 8> w_tile = load_k_2 + i * 16 < params.k
+            ? load_pack_first<8>(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n,
+            params.n - load_n) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -741,11 +696,11 @@ struct MatmulResidualParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       float2 residual_tile = m + i * 32 < params.m
-          ? load2_first(residual + (m + i * 32) * params.residual_stride_0 + n + j * 8,
+          ? load_first<2>(residual + (m + i * 32) * params.residual_stride_0 + n + j * 8,
           params.n - (n + j * 8)) : float2(0.0f);
       float2 total = residual_tile + params.scale * elements(acc[i][j]);
       if (m + i * 32 < params.m) {
-        store2_first(out + (m + i * 32) * params.n + n + j * 8, total, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 32) * params.n + n + j * 8, total, params.n - (n + j * 8));
       }
     }
   }
@@ -781,25 +736,25 @@ struct MatmulResidualParams {
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior && tile_k + 64 <= params.k) {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Half8 x_tile = load8_any(x + (load_m + i * 16) * params.x_stride_0 + load_k);
-        *(threadgroup Half8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 16) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 w_tile = load8_any(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n);
-        *(threadgroup Half8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 8; ++i) {
-        Half8 x_tile = load_m + i * 16 < params.m
-            ? load8_first(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
-            : Half8{};
-        *(threadgroup Half8*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_m + i * 16 < params.m
+            ? load_pack_first<8>(x + (load_m + i * 16) * params.x_stride_0 + load_k,
+            params.k - load_k) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 8 + i * 16][lane % 8 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 4; ++i) {
-        Half8 w_tile = load_k_2 + i * 16 < params.k
-            ? load8_first(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n, params.n - load_n)
-            : Half8{};
-        *(threadgroup Half8*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_k_2 + i * 16 < params.k
+            ? load_pack_first<8>(w + (load_k_2 + i * 16) * params.w_stride_0 + load_n,
+            params.n - load_n) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 16][lane % 8 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -823,12 +778,12 @@ struct MatmulResidualParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       half2 residual_tile = m + i * 32 < params.m
-          ? load2_first(residual + (m + i * 32) * params.residual_stride_0 + n + j * 8,
+          ? load_first<2>(residual + (m + i * 32) * params.residual_stride_0 + n + j * 8,
           params.n - (n + j * 8)) : half2(0.0h);
       float2 total = float2(residual_tile) + params.scale * elements(acc[i][j]);
       half2 out_tile = half2(total);
       if (m + i * 32 < params.m) {
-        store2_first(out + (m + i * 32) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+        store_first<2>(out + (m + i * 32) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
       }
     }
   }

@@ -12,29 +12,57 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
   }
   return v;
+}
+
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
+  }
+  return pack;
+}
+
+// The first `count` of N elements; others are 0.
+template <short N, typename T>
+inline Pack<T, N> load_pack_first(const device T* x, int count) {
+  Pack<T, N> pack = {};
+  for (short i = 0; i < N; ++i) {
+    if (i < count) {
+      pack.v[i] = x[i];
+    }
+  }
+  return pack;
 }
 
 // This lane's two elements of a matrix.
@@ -46,33 +74,9 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   return v;
 }
 
-// 8 elements that are copied together.
-struct alignas(16) Half8 {
-  half v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Half8 load8_any(const device half* x) {
-  Half8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Half8 load8_first(const device half* x, int count) {
-  Half8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
-  return v;
-}
-
 // Sum over the lanes that hold a row of an 8x8 matrix.
-inline float simd_row_sum(float x) {
+template <typename T>
+inline T simd_row_sum(T x) {
   x += simd_shuffle_xor(x, 1);
   x += simd_shuffle_xor(x, 8);
   return x;
@@ -118,19 +122,19 @@ struct MatmulLayerNormParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
-      Half8 x_tile = load8_any(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
+      Pack<half, 8> x_tile = load_pack<8>(x + load_m * params.x_stride_0 + load_k);
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d);
-        *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
       }
     } else {
-      Half8 x_tile =
-          load_m < params.m ? load8_any(x + load_m * params.x_stride_0 + load_k) : Half8{};
-      *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
+      Pack<half, 8> x_tile = load_m < params.m
+          ? load_pack<8>(x + load_m * params.x_stride_0 + load_k) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d);
-        *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
+        Pack<half, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -151,14 +155,15 @@ struct MatmulLayerNormParams {
   for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
     int load_k = tile_k + lane % 2 * 8;
     int load_k_2 = tile_k + tid / 16;
-    Half8 x_tile = load_m < params.m
-        ? load8_first(x + load_m * params.x_stride_0 + load_k, params.k - load_k) : Half8{};
+    Pack<half, 8> x_tile = load_m < params.m
+        ? load_pack_first<8>(x + load_m * params.x_stride_0 + load_k, params.k - load_k)
+        : Pack<half, 8>{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Half8*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
+    *(threadgroup Pack<half, 8>*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
     UNROLL for (short i = 0; i < 2; ++i) {
-      Half8 w_tile = load_k_2 + i * 8 < params.k
-          ? load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d) : Half8{};
-      *(threadgroup Half8*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
+      Pack<half, 8> w_tile = load_k_2 + i * 8 < params.k
+          ? load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -283,21 +288,21 @@ struct MatmulLayerNormParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 3; ++i) {
-        float4 w_tile = load4_any(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
+        float4 w_tile = load_any<4>(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
         *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_tile = load_m + i * 32 < params.m
-            ? load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
+            ? load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 3; ++i) {
-        float4 w_tile = load4_any(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
+        float4 w_tile = load_any<4>(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
         *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
       }
     }
@@ -322,13 +327,13 @@ struct MatmulLayerNormParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 2; ++i) {
       float4 x_tile = load_m + i * 32 < params.m
-          ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+          ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
           : float4(0.0f);
       *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 3; ++i) {
       float4 w_tile = load_k_2 < params.k
-          ? load4_any(w + load_k_2 * params.w_stride_0 + load_d + i * 32) : float4(0.0f);
+          ? load_any<4>(w + load_k_2 * params.w_stride_0 + load_d + i * 32) : float4(0.0f);
       *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -13,24 +13,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -38,22 +38,22 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -82,14 +82,15 @@ struct RecurrenceSteppedParams {
   for (int step_ = 0; step_ < params.t; ++step_) {
     // decay = a[tile_b, step, tile_c].to(torch.float32)
     float4 decay =
-        load4_first(a + pid_b * params.a_stride_0 + step_ * params.a_stride_1 + c, params.c - c);
+        load_first<4>(a + pid_b * params.a_stride_0 + step_ * params.a_stride_1 + c, params.c - c);
     // state = decay * state + x[tile_b, step, tile_c].to(torch.float32)
     bfloat4 x_tile =
-        load4_first(x + pid_b * params.x_stride_0 + step_ * params.x_stride_1 + c, params.c - c);
+        load_first<4>(x + pid_b * params.x_stride_0 + step_ * params.x_stride_1 + c, params.c - c);
     // out[tile_b, step, tile_c] = state.to(x.dtype)
     state = decay * state + float4(x_tile);
     bfloat4 out_tile = bfloat4(state);
-    store4_first(out + pid_b * params.c * params.t + step_ * params.c + c, out_tile, params.c - c);
+    store_first<4>(out + pid_b * params.c * params.t + step_ * params.c + c, out_tile,
+        params.c - c);
   }
 }
 
@@ -106,13 +107,13 @@ struct RecurrenceSteppedParams {
   for (int step_ = 0; step_ < params.t; ++step_) {
     // decay = a[tile_b, step, tile_c].to(torch.float32)
     float4 decay =
-        load4_first(a + pid_b * params.a_stride_0 + step_ * params.a_stride_1 + c, params.c - c);
+        load_first<4>(a + pid_b * params.a_stride_0 + step_ * params.a_stride_1 + c, params.c - c);
     // state = decay * state + x[tile_b, step, tile_c].to(torch.float32)
     float4 x_tile =
-        load4_first(x + pid_b * params.x_stride_0 + step_ * params.x_stride_1 + c, params.c - c);
+        load_first<4>(x + pid_b * params.x_stride_0 + step_ * params.x_stride_1 + c, params.c - c);
     state = decay * state + x_tile;
     // out[tile_b, step, tile_c] = state.to(x.dtype)
-    store4_first(out + pid_b * params.c * params.t + step_ * params.c + c, state, params.c - c);
+    store_first<4>(out + pid_b * params.c * params.t + step_ * params.c + c, state, params.c - c);
   }
 }
 
@@ -136,9 +137,9 @@ struct RecurrenceScannedParams {
   // value = x[tile_m, :].to(torch.float32)
   float4 value[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
+    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
     value[i] = float4(x_tile);
-    decay[i] = load4_first(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
+    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
   }
   // return left_a * right_a, right_a * left_x + right_x
   float4 scanned[8];
@@ -216,7 +217,7 @@ struct RecurrenceScannedParams {
   // out[tile_m, :] = states.to(x.dtype)
   UNROLL for (short i = 0; i < 8; ++i) {
     half4 out_tile = half4(states_2[i]);
-    store4_first(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
+    store_first<4>(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
   }
 }
 
@@ -234,9 +235,9 @@ struct RecurrenceScannedParams {
   // value = x[tile_m, :].to(torch.float32)
   float4 value[32];
   UNROLL for (short i = 0; i < 32; ++i) {
-    half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
+    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
     value[i] = float4(x_tile);
-    decay[i] = load4_first(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
+    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
   }
   // return left_a * right_a, right_a * left_x + right_x
   float4 scanned[32];
@@ -314,7 +315,7 @@ struct RecurrenceScannedParams {
   // out[tile_m, :] = states.to(x.dtype)
   UNROLL for (short i = 0; i < 32; ++i) {
     half4 out_tile = half4(states_2[i]);
-    store4_first(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
+    store_first<4>(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
   }
 }
 
@@ -332,9 +333,9 @@ struct RecurrenceScannedParams {
   // value = x[tile_m, :].to(torch.float32)
   float4 value[64];
   UNROLL for (short i = 0; i < 64; ++i) {
-    half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
+    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
     value[i] = float4(x_tile);
-    decay[i] = load4_first(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
+    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
   }
   // return left_a * right_a, right_a * left_x + right_x
   float4 scanned[64];
@@ -412,7 +413,7 @@ struct RecurrenceScannedParams {
   // out[tile_m, :] = states.to(x.dtype)
   UNROLL for (short i = 0; i < 64; ++i) {
     half4 out_tile = half4(states_2[i]);
-    store4_first(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
+    store_first<4>(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
   }
 }
 
@@ -430,8 +431,8 @@ struct RecurrenceScannedParams {
   // value = x[tile_m, :].to(torch.float32)
   float4 value[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    decay[i] = load4_first(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = load4_first(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
+    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
+    value[i] = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
   }
   // return left_a * right_a, right_a * left_x + right_x
   float4 scanned[8];
@@ -508,7 +509,7 @@ struct RecurrenceScannedParams {
   }
   // out[tile_m, :] = states.to(x.dtype)
   UNROLL for (short i = 0; i < 8; ++i) {
-    store4_first(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
+    store_first<4>(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
   }
 }
 
@@ -526,8 +527,8 @@ struct RecurrenceScannedParams {
   // value = x[tile_m, :].to(torch.float32)
   float4 value[32];
   UNROLL for (short i = 0; i < 32; ++i) {
-    decay[i] = load4_first(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = load4_first(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
+    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
+    value[i] = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
   }
   // return left_a * right_a, right_a * left_x + right_x
   float4 scanned[32];
@@ -604,7 +605,7 @@ struct RecurrenceScannedParams {
   }
   // out[tile_m, :] = states.to(x.dtype)
   UNROLL for (short i = 0; i < 32; ++i) {
-    store4_first(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
+    store_first<4>(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
   }
 }
 
@@ -622,8 +623,8 @@ struct RecurrenceScannedParams {
   // value = x[tile_m, :].to(torch.float32)
   float4 value[64];
   UNROLL for (short i = 0; i < 64; ++i) {
-    decay[i] = load4_first(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = load4_first(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
+    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
+    value[i] = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
   }
   // return left_a * right_a, right_a * left_x + right_x
   float4 scanned[64];
@@ -700,7 +701,7 @@ struct RecurrenceScannedParams {
   }
   // out[tile_m, :] = states.to(x.dtype)
   UNROLL for (short i = 0; i < 64; ++i) {
-    store4_first(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
+    store_first<4>(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
   }
 }
 
@@ -720,7 +721,8 @@ struct RowCumsumParams {
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
   float4 x_f32[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
+    bfloat4 x_tile =
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
     x_f32[i] = float4(x_tile);
   }
   float4 scanned[8];
@@ -769,7 +771,7 @@ struct RowCumsumParams {
   }
   UNROLL for (short i = 0; i < 8; ++i) {
     bfloat4 out_tile = bfloat4(scanned_2[i]);
-    store4_first(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
+    store_first<4>(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
   }
 }
 
@@ -784,7 +786,8 @@ struct RowCumsumParams {
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
   float4 x_f32[32];
   UNROLL for (short i = 0; i < 32; ++i) {
-    bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
+    bfloat4 x_tile =
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
     x_f32[i] = float4(x_tile);
   }
   float4 scanned[32];
@@ -833,7 +836,7 @@ struct RowCumsumParams {
   }
   UNROLL for (short i = 0; i < 32; ++i) {
     bfloat4 out_tile = bfloat4(scanned_2[i]);
-    store4_first(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
+    store_first<4>(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
   }
 }
 
@@ -848,7 +851,8 @@ struct RowCumsumParams {
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
   float4 x_f32[64];
   UNROLL for (short i = 0; i < 64; ++i) {
-    bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
+    bfloat4 x_tile =
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
     x_f32[i] = float4(x_tile);
   }
   float4 scanned[64];
@@ -897,7 +901,7 @@ struct RowCumsumParams {
   }
   UNROLL for (short i = 0; i < 64; ++i) {
     bfloat4 out_tile = bfloat4(scanned_2[i]);
-    store4_first(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
+    store_first<4>(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
   }
 }
 
@@ -912,7 +916,7 @@ struct RowCumsumParams {
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
   float4 x_tile[8];
   UNROLL for (short i = 0; i < 8; ++i) {
-    x_tile[i] = load4_first(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
+    x_tile[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
   }
   float4 scanned[8];
   float running_scanned;
@@ -959,7 +963,7 @@ struct RowCumsumParams {
     }
   }
   UNROLL for (short i = 0; i < 8; ++i) {
-    store4_first(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
+    store_first<4>(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
   }
 }
 
@@ -974,7 +978,7 @@ struct RowCumsumParams {
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
   float4 x_tile[32];
   UNROLL for (short i = 0; i < 32; ++i) {
-    x_tile[i] = load4_first(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
+    x_tile[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
   }
   float4 scanned[32];
   float running_scanned;
@@ -1021,7 +1025,7 @@ struct RowCumsumParams {
     }
   }
   UNROLL for (short i = 0; i < 32; ++i) {
-    store4_first(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
+    store_first<4>(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
   }
 }
 
@@ -1036,7 +1040,7 @@ struct RowCumsumParams {
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
   float4 x_tile[64];
   UNROLL for (short i = 0; i < 64; ++i) {
-    x_tile[i] = load4_first(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
+    x_tile[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
   }
   float4 scanned[64];
   float running_scanned;
@@ -1083,6 +1087,6 @@ struct RowCumsumParams {
     }
   }
   UNROLL for (short i = 0; i < 64; ++i) {
-    store4_first(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
+    store_first<4>(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
   }
 }

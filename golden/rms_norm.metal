@@ -12,24 +12,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -37,48 +37,51 @@ inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
-  }
-  for (short i = 0; i < 3; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
+}
+
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -102,9 +105,9 @@ struct RmsNormFwdParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // normed = row * inv[:, None] * weight[:].to(torch.float32)
-  bfloat4 weight_tile = load4(weight + n, params.n - n);
+  bfloat4 weight_tile = load_aligned<4>(weight + n, params.n - n);
   // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
   float sum = 0.0f;
   float4 row = float4(x_tile);
@@ -116,12 +119,12 @@ struct RmsNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float inv = precise::rsqrt(sum / float(params.n) + params.eps);
   // out[tile_m, :] = normed.to(x.dtype)
   float4 normed = row * inv * float4(weight_tile);
   bfloat4 out_tile = bfloat4(normed);
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   // rstd[tile_m] = inv
   if (tid == 0) {
     rstd[pid_m] = inv;
@@ -147,7 +150,7 @@ struct RmsNormFwdParams {
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += row[i][j] * row[i][j];
@@ -158,7 +161,7 @@ struct RmsNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float inv = precise::rsqrt(sum / float(params.n) + params.eps);
   // rstd[tile_m] = inv
   if (tid == 0) {
@@ -167,10 +170,10 @@ struct RmsNormFwdParams {
   // normed = row * inv[:, None] * weight[:].to(torch.float32)
   // out[tile_m, :] = normed.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
+    bfloat4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
     float4 normed = row[i] * inv * float4(weight_tile);
     bfloat4 out_tile = bfloat4(normed);
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -193,7 +196,7 @@ struct RmsNormFwdParams {
     // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       acc[i] = acc[i] + row * row;
     }
@@ -209,7 +212,7 @@ struct RmsNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float inv = precise::rsqrt(sum / float(params.n) + params.eps);
   // rstd[tile_m] = inv
   if (tid == 0) {
@@ -221,12 +224,12 @@ struct RmsNormFwdParams {
     // out[tile_m, :] = normed.to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      bfloat4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      bfloat4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       float4 normed = row * inv * float4(weight_tile);
       bfloat4 out_tile = bfloat4(normed);
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }
@@ -245,7 +248,7 @@ struct RmsNormFwdParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  float4 row = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -256,13 +259,13 @@ struct RmsNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float inv = precise::rsqrt(sum / float(params.n) + params.eps);
   // normed = row * inv[:, None] * weight[:].to(torch.float32)
-  float4 weight_tile = load4(weight + n, params.n - n);
+  float4 weight_tile = load_aligned<4>(weight + n, params.n - n);
   float4 normed = row * inv * weight_tile;
   // out[tile_m, :] = normed.to(x.dtype)
-  store4_first(out + pid_m * params.n + n, normed, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, normed, params.n - n);
   // rstd[tile_m] = inv
   if (tid == 0) {
     rstd[pid_m] = inv;
@@ -287,7 +290,7 @@ struct RmsNormFwdParams {
   // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    row[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += row[i][j] * row[i][j];
     }
@@ -297,7 +300,7 @@ struct RmsNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float inv = precise::rsqrt(sum / float(params.n) + params.eps);
   // rstd[tile_m] = inv
   if (tid == 0) {
@@ -306,9 +309,9 @@ struct RmsNormFwdParams {
   // normed = row * inv[:, None] * weight[:].to(torch.float32)
   // out[tile_m, :] = normed.to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
-    float4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
+    float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
     float4 normed = row[i] * inv * weight_tile;
-    store4_first(out + pid_m * params.n + n + i * 1024, normed, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, normed, params.n - (n + i * 1024));
   }
 }
 
@@ -331,7 +334,7 @@ struct RmsNormFwdParams {
     // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       acc[i] = acc[i] + row * row;
     }
   }
@@ -346,7 +349,7 @@ struct RmsNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float inv = precise::rsqrt(sum / float(params.n) + params.eps);
   // rstd[tile_m] = inv
   if (tid == 0) {
@@ -358,10 +361,10 @@ struct RmsNormFwdParams {
     // out[tile_m, :] = normed.to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 weight_tile = load4(weight + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+      float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
       float4 normed = row * inv * weight_tile;
-      store4_first(out + pid_m * params.n + n + i * 1024, normed, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, normed, params.n - (n + i * 1024));
     }
   }
 }
@@ -401,10 +404,10 @@ struct RmsNormBwdParams {
     // grad_x[tile_m, :] = ((wdy - x_hat * proj[:, None]) * inv).to(x.dtype)
     UNROLL for (short i = 0; i < 2; ++i) {
       bfloat4 grad_out_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load4_any(grad_out + (m + i * 8) * params.grad_out_stride_0 + d)
+          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d)
           : bfloat4(bfloat(0.0f));
       bfloat4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
+          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
       float sum_2 = 0.0f;
       float4 dy = float4(grad_out_tile);
@@ -469,9 +472,9 @@ struct RmsNormBwdParams {
     UNROLL for (short i = 0; i < 2; ++i) {
       float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
       float4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
-          ? load4_any(x + (m + i * 8) * params.x_stride_0 + d) : float4(0.0f);
+          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : float4(0.0f);
       float4 dy = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
-          ? load4_any(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : float4(0.0f);
+          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : float4(0.0f);
       float sum_2 = 0.0f;
       float4 x_hat = x_tile * rstd_tile;
       sum = sum + dy * x_hat;

@@ -11,21 +11,11 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 2 elements that begin anywhere.
-template <typename T>
-inline vec<T, 2> load2_any(const device T* x) {
-  vec<T, 2> v;
-  for (short i = 0; i < 2; ++i) {
-    v[i] = x[i];
-  }
-  return v;
-}
-
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
@@ -55,9 +45,9 @@ struct RopeHalfParams {
   int d = lane % 8 * 4;
   int h = int(tgid.z) * 64 + tid / 8;
   // c = cos[tile_t, :].to(torch.float32)[None, :, None, :]
-  float4 cos_2 = load4_any(cos_ + pid_t * params.cos_stride_0 + d);
+  float4 cos_2 = load_any<4>(cos_ + pid_t * params.cos_stride_0 + d);
   // s = sin[tile_t, :].to(torch.float32)[None, :, None, :]
-  float4 sin_2 = load4_any(sin_ + pid_t * params.sin_stride_0 + d);
+  float4 sin_2 = load_any<4>(sin_ + pid_t * params.sin_stride_0 + d);
   // first = x[tile_b, tile_t, tile_h, :half].to(torch.float32)
   float4 first[2];
   // second = x[tile_b, tile_t, tile_h, half:].to(torch.float32)
@@ -65,10 +55,10 @@ struct RopeHalfParams {
   // out[tile_b, tile_t, tile_h, :half] = (first * c - second * s).to(x.dtype)
   UNROLL for (short i = 0; i < 2; ++i) {
     bfloat4 x_tile = h + i * 32 < params.h
-        ? load4_any(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
+        ? load_any<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
         + (h + i * 32) * params.x_stride_2 + d) : bfloat4(bfloat(0.0f));
     bfloat4 x_tile_2 = h + i * 32 < params.h
-        ? load4_any(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
+        ? load_any<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
         + (h + i * 32) * params.x_stride_2 + d + 32) : bfloat4(bfloat(0.0f));
     first[i] = float4(x_tile);
     second[i] = float4(x_tile_2);
@@ -102,9 +92,9 @@ struct RopeHalfParams {
   int d = lane % 16 * 4;
   int h = int(tgid.z) * 32 + tid / 16;
   // c = cos[tile_t, :].to(torch.float32)[None, :, None, :]
-  float4 cos_2 = load4_any(cos_ + pid_t * params.cos_stride_0 + d);
+  float4 cos_2 = load_any<4>(cos_ + pid_t * params.cos_stride_0 + d);
   // s = sin[tile_t, :].to(torch.float32)[None, :, None, :]
-  float4 sin_2 = load4_any(sin_ + pid_t * params.sin_stride_0 + d);
+  float4 sin_2 = load_any<4>(sin_ + pid_t * params.sin_stride_0 + d);
   // first = x[tile_b, tile_t, tile_h, :half].to(torch.float32)
   float4 first[2];
   // second = x[tile_b, tile_t, tile_h, half:].to(torch.float32)
@@ -112,10 +102,10 @@ struct RopeHalfParams {
   // out[tile_b, tile_t, tile_h, :half] = (first * c - second * s).to(x.dtype)
   UNROLL for (short i = 0; i < 2; ++i) {
     first[i] = h + i * 16 < params.h
-        ? load4_any(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
+        ? load_any<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
         + (h + i * 16) * params.x_stride_2 + d) : float4(0.0f);
     second[i] = h + i * 16 < params.h
-        ? load4_any(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
+        ? load_any<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
         + (h + i * 16) * params.x_stride_2 + d + 64) : float4(0.0f);
     float4 out_tile = first[i] * cos_2 - second[i] * sin_2;
     if (h + i * 16 < params.h) {
@@ -155,16 +145,16 @@ struct RopeInterleavedParams {
   int h = int(tgid.y) * 16 + sg;
   int d_2 = lane * 4;
   // c = cos[tile_t, :].to(torch.float32)[:, None, :]
-  float2 cos_2 = load2_any(cos_ + pid_t * params.cos_stride_0 + d);
+  float2 cos_2 = load_any<2>(cos_ + pid_t * params.cos_stride_0 + d);
   // s = sin[tile_t, :].to(torch.float32)[:, None, :]
-  float2 sin_2 = load2_any(sin_ + pid_t * params.sin_stride_0 + d);
+  float2 sin_2 = load_any<2>(sin_ + pid_t * params.sin_stride_0 + d);
   // pairs = x[tile_t, tile_h, :].to(torch.float32).reshape([tile_t, tile_h, half, 2])
   // out[tile_t, tile_h, :] = rotated.reshape([tile_t, tile_h, head_dim]).to(x.dtype)
   // even, odd = hl.split(pairs)
   // rotated = hl.join(even * c - odd * s, odd * c + even * s)
   UNROLL for (short i = 0; i < 2; ++i) {
     half4 x_tile = h + i * 8 < params.h
-        ? load4_any(x + pid_t * params.x_stride_0 + (h + i * 8) * params.x_stride_1 + d_2)
+        ? load_any<4>(x + pid_t * params.x_stride_0 + (h + i * 8) * params.x_stride_1 + d_2)
         : half4(0.0h);
     half4 out_tile;
     UNROLL for (short j = 0; j < 2; ++j) {
@@ -201,16 +191,16 @@ struct RopeInterleavedParams {
   int h = int(tgid.y) * 32 + tid / 16;
   int d_2 = lane % 16 * 4;
   // c = cos[tile_t, :].to(torch.float32)[:, None, :]
-  float2 cos_2 = load2_any(cos_ + pid_t * params.cos_stride_0 + d);
+  float2 cos_2 = load_any<2>(cos_ + pid_t * params.cos_stride_0 + d);
   // s = sin[tile_t, :].to(torch.float32)[:, None, :]
-  float2 sin_2 = load2_any(sin_ + pid_t * params.sin_stride_0 + d);
+  float2 sin_2 = load_any<2>(sin_ + pid_t * params.sin_stride_0 + d);
   // pairs = x[tile_t, tile_h, :].to(torch.float32).reshape([tile_t, tile_h, half, 2])
   // out[tile_t, tile_h, :] = rotated.reshape([tile_t, tile_h, head_dim]).to(x.dtype)
   // even, odd = hl.split(pairs)
   // rotated = hl.join(even * c - odd * s, odd * c + even * s)
   UNROLL for (short i = 0; i < 2; ++i) {
     float4 x_tile = h + i * 16 < params.h
-        ? load4_any(x + pid_t * params.x_stride_0 + (h + i * 16) * params.x_stride_1 + d_2)
+        ? load_any<4>(x + pid_t * params.x_stride_0 + (h + i * 16) * params.x_stride_1 + d_2)
         : float4(0.0f);
     float4 out_tile;
     UNROLL for (short j = 0; j < 2; ++j) {

@@ -8,39 +8,24 @@ using namespace metal;
 
 #pragma METAL fp math_mode(safe)
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
-  }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -48,26 +33,41 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
+}
+
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
 }
 
 struct RowColScaleParams {
@@ -90,17 +90,17 @@ struct RowColScaleParams {
   int n = int(tgid.x) * 32 + lane % 8 * 4;
   // scale = row_scale[tile_m].to(torch.float32)[:, None] * col_scale[tile_n].to(torch.float32)
   float row_scale_tile = m < params.m ? row_scale[m] : 0.0f;
-  float4 col_scale_tile = load4(col_scale + n, params.n - n);
+  float4 col_scale_tile = load_aligned<4>(col_scale + n, params.n - n);
   // value = acc[tile_m, tile_n].to(torch.float32) * scale + bias[tile_n].to(torch.float32)
   int4 acc_tile =
-      m < params.m ? load4_first(acc + m * params.acc_stride_0 + n, params.n - n) : int4(0);
-  bfloat4 bias_tile = load4(bias + n, params.n - n);
+      m < params.m ? load_first<4>(acc + m * params.acc_stride_0 + n, params.n - n) : int4(0);
+  bfloat4 bias_tile = load_aligned<4>(bias + n, params.n - n);
   // out[tile_m, tile_n] = value.to(out.dtype)
   float4 scale = row_scale_tile * col_scale_tile;
   float4 value = float4(acc_tile) * scale + float4(bias_tile);
   bfloat4 out_tile = bfloat4(value);
   if (m < params.m) {
-    store4_first(out + m * params.n + n, out_tile, params.n - n);
+    store_first<4>(out + m * params.n + n, out_tile, params.n - n);
   }
 }
 
@@ -118,15 +118,15 @@ struct RowColScaleParams {
   int n = int(tgid.x) * 32 + lane % 8 * 4;
   // scale = row_scale[tile_m].to(torch.float32)[:, None] * col_scale[tile_n].to(torch.float32)
   float row_scale_tile = m < params.m ? row_scale[m] : 0.0f;
-  float4 col_scale_tile = load4(col_scale + n, params.n - n);
+  float4 col_scale_tile = load_aligned<4>(col_scale + n, params.n - n);
   // value = acc[tile_m, tile_n].to(torch.float32) * scale + bias[tile_n].to(torch.float32)
   float4 acc_tile =
-      m < params.m ? load4_first(acc + m * params.acc_stride_0 + n, params.n - n) : float4(0.0f);
-  float4 bias_tile = load4(bias + n, params.n - n);
+      m < params.m ? load_first<4>(acc + m * params.acc_stride_0 + n, params.n - n) : float4(0.0f);
+  float4 bias_tile = load_aligned<4>(bias + n, params.n - n);
   float4 scale = row_scale_tile * col_scale_tile;
   float4 value = acc_tile * scale + bias_tile;
   // out[tile_m, tile_n] = value.to(out.dtype)
   if (m < params.m) {
-    store4_first(out + m * params.n + n, value, params.n - n);
+    store_first<4>(out + m * params.n + n, value, params.n - n);
   }
 }

@@ -13,24 +13,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -38,11 +38,14 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -63,7 +66,7 @@ struct RowSumParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
-  bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
     sum += float(x_tile[i]);
@@ -73,7 +76,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = bfloat(sum);
   }
@@ -94,7 +97,7 @@ struct RowSumParams {
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += float(x_tile[j]);
     }
@@ -104,7 +107,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = bfloat(sum);
   }
@@ -126,7 +129,7 @@ struct RowSumParams {
     // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       acc[i] = acc[i] + float4(x_tile);
     }
   }
@@ -141,7 +144,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = bfloat(sum);
   }
@@ -159,7 +162,7 @@ struct RowSumParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
-  float4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
     sum += x_tile[i];
@@ -169,7 +172,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = sum;
   }
@@ -190,7 +193,7 @@ struct RowSumParams {
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 x_tile =
-        load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += x_tile[j];
     }
@@ -200,7 +203,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = sum;
   }
@@ -222,7 +225,7 @@ struct RowSumParams {
     // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       acc[i] = acc[i] + x_tile;
     }
   }
@@ -237,7 +240,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = sum;
   }
@@ -257,7 +260,7 @@ struct RowSumParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // out[tile_m] = torch.sum(x[tile_m, :].to(torch.float32), dim=-1).to(x.dtype)
-    half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     acc = acc + float4(x_tile);
   }
   float sum = 0.0f;
@@ -269,7 +272,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = half(sum);
   }
@@ -289,7 +292,7 @@ struct RowSumParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // out[tile_m] = torch.sum(x[tile_m, :].to(torch.float32), dim=-1).to(x.dtype)
-    float4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     acc = acc + x_tile;
   }
   float sum = 0.0f;
@@ -301,7 +304,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = sum;
   }
@@ -321,7 +324,7 @@ struct RowSumParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // acc += x[tile_m, tile_n].to(torch.float32)
-    half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     acc = acc + float4(x_tile);
   }
   // out[tile_m] = acc.sum(-1).to(x.dtype)
@@ -334,7 +337,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = half(sum);
   }
@@ -354,7 +357,7 @@ struct RowSumParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // acc += x[tile_m, tile_n].to(torch.float32)
-    float4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     acc = acc + x_tile;
   }
   // out[tile_m] = acc.sum(-1).to(x.dtype)
@@ -367,7 +370,7 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   if (tid == 0) {
     out[pid_m] = sum;
   }

@@ -26,24 +26,24 @@ inline T simd_nan_max(T x) {
   return simd_any(isnan(x)) ? T(NAN) : simd_max(x);
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -51,41 +51,47 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// Maximum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_max_1_2_4(float x) {
-  x = nan_max(x, simd_shuffle_xor(x, 1));
-  x = nan_max(x, simd_shuffle_xor(x, 2));
-  x = nan_max(x, simd_shuffle_xor(x, 4));
+// Maximum (NaN if there is one) over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_nan_max(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x = nan_max(x, simd_shuffle_xor(x, bit));
+    }
+  }
   return x;
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -107,7 +113,7 @@ struct SoftmaxParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
-  half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
+  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
   float max_ = -INFINITY;
   float4 value_f32 = float4(x_tile);
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -118,7 +124,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float sum = 0.0f;
   float4 exp_ = precise::exp(value_f32 - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -129,9 +135,9 @@ struct SoftmaxParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   half4 out_tile = half4(exp_ / sum);
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void softmax_f16_4096(
@@ -150,7 +156,7 @@ struct SoftmaxParams {
   float4 value_f32[4];
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
-    half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
+    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
         params.n - (n + i * 1024), half(-INFINITY));
     value_f32[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -162,7 +168,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 exp_[4];
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -176,10 +182,10 @@ struct SoftmaxParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 out_tile = half4(exp_[i] / sum);
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -203,7 +209,7 @@ struct SoftmaxParams {
     // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
     UNROLL for (short i = 0; i < 4; ++i) {
       half4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? float(x_tile[j]) : -INFINITY);
       }
@@ -220,13 +226,13 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 acc_2[4] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < 4; ++i) {
       half4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       UNROLL for (short j = 0; j < 4; ++j) {
         acc_2[i][j] += n + i * 1024 + j < params.n ? precise::exp(float(x_tile[j]) - max_) : 0.0f;
       }
@@ -243,14 +249,14 @@ struct SoftmaxParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < 4; ++i) {
       half4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       half4 out_tile = half4(precise::exp(float4(x_tile) - max_) / sum);
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }
@@ -268,7 +274,7 @@ struct SoftmaxParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
-  float4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
+  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, x_tile[i]);
@@ -278,7 +284,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float sum = 0.0f;
   float4 exp_ = precise::exp(x_tile - max_);
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -289,9 +295,9 @@ struct SoftmaxParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   float4 out_tile = exp_ / sum;
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void softmax_f32_4096(
@@ -310,8 +316,8 @@ struct SoftmaxParams {
   float4 x_tile[4];
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
-    x_tile[i] = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024),
-        -INFINITY);
+    x_tile[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
+        params.n - (n + i * 1024), -INFINITY);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, x_tile[i][j]);
     }
@@ -321,7 +327,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 exp_[4];
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -335,10 +341,10 @@ struct SoftmaxParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 out_tile = exp_[i] / sum;
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -361,7 +367,7 @@ struct SoftmaxParams {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
     UNROLL for (short i = 0; i < 4; ++i) {
-      float4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
+      float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
           params.n - (n + i * 1024), -INFINITY);
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], x_tile[j]);
@@ -379,13 +385,13 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 acc_2[4] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       UNROLL for (short j = 0; j < 4; ++j) {
         acc_2[i][j] += n + i * 1024 + j < params.n ? precise::exp(x_tile[j] - max_) : 0.0f;
       }
@@ -402,14 +408,14 @@ struct SoftmaxParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 out_tile = precise::exp(x_tile - max_) / sum;
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }
@@ -427,7 +433,8 @@ struct SoftmaxParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
-  bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, bfloat(-INFINITY));
+  bfloat4 x_tile =
+      load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, bfloat(-INFINITY));
   // row = x[tile_m, :].to(torch.float32)
   float max_ = -INFINITY;
   float4 row = float4(x_tile);
@@ -439,7 +446,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
   float4 numerator = precise::exp(row - max_);
@@ -451,10 +458,10 @@ struct SoftmaxParams {
     sum_shared[sg] = denominator;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
   // out[tile_m, :] = (numerator / denominator).to(x.dtype)
   bfloat4 out_tile = bfloat4(numerator / denominator);
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_bf16_4096(
@@ -474,7 +481,7 @@ struct SoftmaxParams {
   // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
+    bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
         params.n - (n + i * 1024), bfloat(-INFINITY));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
@@ -486,7 +493,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 numerator[4];
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
@@ -501,11 +508,11 @@ struct SoftmaxParams {
     sum_shared[sg] = denominator;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
   // out[tile_m, :] = (numerator / denominator).to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 out_tile = bfloat4(numerator[i] / denominator);
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -530,7 +537,7 @@ struct SoftmaxParams {
     // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? row[j] : -INFINITY);
@@ -548,14 +555,14 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 denominator_acc[4] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // denominator = torch.sum(numerator, dim=1, keepdim=True)
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       float4 numerator = precise::exp(row - max_);
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -574,17 +581,17 @@ struct SoftmaxParams {
     sum_shared[sg] = denominator;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = (numerator / denominator).to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       bfloat4 x_tile =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 row = float4(x_tile);
       float4 numerator = precise::exp(row - max_);
       bfloat4 out_tile = bfloat4(numerator / denominator);
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }
@@ -602,7 +609,7 @@ struct SoftmaxParams {
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
-  float4 row = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
+  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, row[i]);
@@ -612,7 +619,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
   float4 numerator = precise::exp(row - max_);
@@ -624,10 +631,10 @@ struct SoftmaxParams {
     sum_shared[sg] = denominator;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
   // out[tile_m, :] = (numerator / denominator).to(x.dtype)
   float4 out_tile = numerator / denominator;
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_f32_4096(
@@ -646,7 +653,7 @@ struct SoftmaxParams {
   float4 row[4];
   float max_ = -INFINITY;
   UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024),
+    row[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024),
         -INFINITY);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[i][j]);
@@ -657,7 +664,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 numerator[4];
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
@@ -672,11 +679,11 @@ struct SoftmaxParams {
     sum_shared[sg] = denominator;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
   // out[tile_m, :] = (numerator / denominator).to(x.dtype)
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 out_tile = numerator[i] / denominator;
-    store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
@@ -699,7 +706,7 @@ struct SoftmaxParams {
     int n = tile_n + tid * 4;
     // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
     UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row = load4_first(x + pid_m * params.x_stride_0 + n + i * 1024,
+      float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
           params.n - (n + i * 1024), -INFINITY);
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], row[j]);
@@ -717,7 +724,7 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
   float4 denominator_acc[4] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
@@ -725,7 +732,7 @@ struct SoftmaxParams {
     // denominator = torch.sum(numerator, dim=1, keepdim=True)
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 numerator = precise::exp(row - max_);
       UNROLL for (short j = 0; j < 4; ++j) {
         denominator_acc[i][j] += n + i * 1024 + j < params.n ? numerator[j] : 0.0f;
@@ -743,16 +750,16 @@ struct SoftmaxParams {
     sum_shared[sg] = denominator;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = (numerator / denominator).to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 row =
-          load4_first(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
       float4 numerator = precise::exp(row - max_);
       float4 out_tile = numerator / denominator;
-      store4_first(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
     }
   }
 }
@@ -773,7 +780,7 @@ struct SoftmaxParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // new_max = torch.maximum(row_max, torch.amax(values, dim=1))
-    half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
+    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
     // values = x[tile_m, tile_n].to(torch.float32)
     float max_ = -INFINITY;
     float4 values = float4(x_tile);
@@ -785,7 +792,7 @@ struct SoftmaxParams {
       max_shared[sg] = max_;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+    max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
     float new_max = nan_max(row_max, max_);
     // row_sum = rescaled + torch.exp(values - new_max[:, None]).sum(dim=1)
     float sum = 0.0f;
@@ -801,19 +808,19 @@ struct SoftmaxParams {
     row_max = new_max;
     float rescaled = row_sum * precise::exp(difference);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     row_sum = rescaled + sum;
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    half4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // out[tile_m, tile_n] = probs.to(x.dtype)
     // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
     float4 values = float4(x_tile);
     float4 probs = precise::exp(values - row_max) / row_sum;
     half4 out_tile = half4(probs);
-    store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+    store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   }
 }
 
@@ -833,7 +840,7 @@ struct SoftmaxParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // new_max = torch.maximum(row_max, torch.amax(values, dim=1))
-    float4 values = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
+    float4 values = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
     float max_ = -INFINITY;
     UNROLL for (short i = 0; i < 4; ++i) {
       max_ = nan_max(max_, values[i]);
@@ -843,7 +850,7 @@ struct SoftmaxParams {
       max_shared[sg] = max_;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    max_ = simd_xor_max_1_2_4(max_shared[lane % 8]);
+    max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
     float new_max = nan_max(row_max, max_);
     // row_sum = rescaled + torch.exp(values - new_max[:, None]).sum(dim=1)
     float sum = 0.0f;
@@ -859,17 +866,17 @@ struct SoftmaxParams {
     row_max = new_max;
     float rescaled = row_sum * precise::exp(difference);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     row_sum = rescaled + sum;
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    float4 values = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    float4 values = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
     float4 probs = precise::exp(values - row_max) / row_sum;
     // out[tile_m, tile_n] = probs.to(x.dtype)
-    store4_first(out + pid_m * params.n + n, probs, params.n - n);
+    store_first<4>(out + pid_m * params.n + n, probs, params.n - n);
   }
 }
 
@@ -899,7 +906,7 @@ struct SoftmaxTwoPassParams {
     float4 max_ = float4(-INFINITY);
     UNROLL for (short i = 0; i < 4; ++i) {
       values[i] = n + i * 8 < params.n
-          ? load4_first(x + m + (n + i * 8) * params.x_stride_1, params.m - m, -INFINITY)
+          ? load_first<4>(x + m + (n + i * 8) * params.x_stride_1, params.m - m, -INFINITY)
           : float4(-INFINITY);
       UNROLL for (short j = 0; j < 4; ++j) {
         max_[j] = nan_max(max_[j], values[i][j]);
@@ -945,10 +952,10 @@ struct SoftmaxTwoPassParams {
     // out[tile_m, tile_n] = probs.to(x.dtype)
     UNROLL for (short i = 0; i < 4; ++i) {
       float4 values = n + i * 8 < params.n
-          ? load4_first(x + m + (n + i * 8) * params.x_stride_1, params.m - m) : float4(0.0f);
+          ? load_first<4>(x + m + (n + i * 8) * params.x_stride_1, params.m - m) : float4(0.0f);
       float4 probs = precise::exp(values - row_max) / row_sum;
       if (n + i * 8 < params.n) {
-        store4_first(out + m + (n + i * 8) * params.out_stride_1, probs, params.m - m);
+        store_first<4>(out + m + (n + i * 8) * params.out_stride_1, probs, params.m - m);
       }
     }
   }

@@ -9,24 +9,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -34,33 +34,36 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -86,9 +89,9 @@ struct SoftmaxBwdParams {
     int n = tile_n + tid * 4;
     // dy = grad_out[tile_m, tile_n].to(torch.float32)
     bfloat4 grad_out_tile =
-        load4_first(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
+        load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
     // y = out[tile_m, tile_n].to(torch.float32)
-    bfloat4 out_tile = load4_first(out + pid_m * params.out_stride_0 + n, params.n - n);
+    bfloat4 out_tile = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
     // dot += torch.sum(dy * y, dim=1)
     float sum = 0.0f;
     float4 dy = float4(grad_out_tile);
@@ -102,21 +105,21 @@ struct SoftmaxBwdParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     dot_ += sum;
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // dy = grad_out[tile_m, tile_n].to(torch.float32)
     bfloat4 grad_out_tile =
-        load4_first(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
+        load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
     // y = out[tile_m, tile_n].to(torch.float32)
-    bfloat4 out_tile = load4_first(out + pid_m * params.out_stride_0 + n, params.n - n);
+    bfloat4 out_tile = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
     // grad_in[tile_m, tile_n] = (y * (dy - dot[:, None])).to(out.dtype)
     float4 dy = float4(grad_out_tile);
     float4 y = float4(out_tile);
     bfloat4 grad_in_tile = bfloat4(y * (dy - dot_));
-    store4_first(grad_in + pid_m * params.n + n, grad_in_tile, params.n - n);
+    store_first<4>(grad_in + pid_m * params.n + n, grad_in_tile, params.n - n);
   }
 }
 
@@ -135,9 +138,9 @@ struct SoftmaxBwdParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // dy = grad_out[tile_m, tile_n].to(torch.float32)
-    float4 dy = load4_first(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
+    float4 dy = load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
     // y = out[tile_m, tile_n].to(torch.float32)
-    float4 y = load4_first(out + pid_m * params.out_stride_0 + n, params.n - n);
+    float4 y = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
     // dot += torch.sum(dy * y, dim=1)
     float sum = 0.0f;
     UNROLL for (short i = 0; i < 4; ++i) {
@@ -149,17 +152,17 @@ struct SoftmaxBwdParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     dot_ += sum;
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // dy = grad_out[tile_m, tile_n].to(torch.float32)
-    float4 dy = load4_first(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
+    float4 dy = load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
     // y = out[tile_m, tile_n].to(torch.float32)
-    float4 y = load4_first(out + pid_m * params.out_stride_0 + n, params.n - n);
+    float4 y = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
     // grad_in[tile_m, tile_n] = (y * (dy - dot[:, None])).to(out.dtype)
     float4 grad_in_tile = y * (dy - dot_);
-    store4_first(grad_in + pid_m * params.n + n, grad_in_tile, params.n - n);
+    store_first<4>(grad_in + pid_m * params.n + n, grad_in_tile, params.n - n);
   }
 }

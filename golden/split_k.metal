@@ -15,61 +15,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// The first `count` of 2 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 2> load2(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 2) {
-    return *(const device vec<T, 2>*)x;
-  }
-  vec<T, 2> v = vec<T, 2>(other);
-  for (short i = 0; i < 1; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// Writes 2 elements to anywhere.
-template <typename T>
-inline void store2_any(device T* x, vec<T, 2> v) {
-  for (short i = 0; i < 2; ++i) {
-    x[i] = v[i];
-  }
-}
-
-// Writes the first `count` of 2 elements.
-template <typename T>
-inline void store2_first(device T* x, vec<T, 2> v, int count) {
-  if (count >= 2) {
-    store2_any(x, v);
-    return;
-  }
-  for (short i = 0; i < 1; ++i) {
-    if (i < count) {
-      x[i] = v[i];
-    }
-  }
-}
-
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -77,26 +40,69 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
+}
+
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
+}
+
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
+  }
+  return pack;
+}
+
+// The first `count` of N elements; others are 0.
+template <short N, typename T>
+inline Pack<T, N> load_pack_first(const device T* x, int count) {
+  Pack<T, N> pack = {};
+  for (short i = 0; i < N; ++i) {
+    if (i < count) {
+      pack.v[i] = x[i];
+    }
+  }
+  return pack;
 }
 
 // This lane's two elements of a matrix.
@@ -105,56 +111,6 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   vec<T, 2> v;
   v[0] = matrix.thread_elements()[0];
   v[1] = matrix.thread_elements()[1];
-  return v;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Half8 {
-  half v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Half8 load8_any(const device half* x) {
-  Half8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Half8 load8_first(const device half* x, int count) {
-  Half8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// 8 elements that are copied together.
-struct alignas(16) Bfloat8 {
-  bfloat v[8];
-};
-
-// 8 elements that begin anywhere.
-inline Bfloat8 load8_any(const device bfloat* x) {
-  Bfloat8 v;
-  for (short i = 0; i < 8; ++i) {
-    v.v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of 8 elements; others are 0.
-inline Bfloat8 load8_first(const device bfloat* x, int count) {
-  Bfloat8 v = {};
-  for (short i = 0; i < 8; ++i) {
-    if (i < count) {
-      v.v[i] = x[i];
-    }
-  }
   return v;
 }
 
@@ -196,25 +152,25 @@ struct MatmulSplitKParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load8_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        Pack<half, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load_m + i * 32 < params.m
-            ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
-            min(int(tgid.z) * 256 + 256, params.k) - load_k) : Half8{};
-        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_m + i * 32 < params.m
+            ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * 256 + 256, params.k) - load_k) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load8_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
-            : Half8{};
-        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        Pack<half, 8> y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
+            ? load_pack_first<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n,
+            params.n - load_n) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -275,23 +231,23 @@ struct MatmulSplitKParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        float4 y_tile = load_any<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_tile = load_m + i * 32 < params.m
-            ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
             min(int(tgid.z) * 256 + 256, params.k) - load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load4_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+            ? load_first<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
             : float4(0.0f);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
@@ -365,27 +321,27 @@ struct LinearSplitKParams {
     if (interior && tile_k + 16
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile = load8_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
-        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        Pack<bfloat, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 x_tile = load_m + i * 32 < params.m
-            ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+        Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
+            ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
             min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k)
-            : Bfloat8{};
-        *(threadgroup Bfloat8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+            : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Bfloat8 w_tile = load_k_2 + i * 8
+        Pack<bfloat, 8> w_tile = load_k_2 + i * 8
             < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-            ? load8_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
-            : Bfloat8{};
-        *(threadgroup Bfloat8*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+            ? load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n,
+            params.n - load_n) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -410,7 +366,7 @@ struct LinearSplitKParams {
     // acc = acc + bias[tile_n].to(torch.float32)
     float2 bias_f32[8];
     UNROLL for (short i = 0; i < 8; ++i) {
-      bfloat2 bias_tile = load2(bias + n + i * 8, params.n - (n + i * 8));
+      bfloat2 bias_tile = load_aligned<2>(bias + n + i * 8, params.n - (n + i * 8));
       bias_f32[i] = float2(bias_tile);
     }
     UNROLL for (short i = 0; i < 4; ++i) {
@@ -471,17 +427,17 @@ struct LinearSplitKParams {
     if (interior && tile_k + 16
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load4_any(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
+        float4 w_tile = load_any<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_tile = load_m + i * 32 < params.m
-            ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
             min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k)
             : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
@@ -489,7 +445,7 @@ struct LinearSplitKParams {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 w_tile = load_k_2 + i * 8
             < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-            ? load4_first(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
+            ? load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
             : float4(0.0f);
         *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
       }
@@ -516,7 +472,7 @@ struct LinearSplitKParams {
     // acc = acc + bias[tile_n].to(torch.float32)
     float2 bias_tile[4];
     UNROLL for (short i = 0; i < 4; ++i) {
-      bias_tile[i] = load2(bias + n + i * 16, params.n - (n + i * 16));
+      bias_tile[i] = load_aligned<2>(bias + n + i * 16, params.n - (n + i * 16));
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -575,25 +531,25 @@ struct LinearSplitKParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load8_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load8_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        Pack<half, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 x_tile = load_m + i * 32 < params.m
-            ? load8_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
-            min(int(tgid.z) * 256 + 256, params.k) - load_k) : Half8{};
-        *(threadgroup Half8*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        Pack<half, 8> x_tile = load_m + i * 32 < params.m
+            ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * 256 + 256, params.k) - load_k) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        Half8 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load8_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
-            : Half8{};
-        *(threadgroup Half8*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        Pack<half, 8> y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
+            ? load_pack_first<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n,
+            params.n - load_n) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -615,7 +571,7 @@ struct LinearSplitKParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       if (m + i * 16 < params.m) {
-        store2_first(partial + int(tgid.z) * 256 / 256 * params.m * params.n
+        store_first<2>(partial + int(tgid.z) * 256 / 256 * params.m * params.n
             + (m + i * 16) * params.n + n + j * 8,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
             params.n - (n + j * 8));
@@ -644,12 +600,12 @@ struct MatmulSplitKBarrierParams {
   for (int i = 0; i < params.splits; ++i) {
     // total += partial[i, tile_m, tile_n]
     float4 partial_tile =
-        load4_first(partial + i * params.m * params.n + pid_m * params.n + n, params.n - n);
+        load_first<4>(partial + i * params.m * params.n + pid_m * params.n + n, params.n - n);
     total = total + partial_tile;
   }
   // out[tile_m, tile_n] = total.to(x.dtype)
   half4 out_tile = half4(total);
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(128)]] void matmul_split_k_barrier_f32_1(
@@ -683,23 +639,23 @@ struct MatmulSplitKBarrierParams {
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load4_any(x + (load_m + i * 32) * params.x_stride_0 + load_k);
+        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load4_any(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
+        float4 y_tile = load_any<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 x_tile = load_m + i * 32 < params.m
-            ? load4_first(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+            ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
             min(int(tgid.z) * 256 + 256, params.k) - load_k) : float4(0.0f);
         *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 2; ++i) {
         float4 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load4_first(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
+            ? load_first<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
             : float4(0.0f);
         *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
       }
@@ -723,7 +679,7 @@ struct MatmulSplitKBarrierParams {
   UNROLL for (short i = 0; i < 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       if (m + i * 16 < params.m) {
-        store2_first(partial + int(tgid.z) * 256 / 256 * params.m * params.n
+        store_first<2>(partial + int(tgid.z) * 256 / 256 * params.m * params.n
             + (m + i * 16) * params.n + n + j * 16,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
             params.n - (n + j * 16));
@@ -746,9 +702,9 @@ struct MatmulSplitKBarrierParams {
   for (int i = 0; i < params.splits; ++i) {
     // total += partial[i, tile_m, tile_n]
     float4 partial_tile =
-        load4_first(partial + i * params.m * params.n + pid_m * params.n + n, params.n - n);
+        load_first<4>(partial + i * params.m * params.n + pid_m * params.n + n, params.n - n);
     total = total + partial_tile;
   }
   // out[tile_m, tile_n] = total.to(x.dtype)
-  store4_first(out + pid_m * params.n + n, total, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, total, params.n - n);
 }

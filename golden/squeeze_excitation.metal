@@ -16,24 +16,24 @@ inline T nan_max(T a, T b) {
   return a > b || isnan(a) ? a : b;
 }
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -41,22 +41,22 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -72,9 +72,14 @@ inline vec<T, 2> elements(thread simdgroup_matrix<T, 8, 8>& matrix) {
   return v;
 }
 
-// Sum over the lanes that differ in the bits 1 of their numbers.
-inline float simd_xor_sum_1(float x) {
-  x += simd_shuffle_xor(x, 1);
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -116,13 +121,13 @@ struct SqueezeExcitationParams {
     // pooled += torch.sum(x[tile_b, :, tile_s].to(torch.float32), dim=-1)
     UNROLL for (short i = 0; i < 32; ++i) {
       half4 x_tile = b + i < params.b
-          ? load4_first(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + s, params.s - s)
+          ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + s, params.s - s)
           : half4(0.0h);
       float sum = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum += float(x_tile[j]);
       }
-      sum = simd_xor_sum_1(sum);
+      sum = simd_xor_sum<1>(sum);
       pooled[i] += sum;
     }
   }
@@ -141,7 +146,7 @@ struct SqueezeExcitationParams {
     }
   }
   UNROLL for (short i = 0; i < 2; ++i) {
-    half4 w1_tile = load4_any(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2);
+    half4 w1_tile = load_any<4>(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2);
     float4 w1_f32 = float4(w1_tile);
     *(threadgroup float4*)&w1_shared[tid / 4 + i * 32][lane % 4 * 4] = w1_f32;
   }
@@ -167,7 +172,7 @@ struct SqueezeExcitationParams {
   }
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
   UNROLL for (short i = 0; i < 2; ++i) {
-    half4 w2_tile = load4_any(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4);
+    half4 w2_tile = load_any<4>(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4);
     float4 w2_f32 = float4(w2_tile);
     *(threadgroup float4*)&w2_shared[tid / 16 + i * 8][lane % 16 * 4] = w2_f32;
   }
@@ -201,13 +206,13 @@ struct SqueezeExcitationParams {
     // out[tile_b, :, tile_s] = scaled.to(x.dtype)
     UNROLL for (short i = 0; i < 32; ++i) {
       half4 x_tile = b + i < params.b
-          ? load4_first(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + s, params.s - s)
+          ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + s, params.s - s)
           : half4(0.0h);
       float x_tile_2 = exchange_shared[i][tid / 2][0];
       float4 scaled = float4(x_tile) * x_tile_2;
       half4 out_tile = half4(scaled);
       if (b + i < params.b) {
-        store4_first(out + (b + i) * params.s * 64 + d * params.s + s, out_tile, params.s - s);
+        store_first<4>(out + (b + i) * params.s * 64 + d * params.s + s, out_tile, params.s - s);
       }
     }
   }
@@ -242,7 +247,7 @@ struct SqueezeExcitationParams {
     // pooled += torch.sum(x[tile_b, :, tile_s].to(torch.float32), dim=-1)
     UNROLL for (short i = 0; i < 32; ++i) {
       float4 x_tile = b + i < params.b && d < 96
-          ? load4_first(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + tile_s,
+          ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + tile_s,
           params.s - tile_s) : float4(0.0f);
       float sum = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -265,7 +270,7 @@ struct SqueezeExcitationParams {
   }
   UNROLL for (short i = 0; i < 3; ++i) {
     UNROLL for (short j = 0; j < 3; ++j) {
-      float4 w1_tile = load4_any(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2 + j * 8);
+      float4 w1_tile = load_any<4>(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2 + j * 8);
       if (sg / 2 == 0) {
         *(threadgroup float4*)&w1_shared[tid / 2 % 32 + i * 32][lane % 2 * 4 + j * 8] = w1_tile;
       }
@@ -295,7 +300,8 @@ struct SqueezeExcitationParams {
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
   UNROLL for (short i = 0; i < 3; ++i) {
     UNROLL for (short j = 0; j < 3; ++j) {
-      float4 w2_tile = load4_any(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4 + j * 32);
+      float4 w2_tile =
+          load_any<4>(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4 + j * 32);
       if (sg / 2 == 0) {
         *(threadgroup float4*)&w2_shared[tid / 8 % 8 + i * 8][lane % 8 * 4 + j * 32] = w2_tile;
       }
@@ -330,12 +336,12 @@ struct SqueezeExcitationParams {
     // out[tile_b, :, tile_s] = scaled.to(x.dtype)
     UNROLL for (short i = 0; i < 32; ++i) {
       float4 x_tile = b + i < params.b && d < 96
-          ? load4_first(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + tile_s,
+          ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + tile_s,
           params.s - tile_s) : float4(0.0f);
       float x_tile_2 = tid < 96 ? exchange_shared[i][tid][0] : 0.0f;
       float4 scaled = x_tile * x_tile_2;
       if (b + i < params.b && d < 96) {
-        store4_first(out + (b + i) * params.s * 96 + d * params.s + tile_s, scaled,
+        store_first<4>(out + (b + i) * params.s * 96 + d * params.s + tile_s, scaled,
             params.s - tile_s);
       }
     }

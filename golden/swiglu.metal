@@ -9,24 +9,24 @@ using namespace metal;
 
 #pragma METAL fp math_mode(safe)
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -34,22 +34,22 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -72,14 +72,14 @@ struct SwigluFwdParams {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // g = gate[tile_m, tile_n].to(torch.float32)
-  bfloat4 gate_tile = load4_first(gate + pid_m * params.gate_stride_0 + n, params.n - n);
+  bfloat4 gate_tile = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
   // u = up[tile_m, tile_n].to(torch.float32)
-  bfloat4 up_tile = load4_first(up + pid_m * params.up_stride_0 + n, params.n - n);
+  bfloat4 up_tile = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = (g * torch.sigmoid(g) * u).to(out.dtype)
   float4 g = float4(gate_tile);
   float4 u = float4(up_tile);
   bfloat4 out_tile = bfloat4(g * (1.0f / (1.0f + precise::exp(-g))) * u);
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void swiglu_fwd_2(
@@ -92,12 +92,12 @@ struct SwigluFwdParams {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // g = gate[tile_m, tile_n].to(torch.float32)
-  float4 g = load4_first(gate + pid_m * params.gate_stride_0 + n, params.n - n);
+  float4 g = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
   // u = up[tile_m, tile_n].to(torch.float32)
-  float4 u = load4_first(up + pid_m * params.up_stride_0 + n, params.n - n);
+  float4 u = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = (g * torch.sigmoid(g) * u).to(out.dtype)
   float4 out_tile = g * (1.0f / (1.0f + precise::exp(-g))) * u;
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 struct SwigluBwdParams {
@@ -119,11 +119,12 @@ struct SwigluBwdParams {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // dy = grad_out[tile_m, tile_n].to(torch.float32)
-  half4 grad_out_tile = load4_first(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
+  half4 grad_out_tile =
+      load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
   // g = gate[tile_m, tile_n].to(torch.float32)
-  half4 gate_tile = load4_first(gate + pid_m * params.gate_stride_0 + n, params.n - n);
+  half4 gate_tile = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
   // u = up[tile_m, tile_n].to(torch.float32)
-  half4 up_tile = load4_first(up + pid_m * params.up_stride_0 + n, params.n - n);
+  half4 up_tile = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
   // grad_up[tile_m, tile_n] = (dy * g * s).to(up.dtype)
   // grad_gate[tile_m, tile_n] = (dy * u * s * (1.0 + g * (1.0 - s))).to(gate.dtype)
   // s = torch.sigmoid(g)
@@ -134,8 +135,8 @@ struct SwigluBwdParams {
   half4 grad_up_tile = half4(dy * g * s);
   float4 product = dy * u * s * (1.0f + g * (1.0f - s));
   half4 grad_gate_tile = half4(product);
-  store4_first(grad_up + pid_m * params.n + n, grad_up_tile, params.n - n);
-  store4_first(grad_gate + pid_m * params.n + n, grad_gate_tile, params.n - n);
+  store_first<4>(grad_up + pid_m * params.n + n, grad_up_tile, params.n - n);
+  store_first<4>(grad_gate + pid_m * params.n + n, grad_gate_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void swiglu_bwd_f32(
@@ -150,17 +151,17 @@ struct SwigluBwdParams {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // g = gate[tile_m, tile_n].to(torch.float32)
-  float4 g = load4_first(gate + pid_m * params.gate_stride_0 + n, params.n - n);
+  float4 g = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
   // dy = grad_out[tile_m, tile_n].to(torch.float32)
-  float4 dy = load4_first(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
+  float4 dy = load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
   // u = up[tile_m, tile_n].to(torch.float32)
-  float4 u = load4_first(up + pid_m * params.up_stride_0 + n, params.n - n);
+  float4 u = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
   // grad_up[tile_m, tile_n] = (dy * g * s).to(up.dtype)
   // grad_gate[tile_m, tile_n] = (dy * u * s * (1.0 + g * (1.0 - s))).to(gate.dtype)
   // s = torch.sigmoid(g)
   float4 s = 1.0f / (1.0f + precise::exp(-g));
   float4 grad_up_tile = dy * g * s;
   float4 grad_gate_tile = dy * u * s * (1.0f + g * (1.0f - s));
-  store4_first(grad_up + pid_m * params.n + n, grad_up_tile, params.n - n);
-  store4_first(grad_gate + pid_m * params.n + n, grad_gate_tile, params.n - n);
+  store_first<4>(grad_up + pid_m * params.n + n, grad_up_tile, params.n - n);
+  store_first<4>(grad_gate + pid_m * params.n + n, grad_gate_tile, params.n - n);
 }

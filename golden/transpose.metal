@@ -9,22 +9,22 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -54,7 +54,7 @@ struct TransposeParams {
           ? x[(m + j) * params.x_stride_0 + n + i * 16] : 0.0h;
     }
     if (n + i * 16 < params.n) {
-      store4_first(out + (n + i * 16) * params.m + m, x_tile, params.m - m);
+      store_first<4>(out + (n + i * 16) * params.m + m, x_tile, params.m - m);
     }
   }
 }
@@ -76,7 +76,7 @@ struct TransposeParams {
           ? x[(m + j) * params.x_stride_0 + n + i * 16] : 0.0f;
     }
     if (n + i * 16 < params.n) {
-      store4_first(out + (n + i * 16) * params.m + m, x_tile, params.m - m);
+      store_first<4>(out + (n + i * 16) * params.m + m, x_tile, params.m - m);
     }
   }
 }

@@ -14,24 +14,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -39,22 +39,22 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
@@ -81,7 +81,7 @@ struct TrilParams {
     bool keep = pid_m >= n + i;
     x_tile[i] = n + i < params.n && keep ? x[pid_m * params.x_stride_0 + n + i] : 0.0h;
   }
-  store4_first(out + pid_m * params.n + n, x_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, x_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void tril_f32(
@@ -99,7 +99,7 @@ struct TrilParams {
     bool keep = pid_m >= n + i;
     x_tile[i] = n + i < params.n && keep ? x[pid_m * params.x_stride_0 + n + i] : 0.0f;
   }
-  store4_first(out + pid_m * params.n + n, x_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, x_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void tril_i32(
@@ -117,7 +117,7 @@ struct TrilParams {
     bool keep = pid_m >= n + i;
     x_tile[i] = n + i < params.n && keep ? x[pid_m * params.x_stride_0 + n + i] : 0;
   }
-  store4_first(out + pid_m * params.n + n, x_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, x_tile, params.n - n);
 }
 
 struct BandParams {
@@ -135,7 +135,7 @@ struct BandParams {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile_m, tile_n] = torch.where(keep, x[tile_m, tile_n], 0)
-  bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   bfloat4 out_tile;
   // distance = tile_m.index[:, None] - tile_n.index[None, :]
   // keep = (distance >= 0) & (distance < window)
@@ -144,7 +144,7 @@ struct BandParams {
     bool keep = distance_ >= 0 && distance_ < params.window;
     out_tile[i] = bfloat(keep ? float(x_tile[i]) : 0.0f);
   }
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void band_f32(
@@ -156,7 +156,7 @@ struct BandParams {
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * 1024 + tid * 4;
   // out[tile_m, tile_n] = torch.where(keep, x[tile_m, tile_n], 0)
-  float4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   float4 out_tile;
   // distance = tile_m.index[:, None] - tile_n.index[None, :]
   // keep = (distance >= 0) & (distance < window)
@@ -165,7 +165,7 @@ struct BandParams {
     bool keep = distance_ >= 0 && distance_ < params.window;
     out_tile[i] = keep ? x_tile[i] : 0.0f;
   }
-  store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
 struct FillUpperParams {

@@ -10,39 +10,24 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// The first `count` of 4 elements, and `other` after them; x is a multiple of a vector.
-template <typename T>
-inline vec<T, 4> load4(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= 4) {
-    return *(const device vec<T, 4>*)x;
-  }
-  vec<T, 4> v = vec<T, 4>(other);
-  for (short i = 0; i < 3; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
-// 4 elements that begin anywhere.
-template <typename T>
-inline vec<T, 4> load4_any(const device T* x) {
-  vec<T, 4> v;
-  for (short i = 0; i < 4; ++i) {
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
     v[i] = x[i];
   }
   return v;
 }
 
-// The first `count` of 4 elements, and `other` after them.
-template <typename T>
-inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
-  vec<T, 4> v = vec<T, 4>(other);
-  if (count >= 4) {
-    return load4_any(x);
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
   }
-  for (short i = 0; i < 3; ++i) {
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       v[i] = x[i];
     }
@@ -50,33 +35,51 @@ inline vec<T, 4> load4_first(const device T* x, int count, T other = T(0.0f)) {
   return v;
 }
 
-// Writes 4 elements to anywhere.
-template <typename T>
-inline void store4_any(device T* x, vec<T, 4> v) {
-  for (short i = 0; i < 4; ++i) {
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
     x[i] = v[i];
   }
 }
 
-// Writes the first `count` of 4 elements.
-template <typename T>
-inline void store4_first(device T* x, vec<T, 4> v, int count) {
-  if (count >= 4) {
-    store4_any(x, v);
+// Writes the first `count` of N elements.
+template <short N, typename T>
+inline void store_first(device T* x, vec<T, N> v, int count) {
+  if (count >= N) {
+    store_any<N>(x, v);
     return;
   }
-  for (short i = 0; i < 3; ++i) {
+  for (short i = 0; i < N - 1; ++i) {
     if (i < count) {
       x[i] = v[i];
     }
   }
 }
 
-// Sum over the lanes that differ in the bits 1, 2, 4 of their numbers.
-inline float simd_xor_sum_1_2_4(float x) {
-  x += simd_shuffle_xor(x, 1);
-  x += simd_shuffle_xor(x, 2);
-  x += simd_shuffle_xor(x, 4);
+// The first `count` of N elements, and `other` after them; x is a multiple of a vector.
+template <short N, typename T>
+inline vec<T, N> load_aligned(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return *(const device vec<T, N>*)x;
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
+}
+
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
   return x;
 }
 
@@ -105,7 +108,7 @@ struct WelfordLayerNormParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // block_mean = torch.sum(values, dim=-1) / block_count
     float sum = 0.0f;
     float4 values = float4(x_tile);
@@ -117,7 +120,7 @@ struct WelfordLayerNormParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     // The last block may be ragged, so its width comes from the bounds, not the block size.
     int block_count = min(tile_n + 1024, params.n) - tile_n;
     float block_mean = sum / float(block_count);
@@ -138,7 +141,7 @@ struct WelfordLayerNormParams {
     float product = count * float(block_count);
     count = total;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    block_m2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+    block_m2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
     // delta = block_mean - mean
     float delta = block_mean - mean;
     // mean = mean + delta * (block_count / total)
@@ -150,17 +153,17 @@ struct WelfordLayerNormParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    bfloat4 x_tile = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // y = normed * weight[tile_n].to(torch.float32) + bias[tile_n].to(torch.float32)
-    bfloat4 weight_tile = load4(weight + n, params.n - n);
-    bfloat4 bias_tile = load4(bias + n, params.n - n);
+    bfloat4 weight_tile = load_aligned<4>(weight + n, params.n - n);
+    bfloat4 bias_tile = load_aligned<4>(bias + n, params.n - n);
     // out[tile_m, tile_n] = y.to(x.dtype)
     // normed = (values - mean[:, None]) * rstd[:, None]
     float4 values = float4(x_tile);
     float4 normed = (values - mean) * rstd;
     float4 y = normed * float4(weight_tile) + float4(bias_tile);
     bfloat4 out_tile = bfloat4(y);
-    store4_first(out + pid_m * params.n + n, out_tile, params.n - n);
+    store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   }
 }
 
@@ -183,7 +186,7 @@ struct WelfordLayerNormParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    float4 values = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    float4 values = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // block_mean = torch.sum(values, dim=-1) / block_count
     float sum = 0.0f;
     UNROLL for (short i = 0; i < 4; ++i) {
@@ -194,7 +197,7 @@ struct WelfordLayerNormParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum_1_2_4(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
     // The last block may be ragged, so its width comes from the bounds, not the block size.
     int block_count = min(tile_n + 1024, params.n) - tile_n;
     float block_mean = sum / float(block_count);
@@ -215,7 +218,7 @@ struct WelfordLayerNormParams {
     float product = count * float(block_count);
     count = total;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    block_m2 = simd_xor_sum_1_2_4(sum_shared_1[lane % 8]);
+    block_m2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
     // delta = block_mean - mean
     float delta = block_mean - mean;
     // mean = mean + delta * (block_count / total)
@@ -227,14 +230,14 @@ struct WelfordLayerNormParams {
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    float4 values = load4_first(x + pid_m * params.x_stride_0 + n, params.n - n);
+    float4 values = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // y = normed * weight[tile_n].to(torch.float32) + bias[tile_n].to(torch.float32)
-    float4 weight_tile = load4(weight + n, params.n - n);
-    float4 bias_tile = load4(bias + n, params.n - n);
+    float4 weight_tile = load_aligned<4>(weight + n, params.n - n);
+    float4 bias_tile = load_aligned<4>(bias + n, params.n - n);
     // normed = (values - mean[:, None]) * rstd[:, None]
     float4 normed = (values - mean) * rstd;
     float4 y = normed * weight_tile + bias_tile;
     // out[tile_m, tile_n] = y.to(x.dtype)
-    store4_first(out + pid_m * params.n + n, y, params.n - n);
+    store_first<4>(out + pid_m * params.n + n, y, params.n - n);
   }
 }

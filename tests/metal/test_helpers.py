@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 
 import pytest
 
@@ -10,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("clang.cindex")
 pytest.importorskip("ziglang")
 
-from transpile.emitters.msl.helpers import TEXTS, butterfly, chunk, in_order, partial_chunk  # noqa: E402
+from transpile.emitters.msl.helpers import TEXTS, butterfly, in_order  # noqa: E402
 from transpile.ir.reference import numerics  # noqa: E402
 from transpile.verify.msl import strict  # noqa: E402
 from transpile.verify.msl.executor import Module  # noqa: E402
@@ -151,8 +153,9 @@ def test_the_first_elements_of_vectors(width: int, dtype: torch.dtype) -> None:
     x = torch.arange(1, 50).to(dtype)
     out = torch.full_like(x, -1)
     count = f"49 - i * {width}"
-    statement = f"store{width}_first(b + i * {width}, load{width}_first(a + i * {width}, {count}), {count});"
-    names = f"load{width}_first store{width}_first"
+    load = f"load_first<{width}>(a + i * {width}, {count})"
+    statement = f"store_first<{width}>(b + i * {width}, {load}, {count});"
+    names = "load_first store_first"
     run(statement, x, out, helpers=names, groups=1)
     assert torch.equal(out[: 32 * width], x[: 32 * width])
 
@@ -177,9 +180,9 @@ def test_atomics_by_exchange() -> None:
 
 @pytest.mark.parametrize("xors", [(1, 8), (2, 4, 16), (1, 2), (1, 2, 4, 8, 16)])
 def test_reductions_over_some_lanes(xors: tuple[int, ...]) -> None:
-    function, text = butterfly("sum", xors, "float", floats=True, wide=False)
+    call, _, text = butterfly("sum", xors)
     kernel = KERNEL.format(
-        parameters="device float* a [[buffer(0)]]", statement=f"a[i] = {function}(a[i]);"
+        parameters="device float* a [[buffer(0)]]", statement=f"a[i] = {call}(a[i]);"
     )
     x = torch.rand(32)
     lanes = torch.arange(32)
@@ -189,15 +192,45 @@ def test_reductions_over_some_lanes(xors: tuple[int, ...]) -> None:
     torch.testing.assert_close(x, expected)
 
 
-def test_copies_of_sixteen_bytes() -> None:
-    parts = [chunk("half", 8)]
-    parts += [
-        partial_chunk(what, f"{what}8_any", "half", 8, aligned=False) for what in ("load", "store")
-    ]
-    body = "store8_any(b + i * 8, load8_any(a + i * 8, 250 - i * 8), 250 - i * 8);"
-    parameters = "device half* a [[buffer(0)]],\n    device half* b [[buffer(1)]]"
-    source = HEAD + "\n".join(parts) + KERNEL.format(parameters=parameters, statement=body)
+@pytest.mark.parametrize("name", ["any", "all", "nan_max", "xor_sum"])
+@pytest.mark.parametrize("xors", [(1, 8), (2, 16)])
+def test_other_reductions_over_some_lanes(name: str, xors: tuple[int, ...]) -> None:
+    call, _, text = butterfly(name, xors)
+    t, dtype = {"any": ("bool", torch.bool), "all": ("bool", torch.bool),
+                "nan_max": ("float", torch.float32), "xor_sum": ("int", torch.int32)}[name]  # fmt: skip
+    kernel = KERNEL.format(
+        parameters=f"device {t}* a [[buffer(0)]]", statement=f"a[i] = {call}(a[i]);"
+    )
+    helper = TEXTS[name] + "\n" if name in TEXTS else ""
+    source = HEAD + helper + text + kernel
     assert strict.check(source) == []
-    x, out = torch.rand(250).half(), torch.zeros(250).half()
+    x = torch.randint(0, 5, (32,)).to(dtype)
+    x[7] = float("nan") if dtype.is_floating_point else 0
+    lanes = torch.arange(32)
+    rows = [x[(lanes ^ lane) & ~sum(xors) == 0] for lane in range(32)]
+    combine = {
+        "any": torch.any, "all": torch.all, "nan_max": torch.max,
+        "xor_sum": lambda row: torch.tensor(functools.reduce(operator.xor, row.tolist())),
+    }[name]  # fmt: skip
+    expected = torch.stack([combine(row) for row in rows]).to(dtype)
+    Module(source).launch("k", [x], (1, 1, 1), (32, 1, 1))
+    torch.testing.assert_close(x, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("how", ["first", "aligned"])
+@pytest.mark.parametrize("t", ["half", "bfloat", "float"])
+def test_packs_of_sixteen_bytes(how: str, t: str) -> None:
+    dtype = {"half": torch.float16, "bfloat": torch.bfloat16, "float": torch.float32}[t]
+    n = 16 // dtype.itemsize
+    length = 31 * n + n - 1  # the last lane has all but one
+    names = [f"load_pack_{how}", f"store_pack_{how}"]
+    count = f"{length} - i * {n}"
+    load = f"{names[0]}<{n}>(a + i * {n}, {count})"
+    body = f"{names[1]}<{n}>(b + i * {n}, {load}, {count});"
+    parameters = f"device {t}* a [[buffer(0)]],\n    device {t}* b [[buffer(1)]]"
+    kernel = KERNEL.format(parameters=parameters, statement=body)
+    source = HEAD + "\n".join(TEXTS[h] for h in in_order(names)) + kernel
+    assert strict.check(source) == []
+    x, out = torch.rand(length).to(dtype), torch.zeros(length, dtype=dtype)
     Module(source).launch("k", [x, out], (1, 1, 1), (32, 1, 1))
     assert torch.equal(out, x)

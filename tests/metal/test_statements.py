@@ -163,7 +163,7 @@ def test_stores() -> None:
     code = printed(body, X, OUT)
     assert [line.strip() for line in code.body[1:]] == [
         "if (tid < 3) {", "*(device float4*)(out + tid) = v;", "}",
-        "store4_any(out + tid, v);", "store4(out + tid, v, 3);", "out[0] = 1.0f;",
+        "store_any<4>(out + tid, v);", "store_aligned<4>(out + tid, v, 3);", "out[0] = 1.0f;",
     ]  # fmt: skip
     assert [(t.access, t.aligned) for t in code.tensors] == [("", True), ("out", True)]
 

@@ -32,17 +32,19 @@ OVERFLOW = "volatile float big[200000]; for (int i = 0; i < 200000; ++i) { big[i
 
 def at_store(before: str, after: str = "") -> Callable[[str], str]:
     """Puts text around the line of the kernel that stores the result."""
-    return lambda text: re.sub(r"(?m)^  (store4\(out .*)$", rf"  {before} \1 {after}", text)
+    return lambda text: re.sub(
+        r"(?m)^  (store_aligned<4>\(out .*)$", rf"  {before} \1 {after}", text
+    )
 
 
 # What a broken emitter might print: a change of the .metal file or of the .py file.
 MUTATIONS: dict[str, tuple[str, Callable[[str], str]]] = {
     "good": ("metal", lambda text: text),
-    "wrong": ("metal", lambda text: text.replace("load4(y +", "load4(x +")),
-    "unmasked": ("metal", lambda text: re.sub(r"(load4\(y [^,]*), params[^;]*;", r"\1, 4);", text)),
+    "wrong": ("metal", lambda text: text.replace("load_aligned<4>(y +", "load_aligned<4>(x +")),
+    "unmasked": ("metal", lambda text: re.sub(r"(load_aligned<4>\(y [^,]*), params[^;]*;", r"\1, 4);", text)),
     "unwritten": ("py", lambda text: text.replace("(kt.cdiv(x.size(0), 1024),)", "(kt.cdiv(x.size(0), 1024) - 1,)")),
-    "no_such_function": ("metal", lambda text: text.replace("load4(y +", "load5(y +")),
-    "wrong_space": ("metal", lambda text: text.replace("store4(device T* x", "store4(threadgroup T* x")),
+    "no_such_function": ("metal", lambda text: text.replace("load_aligned<4>(y +", "load5(y +")),
+    "wrong_space": ("metal", lambda text: text.replace("store_aligned(device T* x", "store_aligned(threadgroup T* x")),
     "race": ("metal", at_store("out[0] = 1.0f;")),
     "order": ("metal", at_store("", "if (tid > 0) { out[tid * 4 - 1] = 1.0f; }")),
     "overflow": ("metal", at_store(OVERFLOW)),

@@ -88,9 +88,7 @@ def _metal_file(source: SourceInfo, groups: list[list[Variant]]) -> tuple[str, l
     codes = [c for group in groups for v in group for versions in v.phases for c in versions]
     wanted = {h for c in codes for h in c.helpers}
     helpers = [TEXTS[h] for h in in_order(wanted - {"UNROLL"})]
-    helpers += dict.fromkeys(
-        text for c in codes for _, text in sorted(c.made.items(), key=_structs_first)
-    )
+    helpers += dict.fromkeys(text for c in codes for _, text in sorted(c.made.items()))
     headers = [h for g in groups for v in g for h in kernel_header(v.kernel, v.schedule, FOLLOWED)]
     text = render_template(
         "msl", "module.metal.jinja",
@@ -104,10 +102,6 @@ def _metal_file(source: SourceInfo, groups: list[list[Variant]]) -> tuple[str, l
         kernels=names.texts,
     )  # fmt: skip
     return text, launchers
-
-
-def _structs_first(named: tuple[str, str]) -> tuple[bool, str]:
-    return not named[0].startswith("struct "), named[0]
 
 
 def _name_phases(variant: Variant, tag: str, names: _Names) -> list[str]:

@@ -111,8 +111,8 @@ class Expressions:
         name = NAMES[self.dtype(dtype)]
         if width <= LONGEST:
             return name + (str(width) if width > 1 else "")
-        self.made[f" struct {name} {width}"] = helpers.chunk(name, width)
-        return helpers.chunk_name(name, width)
+        self.helpers.add("Pack")
+        return f"Pack<{name}, {width}>"
 
     def unsupported(self, what: str, why: str, remedy: str = "") -> KtError:
         return error("KT0602", f"{what} is not available on Metal", self.span, why=why,
@@ -276,16 +276,11 @@ class Expressions:
         pointer = enclosed(self.pointer(tensor, offset), UNARY)
         return f"*({const}device {self.type(tensor.dtype, width)}*){pointer}"
 
-    def any_vector(self, what: str, dtype: DType, width: int) -> str:
-        """The helper that loads or stores a vector anywhere."""
-        function = f"{what}{width}_any"
-        if width <= LONGEST:
-            self.helpers.add(function)
-        else:
-            self.type(dtype, width)
-            text = helpers.whole_chunk(what, function, NAMES[dtype], width)
-            self.made[f"{function} {NAMES[dtype]}"] = text
-        return function
+    def access(self, what: str, width: int, *, first: bool, aligned: bool) -> str:
+        """The helper that loads or stores a vector anywhere, or the ``first`` elements of one."""
+        function = helpers.access(what, pack=width > LONGEST, first=first, aligned=aligned)
+        self.helpers.add(function)
+        return f"{function}<{width}>"
 
     def _load(self, expr: ir.Load) -> Text:
         with self.knowing(self.holding | set(conjuncts(expr.guard))):
@@ -306,7 +301,7 @@ class Expressions:
             text, prec = f"{name}[{self.text(expr.offset)}]", POSTFIX
             other = number(expr.other, dtype)
         elif expr.count is not None:
-            function = self.partial("load", dtype, expr.vector, expr.aligned)
+            function = self.access("load", expr.vector, first=True, aligned=expr.aligned)
             value = number(expr.other, dtype)
             arguments = [self.pointer(expr.tensor, expr.offset)[0], self.text(expr.count)]
             arguments += [value] if expr.other != 0 else []
@@ -318,20 +313,10 @@ class Expressions:
                 prec = UNARY
             else:
                 pointer = self.pointer(expr.tensor, expr.offset)[0]
-                text, prec = f"{self.any_vector('load', dtype, expr.vector)}({pointer})", ATOM
+                function = self.access("load", expr.vector, first=False, aligned=False)
+                text, prec = f"{function}({pointer})", ATOM
             other = self._all(dtype, expr.vector, number(expr.other, dtype))
         return (text, prec), other
-
-    def partial(self, what: str, dtype: DType, width: int, aligned: bool) -> str:
-        """The helper that loads or stores the first elements of a vector."""
-        function = f"{what}{width}" + ("" if aligned else "_first")
-        if width <= LONGEST:
-            self.helpers.add(function)
-        else:
-            self.type(dtype, width)
-            text = helpers.partial_chunk(what, function, NAMES[dtype], width, aligned)
-            self.made[f"{function} {NAMES[dtype]}"] = text
-        return function
 
     def _all(self, dtype: DType, width: int, value: str) -> str:
         """A vector with the value in all components."""
@@ -390,16 +375,14 @@ class Expressions:
                 function = f"simd_nan_{expr.name}"
                 self.helpers.add(function)
             return f"{function}({self.text(expr.value)})", ATOM
+        name = expr.name
+        if dtype.is_float and name in ("max", "min"):
+            name = f"nan_{name}"
+            self.helpers.add(name)
         if wide:
             self.helpers.add(f"shuffle_xor_{NAMES[dtype]}")
-        if dtype.is_float and expr.name in ("max", "min"):
-            self.helpers.add(f"nan_{expr.name}")
-        name, text = helpers.butterfly(
-            expr.name, expr.xors, NAMES[dtype], floats=dtype.is_float, wide=wide
-        )
-        if self.made.setdefault(f"{name} {NAMES[dtype]}", text) != text:
-            raise AssertionError(f"two helpers {name}")
-        return f"{name}({self.text(expr.value)})", ATOM
+        call, function, self.made[function] = helpers.butterfly(name, expr.xors, wide=wide)
+        return f"{call}({self.text(expr.value)})", ATOM
 
 
 def conjuncts(guard: ir.Expr | None) -> Iterator[ir.Expr]:

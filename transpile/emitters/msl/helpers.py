@@ -117,12 +117,36 @@ inline float kt_erf(float x) {
   return x * p;
 }"""
 
-_LOAD = """\
-// The first `count` of {n} elements, and `other` after them{comment}.
-template <typename T>
-inline vec<T, {n}> load{n}{suffix}(const device T* x, int count, T other = T(0.0f)) {{
-{whole}
-  for (short i = 0; i < {last}; ++i) {{
+# What begins anywhere is copied element by element: a vector's address would have to be aligned.
+_LOAD_ANY = """\
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
+  }
+  return v;
+}"""
+
+_STORE_ANY = """\
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_any(device T* x, vec<T, N> v) {
+  for (short i = 0; i < N; ++i) {
+    x[i] = v[i];
+  }
+}"""
+
+_LOAD_FIRST = """\
+// The first `count` of N elements, and `other` after them{comment}.
+template <short N, typename T>
+inline vec<T, N> {name}(const device T* x, int count, T other = T(0.0f)) {{
+  if (count >= N) {{
+    return {whole};
+  }}
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {{
     if (i < count) {{
       v[i] = x[i];
     }}
@@ -130,73 +154,123 @@ inline vec<T, {n}> load{n}{suffix}(const device T* x, int count, T other = T(0.0
   return v;
 }}"""
 
-_LOAD_WHOLE = """\
-  if (count >= {n}) {{
-    return *(const device vec<T, {n}>*)x;
-  }}
-  vec<T, {n}> v = vec<T, {n}>(other);"""
-
-_STORE = """\
-// Writes the first `count` of {n} elements{comment}.
-template <typename T>
-inline void store{n}{suffix}(device T* x, vec<T, {n}> v, int count) {{
-  if (count >= {n}) {{
-{whole}
+_STORE_FIRST = """\
+// Writes the first `count` of N elements{comment}.
+template <short N, typename T>
+inline void {name}(device T* x, vec<T, N> v, int count) {{
+  if (count >= N) {{
+    {whole};
     return;
   }}
-  for (short i = 0; i < {last}; ++i) {{
+  for (short i = 0; i < N - 1; ++i) {{
     if (i < count) {{
       x[i] = v[i];
     }}
   }}
 }}"""
 
-_STORE_WHOLE = "    *(device vec<T, {n}>*)x = v;"
+_PACK = """\
+// N elements that are copied together.
+template <typename T, short N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};"""
 
-_LOAD_ANY = """\
-// {n} elements that begin anywhere.
-template <typename T>
-inline vec<T, {n}> load{n}_any(const device T* x) {{
-  vec<T, {n}> v;
-  for (short i = 0; i < {n}; ++i) {{
-    v[i] = x[i];
+_LOAD_PACK = """\
+// N elements that begin anywhere.
+template <short N, typename T>
+inline Pack<T, N> load_pack(const device T* x) {
+  Pack<T, N> pack;
+  for (short i = 0; i < N; ++i) {
+    pack.v[i] = x[i];
+  }
+  return pack;
+}"""
+
+_STORE_PACK = """\
+// Writes N elements to anywhere.
+template <short N, typename T>
+inline void store_pack(device T* x, Pack<T, N> pack) {
+  for (short i = 0; i < N; ++i) {
+    x[i] = pack.v[i];
+  }
+}"""
+
+_LOAD_PACK_FIRST = """\
+// The first `count` of N elements; others are 0{comment}.
+template <short N, typename T>
+inline Pack<T, N> {name}(const device T* x, int count) {{
+{whole}  Pack<T, N> pack = {{}};
+  for (short i = 0; i < N; ++i) {{
+    if (i < count) {{
+      pack.v[i] = x[i];
+    }}
   }}
-  return v;
+  return pack;
 }}"""
 
-_STORE_ANY = """\
-// Writes {n} elements to anywhere.
-template <typename T>
-inline void store{n}_any(device T* x, vec<T, {n}> v) {{
-  for (short i = 0; i < {n}; ++i) {{
-    x[i] = v[i];
+_STORE_PACK_FIRST = """\
+// Writes the first `count` of N elements{comment}.
+template <short N, typename T>
+inline void {name}(device T* x, Pack<T, N> pack, int count) {{
+{whole}  for (short i = 0; i < N; ++i) {{
+    if (i < count) {{
+      x[i] = pack.v[i];
+    }}
   }}
 }}"""
 
-_LOAD_EACH = """\
-  vec<T, {n}> v = vec<T, {n}>(other);
-  if (count >= {n}) {{
-    return load{n}_any(x);
-  }}"""
+_WHOLE_LOAD = """\
+  if (count >= N) {
+    return *(const device Pack<T, N>*)x;
+  }
+"""
 
-_STORE_EACH = "    store{n}_any(x, v);"
+_WHOLE_STORE = """\
+  if (count >= N) {
+    *(device Pack<T, N>*)x = pack;
+    return;
+  }
+"""
 
 
-def _partial() -> dict[str, str]:
-    """Loads and stores of vectors of which only the first elements may exist: of vectors at
-    multiples of their size, or with ``_first`` at any element."""
-    found = {}
-    for n in (2, 3, 4):
-        found[f"load{n}_any"] = _LOAD_ANY.format(n=n)
-        found[f"store{n}_any"] = _STORE_ANY.format(n=n)
-        for suffix, comment, load, store in (
-            ("", "; x is a multiple of a vector", _LOAD_WHOLE, _STORE_WHOLE),
-            ("_first", "", _LOAD_EACH, _STORE_EACH),
-        ):
-            words = {"n": n, "last": n - 1, "suffix": suffix, "comment": comment}
-            found[f"load{n}{suffix}"] = _LOAD.format(whole=load.format(n=n), **words)
-            found[f"store{n}{suffix}"] = _STORE.format(whole=store.format(n=n), **words)
-    return found
+def _accesses() -> dict[str, str]:
+    """Loads and stores of several elements: that begin at any element, or ``_aligned`` at a
+    multiple of their size, and of which only the ``_first`` may exist."""
+    aligned = "; x is a multiple of a vector"
+    return {
+        "load_any": _LOAD_ANY,
+        "store_any": _STORE_ANY,
+        "load_first": _LOAD_FIRST.format(name="load_first", comment="", whole="load_any<N>(x)"),
+        "store_first": _STORE_FIRST.format(
+            name="store_first", comment="", whole="store_any<N>(x, v)"
+        ),
+        "load_aligned": _LOAD_FIRST.format(
+            name="load_aligned", comment=aligned, whole="*(const device vec<T, N>*)x"
+        ),
+        "store_aligned": _STORE_FIRST.format(
+            name="store_aligned", comment=aligned, whole="*(device vec<T, N>*)x = v"
+        ),
+        "Pack": _PACK,
+        "load_pack": _LOAD_PACK,
+        "store_pack": _STORE_PACK,
+        "load_pack_first": _LOAD_PACK_FIRST.format(name="load_pack_first", comment="", whole=""),
+        "store_pack_first": _STORE_PACK_FIRST.format(name="store_pack_first", comment="", whole=""),
+        "load_pack_aligned": _LOAD_PACK_FIRST.format(
+            name="load_pack_aligned", comment=aligned, whole=_WHOLE_LOAD
+        ),
+        "store_pack_aligned": _STORE_PACK_FIRST.format(
+            name="store_pack_aligned", comment=aligned, whole=_WHOLE_STORE
+        ),
+    }
+
+
+def access(what: str, *, pack: bool, first: bool, aligned: bool) -> str:
+    """The function that loads or stores several elements, see :func:`_accesses`."""
+    name = f"{what}_pack" if pack else what
+    if first:
+        return f"{name}_aligned" if aligned else f"{name}_first"
+    return name if pack else f"{name}_any"
 
 
 _E4M3_TO_FLOAT = """\
@@ -327,7 +401,7 @@ TEXTS: dict[str, str] = {
     "kt_log1p": _LOG1P,
     "kt_erfc": _ERFC,
     "kt_erf": _ERF,
-    **_partial(),
+    **_accesses(),
     "e4m3_to_float": _E4M3_TO_FLOAT,
     "e5m2_to_float": _E5M2_TO_FLOAT,
     "float_to_e4m3": _FLOAT_TO_E4M3,
@@ -341,7 +415,13 @@ TEXTS: dict[str, str] = {
 }
 
 NEEDS: dict[str, tuple[str, ...]] = {
-    **{f"{what}{n}_first": (f"{what}{n}_any",) for what in ("load", "store") for n in (2, 3, 4)},
+    "load_first": ("load_any",),
+    "store_first": ("store_any",),
+    **{
+        f"{what}_pack{how}": ("Pack",)
+        for what in ("load", "store")
+        for how in ("", "_first", "_aligned")
+    },
     "kt_erf": ("kt_erfc",),
     **{
         f"atomic_{kind}_{t}": (function,)
@@ -353,92 +433,60 @@ NEEDS: dict[str, tuple[str, ...]] = {
 _OPERATORS = {
     "sum": "x += {0};",
     "prod": "x *= {0};",
-    "max": "x = nan_max(x, {0});",
-    "min": "x = nan_min(x, {0});",
+    "max": "x = max(x, {0});",
+    "min": "x = min(x, {0});",
+    "nan_max": "x = nan_max(x, {0});",
+    "nan_min": "x = nan_min(x, {0});",
     "any": "x = x || {0};",
     "all": "x = x && {0};",
     "xor_sum": "x ^= {0};",
 }
 _WORDS = {
-    "sum": "Sum", "prod": "Product", "max": "Maximum", "min": "Minimum", "any": "Disjunction",
-    "all": "Conjunction", "xor_sum": "Exclusive or",
+    "sum": "Sum", "prod": "Product", "max": "Maximum", "min": "Minimum",
+    "nan_max": "Maximum (NaN if there is one)", "nan_min": "Minimum (NaN if there is one)",
+    "any": "Disjunction", "all": "Conjunction", "xor_sum": "Exclusive or",
 }  # fmt: skip
 _GROUPS = {(1, 8): "row", (2, 4, 16): "column"}
 
 
-def butterfly(
-    name: str, xors: tuple[int, ...], t: str, *, floats: bool, wide: bool
-) -> tuple[str, str]:
-    """A reduction over the lanes that differ in the bits ``xors``: its name and text.
+def butterfly(name: str, xors: tuple[int, ...], *, wide: bool = False) -> tuple[str, str, str]:
+    """A reduction (a name of ``_OPERATORS``) over the lanes that differ in the bits ``xors``:
+    what calls it, its name and its text.
 
     (1, 8) are the lanes with a row of an 8x8 matrix, (2, 4, 16) those with a column. ``wide``:
     of 64 bits, which lanes exchange in halves.
     """
+    t = "bool" if name in ("any", "all") else "T"
+    shuffle = ("" if wide else "simd_") + "shuffle_xor"
+    lanes = "{0}" if t == "T" else "ushort({0})"
+
+    def step(bit: str) -> str:
+        other = f"{shuffle}({lanes.format('x')}, {bit})"
+        return _OPERATORS[name].format(other if t == "T" else f"bool({other})")
+
     where = _GROUPS.get(xors)
-    function = f"simd_{where or 'xor'}_{name}" + ("" if where else "_".join(["", *map(str, xors)]))
-    lanes = (
-        f"the lanes that hold a {where} of an 8x8 matrix"
-        if where
-        else f"the lanes that differ in the bits {', '.join(map(str, xors))} of their numbers"
-    )
-    operator = _OPERATORS[name]
-    if not floats:
-        operator = operator.replace("nan_", "")
-    shuffle = "shuffle_xor" if wide else "simd_shuffle_xor"
-    if t == "bool":
-        steps = [operator.format(f"bool({shuffle}(ushort(x), {bit}))") for bit in xors]
+    if where:
+        function = call = f"simd_{where}_{name}"
+        parameters = ["typename T"]
+        over = f"the lanes that hold a {where} of an 8x8 matrix"
+        steps = [step(str(bit)) for bit in xors]
     else:
-        steps = [operator.format(f"{shuffle}(x, {bit})") for bit in xors]
-    body = "\n".join(f"  {step}" for step in [*steps, "return x;"])
-    comment = f"// {_WORDS[name]} over {lanes}."
-    return function, f"{comment}\ninline {t} {function}({t} x) {{\n{body}\n}}"
-
-
-def chunk_name(t: str, n: int) -> str:
-    """The struct of n elements that are copied together."""
-    return f"{t.capitalize()}{n}"
-
-
-def chunk(t: str, n: int) -> str:
-    """Its declaration."""
-    return f"""\
-// {n} elements that are copied together.
-struct alignas(16) {chunk_name(t, n)} {{
-  {t} v[{n}];
-}};"""
-
-
-def whole_chunk(what: str, function: str, t: str, n: int) -> str:
-    """A load or store of such a struct anywhere."""
-    name = chunk_name(t, n)
-    copy = "v.v[i] = x[i];" if what == "load" else "x[i] = v.v[i];"
-    loop = f"  for (short i = 0; i < {n}; ++i) {{\n    {copy}\n  }}"
-    if what == "load":
-        head = (
-            f"// {n} elements that begin anywhere.\ninline {name} {function}(const device {t}* x)"
-        )
-        return f"{head} {{\n  {name} v;\n{loop}\n  return v;\n}}"
-    head = f"// Writes {n} elements to anywhere.\ninline void {function}(device {t}* x, {name} v)"
-    return f"{head} {{\n{loop}\n}}"
-
-
-def partial_chunk(what: str, function: str, t: str, n: int, aligned: bool) -> str:
-    """A load or store of the first ``count`` elements of such a struct."""
-    name = chunk_name(t, n)
-    const, words = ("const ", "others are 0") if what == "load" else ("", "others are left alone")
-    head = f"// The first `count` of {n} elements; {words}."
-    whole = f"*({const}device {name}*)x"
-    copy = "v.v[i] = x[i];" if what == "load" else "x[i] = v.v[i];"
-    each = (
-        f"  for (short i = 0; i < {n}; ++i) {{\n    if (i < count) {{\n      {copy}\n    }}\n  }}"
-    )
-    if what == "load":
-        fast = f"  if (count >= {n}) {{\n    return {whole};\n  }}\n" if aligned else ""
-        body = f"{fast}  {name} v = {{}};\n{each}\n  return v;"
-        return f"{head}\ninline {name} {function}(const device {t}* x, int count) {{\n{body}\n}}"
-    fast = f"  if (count >= {n}) {{\n    {whole} = v;\n    return;\n  }}\n" if aligned else ""
-    signature = f"inline void {function}(device {t}* x, {name} v, int count)"
-    return f"{head}\n{signature} {{\n{fast}{each}\n}}"
+        function = f"simd_xor_{name}"
+        call = f"{function}<{sum(xors)}>"
+        parameters = ["ushort BITS", "typename T"]
+        over = "the lanes whose numbers differ in BITS only"
+        steps = [
+            "for (ushort bit = 1; bit <= BITS; bit *= 2) {",
+            "  if (BITS & bit) {",
+            f"    {step('bit')}",
+            "  }",
+            "}",
+        ]
+    parameters = [p for p in parameters if t == "T" or p != "typename T"]
+    head = f"template <{', '.join(parameters)}>\n" if parameters else ""
+    body = "\n".join(f"  {line}" for line in [*steps, "return x;"])
+    text = f"// {_WORDS[name]} over {over}.\n{head}inline {t} {function}({t} x) {{\n{body}\n}}"
+    return call, f"{function}{' wide' if wide else ''}", text
 
 
 def in_order(wanted: Iterable[str]) -> list[str]:

@@ -258,7 +258,7 @@ class Statements:
         value = exprs.text(stmt.value)
         width = stmt.value.width
         if stmt.count is not None:
-            helper = exprs.partial("store", stmt.tensor.dtype, width, stmt.aligned)
+            helper = exprs.access("store", width, first=True, aligned=stmt.aligned)
             pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
             text = f"{helper}({pointer}, {value}, {exprs.text(stmt.count)});"
             return self._guarded(stmt.guard, text, indent)
@@ -269,7 +269,8 @@ class Statements:
             place = exprs.vector_at(stmt.tensor, stmt.offset, width, "")
         else:
             pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
-            text = f"{exprs.any_vector('store', stmt.tensor.dtype, width)}({pointer}, {value});"
+            helper = exprs.access("store", width, first=False, aligned=False)
+            text = f"{helper}({pointer}, {value});"
             return self._guarded(stmt.guard, text, indent)
         return self._guarded(stmt.guard, f"{place} = {value};", indent)
 
