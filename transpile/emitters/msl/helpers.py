@@ -437,8 +437,8 @@ _OPERATORS = {
     "min": "x = min(x, {0});",
     "nan_max": "x = nan_max(x, {0});",
     "nan_min": "x = nan_min(x, {0});",
-    "any": "x = x || {0};",
-    "all": "x = x && {0};",
+    "any": "x = {0} || x;",  # all lanes take part in the exchange
+    "all": "x = {0} && x;",
     "xor_sum": "x ^= {0};",
 }
 _WORDS = {
