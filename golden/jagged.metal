@@ -69,7 +69,7 @@ struct JaggedMeanParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[128][8];
+  threadgroup float sum_shared[128][8];
   int pid_b = int(tgid.y);
   int d = int(tgid.x) * 128 + lane * 4;
   // start = offsets[batch]
@@ -117,7 +117,7 @@ struct JaggedMeanParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[128][8];
+  threadgroup float sum_shared[128][8];
   int pid_b = int(tgid.y);
   int d = int(tgid.x) * 128 + lane * 4;
   // start = offsets[batch]

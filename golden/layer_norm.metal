@@ -810,8 +810,8 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[128][8];
-  alignas(16) threadgroup float sum_shared_1[128][8];
+  threadgroup float sum_shared[128][8];
+  threadgroup float sum_shared_1[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   float4 grad_b = float4(0.0f);
@@ -902,8 +902,8 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[128][8];
-  alignas(16) threadgroup float sum_shared_1[128][8];
+  threadgroup float sum_shared[128][8];
+  threadgroup float sum_shared_1[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   float4 grad_b = float4(0.0f);
@@ -990,7 +990,7 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[128][8];
+  threadgroup float sum_shared[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)

@@ -103,8 +103,8 @@ struct MatmulLayerNormParams {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup half x_shared[64][24];
   alignas(16) threadgroup half w_shared[16][136];
-  alignas(16) threadgroup float sum_shared[64][2];
-  alignas(16) threadgroup float sum_shared_1[64][2];
+  threadgroup float sum_shared[64][2];
+  threadgroup float sum_shared_1[64][2];
   bool interior = int(tgid.x) * 64 + 64 <= params.m;
   int load_m = int(tgid.x) * 64 + tid / 2;
   int load_d = lane % 16 * 8;
@@ -268,8 +268,8 @@ struct MatmulLayerNormParams {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   alignas(16) threadgroup float x_shared[64][20];
   alignas(16) threadgroup float w_shared[16][100];
-  alignas(16) threadgroup float sum_shared[64][2];
-  alignas(16) threadgroup float sum_shared_1[64][2];
+  threadgroup float sum_shared[64][2];
+  threadgroup float sum_shared_1[64][2];
   bool interior = int(tgid.x) * 64 + 64 <= params.m;
   int load_m = int(tgid.x) * 64 + tid / 4;
   int load_d = lane % 8 * 4;

@@ -386,7 +386,7 @@ struct RmsNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[128][8];
+  threadgroup float sum_shared[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
@@ -454,7 +454,7 @@ struct RmsNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float sum_shared[128][8];
+  threadgroup float sum_shared[128][8];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)

@@ -894,8 +894,8 @@ struct SoftmaxTwoPassParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float max_shared[128][8];
-  alignas(16) threadgroup float sum_shared[128][8];
+  threadgroup float max_shared[128][8];
+  threadgroup float sum_shared[128][8];
   int m = int(tgid.x) * 128 + lane * 4;
   float4 row_sum = float4(0.0f);
   float4 row_max = float4(-INFINITY);

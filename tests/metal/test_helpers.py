@@ -217,6 +217,18 @@ def test_other_reductions_over_some_lanes(name: str, xors: tuple[int, ...]) -> N
     torch.testing.assert_close(x, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize(("t", "n", "size"), [("half", 8, 2), ("char", 8, 1), ("uchar", 16, 1)])
+def test_packs_are_no_larger_than_their_elements(t: str, n: int, size: int) -> None:
+    """An alignment above the size would make a copy write what follows."""
+    kernel = KERNEL.format(
+        parameters="device int* out [[buffer(0)]]",
+        statement=f"out[i] = int(sizeof(Pack<{t}, {n}>)) - {n * size};",
+    )
+    out = torch.ones(32, dtype=torch.int32)
+    Module(HEAD + TEXTS["Pack"] + kernel).launch("k", [out], (1, 1, 1), (32, 1, 1))
+    assert not out.any()
+
+
 @pytest.mark.parametrize("how", ["first", "aligned"])
 @pytest.mark.parametrize("t", ["half", "bfloat", "float"])
 def test_packs_of_sixteen_bytes(how: str, t: str) -> None:

@@ -12,8 +12,10 @@ from tests.thread.test_dot_layout import ATTENTION, MATMUL
 from transpile.ir.interpreter import run_kernel
 from transpile.thread.barriers import unordered
 from transpile.thread.interpreter import run_program
+from transpile.thread.ir import Mma
 from transpile.thread.limits import Limits
 from transpile.thread.lower import lower
+from transpile.thread.walk import walk
 
 LIMITS = Limits("test", matrices=UNIT)
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2, torch.float32: 1e-5}
@@ -297,3 +299,42 @@ def test_stages_of_two_products():
 def test_stages_of_computed_operands():
     args = {"x": randn(37, 40, dtype=torch.float16), "y": randn(40, 24, dtype=torch.bfloat16)}
     check(TRANSPOSED, "x=f16[M,K] y=bf16[K,N]", [32, 16, 16], args, 2)
+
+
+STATIC_WIDTH = """
+def kernel(x, y):
+    m, k = x.size()
+    n = hl.specialize(y.size(1))
+    out = torch.empty([m, n], dtype={out}, device=x.device)
+    for tile_m in hl.tile(m):
+        acc = hl.zeros([tile_m, n], dtype={acc})
+        for tile_k in hl.tile(k):
+            acc = hl.dot(x[tile_m, tile_k], y[tile_k, :], acc=acc)
+        out[tile_m, :] = {result}
+    return out
+"""
+
+
+@pytest.mark.parametrize("n", [3, 67, 100])
+def test_more_threads_than_columns(n):
+    """A static width that is no power of two: threads beyond it have nothing to read."""
+    source = STATIC_WIDTH.format(out="torch.int32", acc="torch.int32", result="acc")
+    args = {
+        "x": torch.randint(-128, 128, (21, 35), dtype=torch.int8),
+        "y": torch.randint(-128, 128, (35, n), dtype=torch.int8),
+    }
+    check(source, f"x=i8[M,K] y=i8[K,{n}]", [16, 16], args)
+
+
+@pytest.mark.parametrize("n", [5, 67])
+def test_reductions_over_a_static_width_stay_on_matrices(n):
+    """The columns that fill up the last matrix are masked like those of any tile."""
+    result = "acc - acc.sum(dim=-1, keepdim=True) / n * torch.exp(acc).amax(-1, keepdim=True)"
+    source = STATIC_WIDTH.format(out="torch.float32", acc="torch.float32", result=result)
+    args = {"x": randn(37, 19) / 4, "y": randn(19, n)}
+    signature = f"x=f32[M,K] y=f32[K,{n}]"
+    check(source, signature, [32, 16], args)
+    kernel, schedule = prepared(source, signature, [32, 16])
+    (phase,) = kernel.phases
+    lowered = lower(kernel, phase, schedule.blocks, LIMITS, config={"num_warps": 4})
+    assert any(isinstance(stmt, Mma) for stmt in walk(lowered.body))

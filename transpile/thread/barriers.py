@@ -95,6 +95,8 @@ class _Walker:
         clashes = _clashes(pending, found)
         if self.inserting and isinstance(stmt, ir.If) and not clashes:
             clashes = self._in_both_arms(stmt, pending, scope)
+        elif self.inserting and isinstance(stmt, ir.For | ir.While) and not clashes:
+            clashes = self._in_first_pass(stmt, pending, scope)
         self._report(clashes)
         inserted = 0
         if clashes and self.inserting:
@@ -119,20 +121,36 @@ class _Walker:
         ]
         return [clash for arm in arms for clash in arm] if all(arms) else []
 
+    def _in_first_pass(
+        self, stmt: Stmt, pending: list[Access], scope: Scope
+    ) -> list[tuple[Access, Access]]:
+        """What a loop that only reads would wait for: it does that before it, once."""
+        self._next_pass(stmt)
+        found = [
+            a for part in bodies(stmt) for s in part
+            for a in _all_accesses(s, scope, self.contended)
+        ]  # fmt: skip
+        waits = any(isinstance(inner, Barrier) for inner in walk([stmt]))
+        return [] if waits or any(a.write for a in found) else _clashes(pending, found)
+
     def _loop(self, stmt: Stmt, pending: list[Access], scope: Scope) -> list[Access]:
         first = self._iteration(stmt, pending, scope)
         again = self._iteration(stmt, _union([pending, first]), scope)
         return _union([pending, first, again])
 
     def _iteration(self, stmt: Stmt, pending: list[Access], scope: Scope) -> list[Access]:
-        """One pass over a loop's bodies; its variable is another one than in the last pass."""
+        """One pass over a loop's bodies."""
+        self._next_pass(stmt)
+        for part in bodies(stmt):
+            pending = self.body(part, pending, scope)
+        return pending
+
+    def _next_pass(self, stmt: Stmt) -> None:
+        """The loop's variable is another one than in the last pass."""
         self.generation += 1
         for inner in walk([stmt]):
             if isinstance(inner, ir.For):
                 self.symbols[inner.var] = f"{inner.var.name}#{id(inner)}#{self.generation}"
-        for part in bodies(stmt):
-            pending = self.body(part, pending, scope)
-        return pending
 
 
 def _after(barrier: Barrier, pending: list[Access]) -> list[Access]:

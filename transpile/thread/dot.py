@@ -9,28 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from transpile.ir import ir
-from transpile.ir.dtypes import I32, DType
+from transpile.ir.dtypes import DType
 from transpile.ir.walk import operands, walk
 from transpile.thread.context import Lowering, Tile
 from transpile.thread.control import computed_there
 from transpile.thread.dot_plan import Operand, Product, Staged
 from transpile.thread.dot_stage import stage
-from transpile.thread.exchange import key_of, position
+from transpile.thread.dot_threads import looped, summed
+from transpile.thread.exchange import key_of
 from transpile.thread.ir import (
-    Apply,
     Assign,
     Body,
     Const,
     Convert,
     Element,
     Expr,
-    For,
     FragmentLoad,
     FragmentShape,
-    LaneLoop,
     Let,
     Mma,
-    SharedLoad,
     Var,
     add,
     integer,
@@ -47,7 +44,7 @@ def dot(low: Lowering, op: ir.Dot) -> None:
         _by_threads(low, product)
         return
     lhs = None if product.lhs.staged else _resident(low, product.lhs)
-    acc = _accumulator(low, product)
+    acc = _accumulator(low, product, _shape(low, "acc"))
     buffers = stage(low, product)
     multiply = _Multiply(low, product, acc, lhs, buffers)
     keys = frozenset(key_of(s.buffer) for s in buffers.values())
@@ -106,21 +103,22 @@ def _make_fragment(low: Lowering, held: Held, shape: FragmentShape) -> None:
         held.var.fragment = shape
 
 
-def _accumulator(low: Lowering, product: Product) -> Held:
+def _accumulator(low: Lowering, product: Product, shape: FragmentShape | None) -> Held:
     """The variable that the product is added to, holding what it is added to."""
     op = product.op
     layout = low.plan.of(op.result)
-    shape = _shape(low, "acc")
     tile = None if op.acc is None else low.tile(op.acc, layout)
     if op.acc is not None and tile is not None and op.acc.dtype == op.acc_dtype:
         held = _own(low, op, op.acc, layout) or _scaled(low, op, op.acc, tile, layout)
         if held is not None:
-            _make_fragment(low, held, shape)
+            if shape is not None:
+                _make_fragment(low, held, shape)
             return held
     held = Held(layout, op.acc_dtype, op.result.name, _hint(low, op), fragment=shape)
     let = held.keep(layout.registers)
     if tile is None or not tile.sources:
-        value = Const(0.0, op.acc_dtype) if tile is None else tile.read({})
+        zero = Const(0.0 if op.acc_dtype.is_float else 0, op.acc_dtype)
+        value = zero if tile is None else tile.read({})
         let.value = _cast(value, op.acc_dtype)
         low.scope.add(Control(lambda: [let]))
         return held
@@ -295,49 +293,14 @@ def _matrix(held: Held, env: Env) -> Element:
     return whole
 
 
-def looped(name: str, count: int, inner: Callable[[Expr], Body]) -> Body:
-    """``inner`` for 0 .. count - 1; no loop where that is one."""
-    if count == 1:
-        return inner(integer(0))
-    var = Var(name, I32)
-    return [LaneLoop(var, count, inner(var))]
-
-
 # -- by threads ----------------------------------------------------------------------------------
 
 
 def _by_threads(low: Lowering, product: Product) -> None:
     """Each thread adds up its elements of the result from the staged operands."""
-    op = product.op
-    layout = low.plan.of(op.result)
-    acc = None if op.acc is None else low.tile(op.acc, layout)
+    acc = _accumulator(low, product, None)
     buffers = stage(low, product)
-    dtype = op.acc_dtype
-    held = Held(layout, op.result.dtype, op.result.name, "product")
-
-    def operand(side: str, *place: Expr) -> Expr:
-        staged = buffers[side]
-        *lead, row, col = place
-        index = (*lead, col, row) if staged.transposed else (*lead, row, col)
-        index = (*staged.index, *index)
-        return _cast(SharedLoad(staged.buffer, index), dtype)
-
-    def emit(env: Env) -> Body:
-        *lead, row, col = (position(low, digits, env) for digits in layout.axes)
-        total, k = Var("total", dtype), Var("k", I32)
-        start: Expr = Const(0.0 if dtype.is_float else 0, dtype)
-        if acc is not None:
-            start = _cast(acc.read(env), dtype)
-        terms = Apply("mul", (operand("lhs", *lead, row, k), operand("rhs", *lead, k, col)), dtype)
-        step = Assign(total, Apply("add", (total, terms), dtype))
-        done = _cast(total, held.dtype)
-        return [
-            Let(total, start),
-            For(k, integer(0), integer(product.k), integer(1), [step]),
-            Assign(held.entry(env), done),
-        ]
-
     keys = frozenset(key_of(s.buffer) for s in buffers.values())
-    uses = [] if acc is None else [acc]
-    low.effect(layout, emit, uses, defines=(held,), reads=keys, pinned=True)
-    low.bind(op.result, Tile(layout, held.dtype, held.read, (held,), held))
+    low.scope.add(Control(lambda: summed(low, product, acc, buffers), reads=keys))
+    tile = Tile(acc.layout, acc.dtype, acc.read, (acc,), acc)
+    low.bind(product.op.result, _converted(low, tile, product.op.result))

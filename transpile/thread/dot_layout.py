@@ -145,19 +145,35 @@ def staging(
 ) -> Layout:
     """The layout in which a tile is copied to shared memory: vectors along dimension ``along``,
     which is contiguous in memory, neighbouring threads on neighbouring vectors, all threads busy
-    if the tile has work for them."""
+    if the tile has work for them. Where that leaves most of them idle because the vectors of a row
+    are no multiple of a power of two, there is room for more of them than there are."""
     total = prod(extents)
     width = min(vector, _power_in(extents[along]))
     while width > 1 and total // width < threads:
         width //= 2
+    steps = [extent // (width if dim == along else 1) for dim, extent in enumerate(extents)]
+    order = sorted(range(len(axes)), key=lambda d: (d != along, -d))
+    shares = _shares(steps, order, threads)
+    if 4 * prod(shares) <= threads:
+        padded = list(steps)
+        padded[along] = 1 << (steps[along] - 1).bit_length()
+        if prod(more := _shares(padded, order, threads)) > prod(shares):
+            steps, shares = padded, more
     digits: list[Digits] = [()] * len(axes)
     stride = 1
-    for dim in sorted(range(len(axes)), key=lambda d: (d != along, -d)):
-        steps = extents[dim] // (width if dim == along else 1)
-        own = min(_power_in(steps), threads // stride)
-        digits[dim] = _spread(axes[dim], steps // own, own, stride, width if dim == along else 1)
-        stride *= own
+    for dim in order:
+        vectors = width if dim == along else 1
+        digits[dim] = _spread(axes[dim], steps[dim] // shares[dim], shares[dim], stride, vectors)
+        stride *= shares[dim]
     return Layout(tuple(digits))
+
+
+def _shares(steps: Sequence[int], order: Sequence[int], threads: int) -> list[int]:
+    """How many threads divide the steps of each dimension, without rest; ``order`` by turns."""
+    shares = [1] * len(steps)
+    for dim in order:
+        shares[dim] = min(_power_in(steps[dim]), threads // prod(shares))
+    return shares
 
 
 def _spread(axis: Axis, registers: int, threads: int, stride: int, vector: int) -> Digits:

@@ -48,13 +48,15 @@ _FRESH = (
 @dataclass(eq=False, slots=True)
 class Operand:
     """One side of a product. ``dtype`` is what is multiplied. A staged one is copied to a shared
-    buffer whose rows are the operand's rows, or with ``transposed`` its columns."""
+    buffer whose rows are the operand's rows, or with ``transposed`` its columns; ``room`` is what
+    the buffer holds of an operand that is loaded for it, whole matrices."""
 
     value: Value
     dtype: DType
     side: Literal["lhs", "rhs"]
     staged: bool = True
     transposed: bool = False
+    room: tuple[int, ...] | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -164,8 +166,9 @@ class _Planner:
         return Product(op, batch[0] if batch else 1, m, n, k, *sides)
 
     def _seeded(self, products: list[Product]) -> list[Product]:
-        """Those products whose results can be tiles of matrices: where a tile does not fill them,
-        nothing may be reduced along their empty rows or columns, which nothing masks."""
+        """Those products whose results can be tiles of matrices: where a block does not fill them,
+        nothing may be reduced along their empty rows or columns, which nothing masks (the rows
+        that a whole dimension lacks are masked as those of any tile are)."""
         while True:
             self.frames = Frames(self.body)
             for product in products:
@@ -182,7 +185,7 @@ class _Planner:
         assert slots is not None
         edges = ((product.m, unit.m), (product.n, unit.n))
         return any(
-            extent % edge and slot is not None and slot.reduced
+            extent % edge and slot is not None and slot.reduced and _of_block(slot.size)
             for slot, (extent, edge) in zip(slots, edges, strict=True)
         )
 
@@ -338,6 +341,7 @@ class _Planner:
             for size, digits in zip(value.shape, layout.axes, strict=True)
         )
         self.frames.demand(value, slots)
+        operand.room = tuple(extents)
 
     def _room(self, operand: Operand) -> list[int]:
         """Extents of the operand's buffer: whole matrices."""
@@ -385,6 +389,11 @@ class _Planner:
                 like = [a for a in maker.args if a.shape == value.shape]
                 return self._contiguous(like[0]) if like else last
         return last
+
+
+def _of_block(size: Size) -> bool:
+    """Whether an axis is one of blocks, not a whole dimension."""
+    return any(sym.kind == "block" for sym in size.syms)
 
 
 def _depths(body: Block) -> dict[Value, int]:

@@ -16,7 +16,7 @@ from transpile.ir.walk import operands as operands_of
 from transpile.thread.context import Lowering, Run, Tile
 from transpile.thread.dot_pipeline import can_run_ahead, run_ahead
 from transpile.thread.dot_plan import PAD, Operand, Product, Staged
-from transpile.thread.exchange import coordinates, key_of
+from transpile.thread.exchange import beyond_room, coordinates, key_of
 from transpile.thread.ir import (
     Apply,
     Body,
@@ -245,6 +245,8 @@ def _room(low: Lowering, product: Product, operand: Operand, layout: Layout) -> 
     """Extents of the buffer: whole matrices, and all that the copy writes."""
     unit = low.plan.products.unit
     assert unit is not None
+    if operand.room is not None and operand.value in low.deferred:
+        return operand.room
     *lead, rows, cols = layout.extents
     if product.grid is not None:
         edges = (unit.m, unit.k) if operand.side == "lhs" else (unit.k, unit.n)
@@ -264,13 +266,16 @@ def _store(
         if vector:
             env = {**env, layout.registers[-1]: Const(0)}
         index = coordinates(low, layout, env)
+        inside = None
+        if operand.room is not None and len(operand.room) == len(index):
+            inside = beyond_room(index, layout, operand.room)
         if operand.transposed:
             index = (*index[:-2], index[-1], index[-2])
         value = _cast(tile.read(env), operand.dtype)
         if vector:
             assert tile.held is not None
             value = tile.held.whole(env)
-        return [SharedStore(buffer, (*lead, *index), value, low.owner(layout))]
+        return [SharedStore(buffer, (*lead, *index), value, both([low.owner(layout), inside]))]
 
     inner = tuple(d for d in layout.registers if d.inner and not (vector and d.vector))
     low.effect(layout, emit, [tile], writes=frozenset({key_of(buffer)}), inner=inner)

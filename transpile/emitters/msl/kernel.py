@@ -15,6 +15,7 @@ from transpile.emitters.msl.statements import INDENT, Statements
 from transpile.ir import ir as tile
 from transpile.ir.diagnostics import KtError, error
 from transpile.thread import ir
+from transpile.thread.walk import all_nodes, walk
 
 SHARED_BYTES = 32 * 1024  # of threadgroup memory, on all Apple GPUs
 MAX_THREADS = 1024
@@ -161,6 +162,7 @@ def _shared(kernel: ir.Kernel, exprs: Expressions, scope: Scope) -> list[str]:
     buffers = sorted(kernel.shared, key=lambda b: (b.offset, b.name))
     overlap = any(a.offset + a.bytes > b.offset for a, b in pairwise(buffers))
     pad = " " * INDENT
+    wide = _vectors(kernel)
     lines = []
     if overlap:
         memory = scope.declare("memory")
@@ -173,7 +175,7 @@ def _shared(kernel: ir.Kernel, exprs: Expressions, scope: Scope) -> list[str]:
         inner = "".join(f"[{n}]" for n in shape[1:-1]) + row
         if not overlap:
             first = f"[{shape[0] + (0 if row else buffer.pad)}]"
-            aligned = "alignas(16) " if _vectors(buffer) else ""
+            aligned = "alignas(16) " if buffer in wide else ""
             lines.append(f"{pad}{aligned}threadgroup {kind} {name}{first}{inner};")
             continue
         at = f"{memory} + {buffer.offset}" if buffer.offset else memory
@@ -186,6 +188,16 @@ def _shared(kernel: ir.Kernel, exprs: Expressions, scope: Scope) -> list[str]:
     return lines
 
 
-def _vectors(buffer: ir.SharedBuffer) -> bool:
-    """True if threads may access more than one element at a time: rows of several."""
-    return buffer.shape != () and buffer.shape[-1] >= 2 and buffer.elements >= 64
+def _vectors(kernel: ir.Kernel) -> set[ir.SharedBuffer]:
+    """The buffers of which threads access more than one element at a time."""
+    found = set()
+    for stmt in walk(kernel.body):
+        if isinstance(stmt, ir.SharedStore) and stmt.value.width > 1:
+            found.add(stmt.buffer)
+        elif isinstance(stmt, ir.FragmentLoad | ir.FragmentStore):
+            place = stmt.source if isinstance(stmt, ir.FragmentLoad) else stmt.destination
+            found |= {place} if isinstance(place, ir.SharedBuffer) else set()
+    found |= {
+        e.buffer for e in all_nodes(kernel.body) if isinstance(e, ir.SharedLoad) and e.width > 1
+    }
+    return found

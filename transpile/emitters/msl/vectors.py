@@ -11,7 +11,7 @@ from transpile.emitters.msl import ops
 from transpile.emitters.msl.arguments import Text, enclosed
 from transpile.emitters.msl.expr import Expressions
 from transpile.emitters.msl.ops import ATOM
-from transpile.ir.dtypes import BF16, F16, F32, DType
+from transpile.ir.dtypes import BF16, F16, F32, I32, U32, DType
 from transpile.thread import ir
 from transpile.thread.walk import nodes
 
@@ -21,6 +21,7 @@ _FUNCTIONS = frozenset(ops.FLOATS) & {
     "asin", "acos", "atan", "sinh", "cosh", "tanh", "sigmoid", "floor", "ceil", "round", "trunc",
 }  # fmt: skip
 _FLOATS = (F16, BF16, F32)
+_WORDS = (I32, U32)
 
 
 class Vectors:
@@ -52,11 +53,13 @@ class Vectors:
                 return self.names[expr], ATOM
             case ir.Element(component=at) if at == self.component:
                 return self._whole(expr)
-            case ir.Convert(value=value, dtype=dtype, bitcast=False):
+            case ir.Convert(value=value, dtype=dtype, bitcast=False) if dtype in _FLOATS:
                 return self._converted(value, dtype)
             case ir.Apply(name=name, dtype=dtype) if dtype in _FLOATS:
                 if name in _OPERATORS or name in _FUNCTIONS:
                     return self._applied(expr)
+            case ir.Apply(name="add" | "sub" | "mul", dtype=dtype) if dtype in _WORDS:
+                return self._applied(expr)
         return None
 
     def _whole(self, expr: ir.Element) -> Text | None:
@@ -75,7 +78,9 @@ class Vectors:
     def _converted(self, value: ir.Expr, dtype: DType) -> Text | None:
         inner = self.of(value)
         plain = value.dtype in _FLOATS or (value.dtype.is_int and value.dtype.bits <= 32)
-        if inner is None or dtype not in _FLOATS or not plain:
+        if inner is None or dtype not in _FLOATS + _WORDS or not plain:
+            return None
+        if dtype in _WORDS and not value.dtype.is_int:
             return None
         if BF16 in (value.dtype, dtype) and F32 not in (value.dtype, dtype):
             return None
@@ -86,7 +91,7 @@ class Vectors:
         wide = expr.dtype == BF16 or (expr.dtype == F16 and not spelling.native)
         texts, vectors = [], 0
         for arg, need in zip(expr.args, spelling.needs, strict=False):
-            found = self.of(arg)
+            found = self._operand(arg)
             vectors += found is not None
             if found is None:
                 if self._varies(arg) or expr.name not in _OPERATORS:
@@ -102,6 +107,13 @@ class Vectors:
         if wide:
             return f"{self.exprs.type(expr.dtype, self.width)}({text})", ATOM
         return text, spelling.prec
+
+    def _operand(self, arg: ir.Expr) -> Text | None:
+        """The same for an operand; integers are worth converting only for arithmetic on them."""
+        match arg:
+            case ir.Convert(value=value, dtype=dtype, bitcast=False) if dtype in _WORDS:
+                return self._converted(value, dtype)
+        return self.of(arg)
 
     def _varies(self, expr: ir.Expr) -> bool:
         """True if the value differs from component to component."""
