@@ -707,7 +707,7 @@ struct NearestCodeParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float norms_shared[64];
+  threadgroup float norms_shared[64];
   alignas(16) threadgroup half codes_shared[64][72];
   int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
@@ -853,7 +853,7 @@ struct NearestCodeParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float norms_shared[64];
+  threadgroup float norms_shared[64];
   alignas(16) threadgroup bfloat codes_shared[64][40];
   int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;

@@ -391,9 +391,9 @@ struct Uint4MatmulHalvesParams {
         uchar4 packed_tile =
             load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         half4 both_f16;
-        int4 pair = int4(packed_tile);
         UNROLL for (short j = 0; j < 4; ++j) {
-          both_f16[j] = half(pair[j] & 15);
+          int pair = int(packed_tile[j]);
+          both_f16[j] = half(pair & 15);
         }
         *(threadgroup half4*)&rhs_shared[tid / 8 + i * 16][lane % 8 * 4] = both_f16;
       }
@@ -409,9 +409,9 @@ struct Uint4MatmulHalvesParams {
             ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
         half4 both_f16;
-        int4 pair = int4(packed_tile);
         UNROLL for (short j = 0; j < 4; ++j) {
-          both_f16[j] = half(pair[j] & 15);
+          int pair = int(packed_tile[j]);
+          both_f16[j] = half(pair & 15);
         }
         *(threadgroup half4*)&rhs_shared[tid / 8 + i * 16][lane % 8 * 4] = both_f16;
       }
@@ -441,9 +441,9 @@ struct Uint4MatmulHalvesParams {
         uchar4 packed_tile =
             load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         half4 shr_f16;
-        int4 pair = int4(packed_tile);
         UNROLL for (short j = 0; j < 4; ++j) {
-          shr_f16[j] = half(pair[j] >> 4);
+          int pair = int(packed_tile[j]);
+          shr_f16[j] = half(pair >> 4);
         }
         *(threadgroup half4*)&rhs_shared_1[tid / 8 + i * 16][lane % 8 * 4] = shr_f16;
       }
@@ -459,9 +459,9 @@ struct Uint4MatmulHalvesParams {
             ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
         half4 shr_f16;
-        int4 pair = int4(packed_tile);
         UNROLL for (short j = 0; j < 4; ++j) {
-          shr_f16[j] = half(pair[j] >> 4);
+          int pair = int(packed_tile[j]);
+          shr_f16[j] = half(pair >> 4);
         }
         *(threadgroup half4*)&rhs_shared_1[tid / 8 + i * 16][lane % 8 * 4] = shr_f16;
       }
@@ -571,9 +571,9 @@ struct Uint4MatmulHalvesParams {
         uchar4 packed_tile =
             load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         bfloat4 both_bf16;
-        int4 pair = int4(packed_tile);
         UNROLL for (short j = 0; j < 4; ++j) {
-          both_bf16[j] = bfloat(float(pair[j] & 15));
+          int pair = int(packed_tile[j]);
+          both_bf16[j] = bfloat(float(pair & 15));
         }
         *(threadgroup bfloat4*)&rhs_shared[tid / 8 + i * 16][lane % 8 * 4] = both_bf16;
       }
@@ -589,9 +589,9 @@ struct Uint4MatmulHalvesParams {
             ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
         bfloat4 both_bf16;
-        int4 pair = int4(packed_tile);
         UNROLL for (short j = 0; j < 4; ++j) {
-          both_bf16[j] = bfloat(float(pair[j] & 15));
+          int pair = int(packed_tile[j]);
+          both_bf16[j] = bfloat(float(pair & 15));
         }
         *(threadgroup bfloat4*)&rhs_shared[tid / 8 + i * 16][lane % 8 * 4] = both_bf16;
       }
@@ -621,9 +621,9 @@ struct Uint4MatmulHalvesParams {
         uchar4 packed_tile =
             load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
         bfloat4 shr_bf16;
-        int4 pair = int4(packed_tile);
         UNROLL for (short j = 0; j < 4; ++j) {
-          shr_bf16[j] = bfloat(float(pair[j] >> 4));
+          int pair = int(packed_tile[j]);
+          shr_bf16[j] = bfloat(float(pair >> 4));
         }
         *(threadgroup bfloat4*)&rhs_shared_1[tid / 8 + i * 16][lane % 8 * 4] = shr_bf16;
       }
@@ -639,9 +639,9 @@ struct Uint4MatmulHalvesParams {
             ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
         bfloat4 shr_bf16;
-        int4 pair = int4(packed_tile);
         UNROLL for (short j = 0; j < 4; ++j) {
-          shr_bf16[j] = bfloat(float(pair[j] >> 4));
+          int pair = int(packed_tile[j]);
+          shr_bf16[j] = bfloat(float(pair >> 4));
         }
         *(threadgroup bfloat4*)&rhs_shared_1[tid / 8 + i * 16][lane % 8 * 4] = shr_bf16;
       }
