@@ -452,7 +452,7 @@ struct CrossEntropyBwdParams {
   int n;
   int v;
   int logits_stride_0;
-  int ignore_index;
+  long ignore_index;
 };
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_bwd_i64_f16_f32(
@@ -473,7 +473,7 @@ struct CrossEntropyBwdParams {
   // label = labels[tile_n]
   long label = n < params.n ? labels[n] : 0l;
   // counted = (label != ignore_index)[:, None]
-  bool condition = label != long(params.ignore_index);
+  bool condition = label != params.ignore_index;
   // grad[tile_n, tile_v] = torch.where(counted, probs - one_hot, 0.0).to(logits.dtype)
   half4 grad_tile;
   // one_hot = (tile_v.index[None, :] == label[:, None]).to(torch.float32)
@@ -487,12 +487,19 @@ struct CrossEntropyBwdParams {
   }
 }
 
+struct CrossEntropyBwdI32F32Params {
+  int n;
+  int v;
+  int logits_stride_0;
+  int ignore_index;
+};
+
 [[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_bwd_i32_f32(
     const device int* labels [[buffer(0)]],
     const device float* logits [[buffer(1)]],
     const device float* lse [[buffer(2)]],
     device float* grad [[buffer(3)]],
-    constant CrossEntropyBwdParams& params [[buffer(4)]],
+    constant CrossEntropyBwdI32F32Params& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {

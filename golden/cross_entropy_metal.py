@@ -68,7 +68,7 @@ _cross_entropy_bwd_i64_f16_f32_launch = kt.Launcher(
     _METAL,
     "cross_entropy_bwd_i64_f16_f32",
     {"labels": "i64[N]", "logits": "f16[N,V]", "lse": "f32[N]", "grad": "out f16[N,V]"},
-    {"n": "i32", "v": "i32", "logits_stride_0": "i32", "ignore_index": "i32"},
+    {"n": "i32", "v": "i32", "logits_stride_0": "i32", "ignore_index": "i64"},
     threads=(256, 1, 1),
 )
 _cross_entropy_bwd_i32_f32_launch = kt.Launcher(

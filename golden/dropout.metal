@@ -61,7 +61,7 @@ struct SeededDropoutParams {
   float scale;
   float p;
   int n;
-  int seed;
+  long seed;
 };
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void seeded_dropout_f16(
@@ -78,7 +78,7 @@ struct SeededDropoutParams {
   // uniform = hl.rand([tile], seed=seed)
   float4 kept = float4(x_tile) * params.scale;
   UNROLL for (short i = 0; i < 4; ++i) {
-    float uniform = kt_uniform(kt_philox(long(params.seed), n + i));
+    float uniform = kt_uniform(kt_philox(params.seed, n + i));
     out_tile[i] = half(uniform > params.p ? kept[i] : 0.0f);
   }
   store_aligned<4>(out + n, out_tile, params.n - n);
@@ -98,7 +98,7 @@ struct SeededDropoutParams {
   // uniform = hl.rand([tile], seed=seed)
   float4 kept = x_tile * params.scale;
   UNROLL for (short i = 0; i < 4; ++i) {
-    float uniform = kt_uniform(kt_philox(long(params.seed), n + i));
+    float uniform = kt_uniform(kt_philox(params.seed, n + i));
     out_tile[i] = uniform > params.p ? kept[i] : 0.0f;
   }
   store_aligned<4>(out + n, out_tile, params.n - n);

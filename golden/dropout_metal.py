@@ -15,13 +15,13 @@ _METAL = kt.Library(__file__, "dropout.metal")
 _seeded_dropout_f16_launch = kt.Launcher(
     _METAL, "seeded_dropout_f16",
     {"x": "f16[N] @16", "out": "out f16[N] @16"},
-    {"scale": "f32", "p": "f32", "n": "i32", "seed": "i32"},
+    {"scale": "f32", "p": "f32", "n": "i32", "seed": "i64"},
     threads=(256, 1, 1),
 )
 _seeded_dropout_f32_launch = kt.Launcher(
     _METAL, "seeded_dropout_f32",
     {"x": "f32[N] @16", "out": "out f32[N] @16"},
-    {"scale": "f32", "p": "f32", "n": "i32", "seed": "i32"},
+    {"scale": "f32", "p": "f32", "n": "i32", "seed": "i64"},
     threads=(256, 1, 1),
 )
 

@@ -348,6 +348,10 @@ def mlx(function: Callable[..., Any]) -> Callable[..., Any]:
 # --------------------------------------------------------------------------------------------
 # Checks
 
+#: elements from a tensor's first that 32-bit offsets reach, and less: the last block of a kernel
+#: counts beyond the end before it compares
+_REACH = 2**31 - 2**20
+
 
 def _check_tensors(launch: Launcher, tensors: Sequence[Any]) -> None:
     """Raise KtError unless the tensors fit the signatures."""
@@ -370,7 +374,7 @@ def _check_tensors(launch: Launcher, tensors: Sequence[Any]) -> None:
             raise _error(launch, name, value, f"pass a tensor of rank {len(spec.dims)}")
         _check_dims(launch, name, value, sizes)
         reach = _check_layout(launch, name, value)
-        if reach >= 2**31 and not launch.index64:
+        if reach >= _REACH and not launch.index64:
             advice = (
                 f"its last element is {reach} elements from its first, too far for 32-bit "
                 'offsets: rebuild with --config \'{"index_dtype": "int64"}\''

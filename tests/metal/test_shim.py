@@ -174,7 +174,7 @@ def test_offsets_beyond_32_bits_are_refused_unless_the_kernel_has_64(
     kt: ModuleType, mps: FakeMps
 ) -> None:
     kt._backend.device = "meta"
-    apart = torch.empty_strided((2, 1), (2**31, 1), device="meta")
+    apart = torch.empty_strided((2, 1), (2**31 - 1, 1), device="meta")
     launchers = [
         kt.Launcher(
             kt.Library("x.py", "x.metal", "text"), "copy", {"x": "f32[M,N]"},

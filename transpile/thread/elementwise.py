@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from transpile.ir import ir
-from transpile.ir.dtypes import BOOL
+from transpile.ir.dtypes import BOOL, I64
 from transpile.ir.sizes import Size
 from transpile.ir.walk import reshape_groups
 from transpile.thread.context import Lowering, Tile
 from transpile.thread.exchange import reshaped
-from transpile.thread.ir import Apply, Const, Convert, Expr, HostScalar, Random, add, both, mul
+from transpile.thread.ir import (
+    Apply,
+    Const,
+    Convert,
+    Expr,
+    Extent,
+    HostScalar,
+    Random,
+    add,
+    both,
+    mul,
+)
 from transpile.thread.layout import Digits, Layout
 from transpile.thread.memory import load
 from transpile.thread.nests import Env
@@ -22,7 +33,7 @@ def const(_: Lowering, op: ir.Const, layout: Layout) -> Tile:
 
 
 def size_of(low: Lowering, op: ir.SizeOf, layout: Layout) -> Tile:
-    """A host-side integer."""
+    """A host-side integer, in as many bits as the source asks for."""
     value = _converted(low.size(op.size), op.result)
     return Tile(layout, op.result.dtype, lambda env: value)
 
@@ -38,6 +49,8 @@ def _converted(expr: Expr, value: ir.Value) -> Expr:
         return expr
     if isinstance(expr, Const):
         return Const(expr.value, value.dtype)
+    if isinstance(expr, Extent) and value.dtype == I64:
+        return Extent(expr.size, I64)  # it may not fit in 32 bits
     return Convert(expr, value.dtype)
 
 
@@ -122,10 +135,18 @@ def cast(low: Lowering, op: ir.Cast, layout: Layout) -> Tile:
     def compute(env: Env) -> Expr:
         return Convert(tile.read(env), dtype, op.bitcast)
 
+    if isinstance(size := _constant(tile), Extent) and not op.bitcast:
+        value = _converted(size, op.result)
+        return Tile(layout, dtype, lambda env: value)
     if not tile.sources:
         return Tile(layout, dtype, compute)
     name, hint = op.result.name, low.hints[op.result]
     return low.define(layout, dtype, compute, [tile], name=name, hint=hint)
+
+
+def _constant(tile: Tile) -> Expr | None:
+    """What a tile without registers is that reads no variable."""
+    return tile.read({}) if not tile.sources and not tile.layout.registers else None
 
 
 def mask(low: Lowering, op: ir.Mask, layout: Layout) -> Tile:

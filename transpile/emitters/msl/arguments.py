@@ -14,9 +14,10 @@ from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.ops import ADD, ATOM, MUL, POSTFIX, UNARY
 from transpile.ir import ir as tile
 from transpile.ir.diagnostics import error
-from transpile.ir.dtypes import F32, I32, DType
+from transpile.ir.dtypes import F32, I32, I64, DType
 from transpile.ir.sizes import Opaque, Size, Sym
 from transpile.thread import ir
+from transpile.thread.walk import all_nodes
 
 Text = tuple[str, int]
 """Source text and the precedence of its outermost operator."""
@@ -44,6 +45,31 @@ class Arguments:
         self.members: dict[object, Member] = {}
         self.member_names = Scope()
         self.named = dict(reversed(source.size_names))
+        self.wide = self._wide()
+
+    def _wide(self) -> set[Size]:
+        """Members of 64 bits: integer arguments (seeds, numbers added to 64-bit tensors) that are
+        asked for in no other width. What a 32-bit one cannot hold, the launch refuses."""
+        asked: dict[Size, set[int]] = {}
+
+        def visit(size: Size, bits: int) -> None:
+            if size.as_sym() is not None or size in self.named:
+                asked.setdefault(size, set()).add(bits)
+                return
+            for mono, _ in size.terms:
+                for atom in mono:
+                    parts = (Size.of(atom),) if isinstance(atom, Sym) else (atom.lhs, atom.rhs)
+                    for part in parts:
+                        visit(part, bits)
+
+        for node in all_nodes(self.kernel.body):
+            if isinstance(node, ir.Extent) and node.size.as_int() is None:
+                visit(node.size, node.dtype.bits)
+        return {
+            size
+            for size, widths in asked.items()
+            if widths == {64} and any(sym.kind == "scalar" for sym in size.syms)
+        }
 
     def struct(self) -> list[Member]:
         """The members in the order of the source: scalars, sizes, strides."""
@@ -78,7 +104,8 @@ class Arguments:
         if sym is None and name is None:
             return self._polynomial(size, dtype)
         if size not in self.members:
-            self._member(size, self._hint(size), self.index_dtype, name or self.host.text(size))
+            kind = I64 if size in self.wide else self.index_dtype
+            self._member(size, self._hint(size), kind, name or self.host.text(size))
         found = self.members[size]
         text = f"params.{found.name}"
         return (text, POSTFIX) if dtype.bits <= found.dtype.bits else (f"long({text})", ATOM)

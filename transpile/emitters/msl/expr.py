@@ -205,7 +205,16 @@ class Expressions:
             helper = "floor_mod_float"
         self.helpers.add(helper)
 
+    def count(self, expr: ir.Expr, width: int) -> str:
+        """How many components of a vector exist: helpers count in 32 bits."""
+        if expr.dtype.bits <= 32:
+            return self.text(expr)
+        return f"int(min({self.text(expr)}, {number(width, expr.dtype)}))"
+
     def _convert(self, expr: ir.Convert) -> Text:
+        if isinstance(expr.value, ir.Id) and expr.value.kind.startswith("group"):
+            self.ids.add("tgid")
+            return f"{NAMES[expr.dtype]}(tgid.{expr.value.kind[-1]})", ATOM
         source, target = self.dtype(expr.value.dtype), self.dtype(expr.dtype)
         if expr.bitcast:
             if NAMES[source] == NAMES[target]:
@@ -303,7 +312,10 @@ class Expressions:
         elif expr.count is not None:
             function = self.access("load", expr.vector, first=True, aligned=expr.aligned)
             value = number(expr.other, dtype)
-            arguments = [self.pointer(expr.tensor, expr.offset)[0], self.text(expr.count)]
+            arguments = [
+                self.pointer(expr.tensor, expr.offset)[0],
+                self.count(expr.count, expr.width),
+            ]
             arguments += [value] if expr.other != 0 else []
             text, prec = f"{function}({', '.join(arguments)})", ATOM
             other = self._all(dtype, expr.vector, value)

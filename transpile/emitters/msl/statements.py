@@ -260,7 +260,8 @@ class Statements:
         if stmt.count is not None:
             helper = exprs.access("store", width, first=True, aligned=stmt.aligned)
             pointer = exprs.pointer(stmt.tensor, stmt.offset)[0]
-            text = f"{helper}({pointer}, {value}, {exprs.text(stmt.count)});"
+            count = exprs.count(stmt.count, stmt.value.width)
+            text = f"{helper}({pointer}, {value}, {count});"
             return self._guarded(stmt.guard, text, indent)
         if width == 1:
             name = exprs.arguments.tensors[stmt.tensor]
