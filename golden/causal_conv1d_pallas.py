@@ -20,6 +20,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 
+def _select(keep, x, fill):
+    """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
+    wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
+    return jnp.where(keep, x.astype(wide), fill).astype(x.dtype)
+
+
 def _window(x, start, length, axis):
     """``length`` positions of ``x`` from ``start`` on, which need not be aligned; it wraps."""
     n = x.shape[axis]
@@ -31,25 +37,25 @@ def _causal_conv1d_kernel(bias_ref, x_ref, x_ref_1, weight_ref, out_ref, *, bloc
     pid_t = pl.program_id(2)
     acc = jnp.zeros((block_c, block_t), jnp.float32)
     acc += bias_ref[...].astype(jnp.float32)[:, None]
-    values = jnp.where(
+    values = _select(
         pid_t * block_t + lax.broadcasted_iota(jnp.int32, (1, block_t), 1) - 3 >= 0,
         _window(x_ref[...], pid_t * block_t + -3, block_t, 1),
         0.0,
     )
     acc += weight_ref[:, 0].astype(jnp.float32)[:, None] * values.astype(jnp.float32)
-    values = jnp.where(
+    values = _select(
         pid_t * block_t + lax.broadcasted_iota(jnp.int32, (1, block_t), 1) - 2 >= 0,
         _window(x_ref[...], pid_t * block_t + -2, block_t, 1),
         0.0,
     )
     acc += weight_ref[:, 1].astype(jnp.float32)[:, None] * values.astype(jnp.float32)
-    values = jnp.where(
+    values = _select(
         pid_t * block_t + lax.broadcasted_iota(jnp.int32, (1, block_t), 1) - 1 >= 0,
         _window(x_ref[...], pid_t * block_t + -1, block_t, 1),
         0.0,
     )
     acc += weight_ref[:, 2].astype(jnp.float32)[:, None] * values.astype(jnp.float32)
-    values = jnp.where(
+    values = _select(
         pid_t * block_t + lax.broadcasted_iota(jnp.int32, (1, block_t), 1) >= 0,
         x_ref_1[...], 0.0,
     )
@@ -95,19 +101,19 @@ def _causal_conv1d_f32_kernel(bias_ref, x_ref, x_ref_1, weight_ref, out_ref, *, 
     pid_t = pl.program_id(2)
     acc = jnp.zeros((block_c, block_t), jnp.float32)
     acc += bias_ref[...][:, None]
-    values = jnp.where(
+    values = _select(
         pid_t * block_t + lax.broadcasted_iota(jnp.int32, (1, block_t), 1) - 2 >= 0,
         _window(x_ref[...], pid_t * block_t + -2, block_t, 1),
         0.0,
     )
     acc += weight_ref[:, 0][:, None] * values
-    values = jnp.where(
+    values = _select(
         pid_t * block_t + lax.broadcasted_iota(jnp.int32, (1, block_t), 1) - 1 >= 0,
         _window(x_ref[...], pid_t * block_t + -1, block_t, 1),
         0.0,
     )
     acc += weight_ref[:, 1][:, None] * values
-    values = jnp.where(
+    values = _select(
         pid_t * block_t + lax.broadcasted_iota(jnp.int32, (1, block_t), 1) >= 0,
         x_ref_1[...], 0.0,
     )

@@ -20,6 +20,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 
+def _select(keep, x, fill):
+    """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
+    wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
+    return jnp.where(keep, x.astype(wide), fill).astype(x.dtype)
+
+
 def _window(x, start, length, axis):
     """``length`` positions of ``x`` from ``start`` on, which need not be aligned; it wraps."""
     n = x.shape[axis]
@@ -84,13 +90,13 @@ def concat_columns(x: jax.Array, y: jax.Array) -> jax.Array:
 def _concat_columns_masked_kernel(x_ref, y_ref, out_ref, *, n1):
     pid_n = pl.program_id(1)
     from_x = pid_n * 1024 + lax.broadcasted_iota(jnp.int32, (1, 1024), 1) < n1
-    left = jnp.where(from_x, x_ref[...], 0.0)
-    right = jnp.where(
+    left = _select(from_x, x_ref[...], 0.0)
+    right = _select(
         pid_n * 1024 + lax.broadcasted_iota(jnp.int32, (1, 1024), 1) >= n1,
         _window(y_ref[...], pid_n * 1024 + -n1, 1024, 1),
         0.0,
     )
-    out_ref[...] = jnp.where(from_x, left, right)
+    out_ref[...] = _select(from_x, left, right)
 
 
 def _concat_columns_masked_call(x, y):

@@ -52,7 +52,7 @@ def _int4_matmul_kernel(packed_ref, x_ref, out_ref, acc_ref, *, block_m, block_n
     w = jnp.reshape(interleaved, (block_k * 2, block_n))
     # Twice the width of tile_k, whose mask does not cover these columns.
     pid_k_1 = pid_k * block_k * 2
-    a = jnp.where(
+    a = _select(
         (pid_k_1 + lax.broadcasted_iota(jnp.int32, (1, block_k * 2), 1) < k)
         & (pid_k_1 + lax.broadcasted_iota(jnp.int32, (1, block_k * 2), 1) < k),
         x_ref[...], 0.0,
@@ -117,7 +117,7 @@ def _int4_matmul_i8_f16_kernel(packed_ref, x_ref, out_ref, acc_ref, *, block_m, 
     w = jnp.reshape(interleaved, (block_k * 2, block_n))
     # Twice the width of tile_k, whose mask does not cover these columns.
     pid_k_1 = pid_k * block_k * 2
-    a = jnp.where(
+    a = _select(
         (pid_k_1 + lax.broadcasted_iota(jnp.int32, (1, block_k * 2), 1) < k)
         & (pid_k_1 + lax.broadcasted_iota(jnp.int32, (1, block_k * 2), 1) < k),
         x_ref[...], 0.0,

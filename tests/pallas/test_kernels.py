@@ -182,3 +182,22 @@ def test_short_loops_over_numbers_are_written_out() -> None:
         return out
     """
     assert "for i in range(4):" in function(build(snippet, args={"x": "f32[4,N]"}), "_f_kernel")
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_masks_of_one_row_select_words(dtype: str) -> None:
+    """Mosaic has no such mask for packed elements; both signatures read the same."""
+    snippet = """
+    @helion.kernel()
+    def f(x: torch.Tensor, count: int) -> torch.Tensor:
+        out = torch.empty_like(x)
+        for tile_m, tile_n in hl.tile(x.size()):
+            first = (tile_n.index < count)[None, :]
+            rows = (tile_m.index < count)[:, None]
+            kept = torch.where(first, x[tile_m, tile_n], 0.0)
+            out[tile_m, tile_n] = torch.where(rows, kept, 1.0)
+        return out
+    """
+    kernel = function(build(snippet, args={"x": f"{dtype}[M,N]", "count": "i32"}), "_f_kernel")
+    assert kernel.count("_select(") == 1
+    assert kernel.count("jnp.where(") == 1

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from transpile.emitters.common.tree import (
     ADD,
-    ATOM,
     BIT_AND,
     COMPARE,
     TERNARY,
@@ -305,13 +304,34 @@ class Context:
             return expr
         return self.select(self.conjunction(conditions), expr, number, dtype)
 
-    def select(self, cond: Expr, expr: Expr, other: Expr, dtype: DType) -> Expr:
-        """``jnp.where``."""
-        shape = self.broadcast(cond, expr)
-        return Expr(
-            "jnp.where({0}, {1}, {2})", (cond, expr, other), (0, 0, 0), ATOM, dtype=dtype,
-            shape=shape,
-        )  # fmt: skip
+    def select(
+        self, cond: Expr, expr: Expr, other: Expr, dtype: DType, *, held: bool = False
+    ) -> Expr:
+        """``jnp.where``; Mosaic has no mask of one row for a few rows of packed elements.
+
+        ``held``: as a tensor holds them, so that another signature's may be packed.
+        """
+        function = "jnp.where"
+        if dtype.is_float and (held or dtype.bits < 32) and is_row(cond.shape):
+            function = "_select"
+            self.helpers.add(function)
+            if expr.is_literal:
+                expr = self.full(expr, ir.TileType(dtype))
+        return call(
+            function, cond, expr, other, dtype=dtype, shape=self.broadcast(cond, expr, other)
+        )
+
+    def holds(self, value: Value) -> bool:
+        """True for elements of a tensor as they are, selected or masked at most."""
+        match self.makers.get(value):
+            case ir.Load():
+                return True
+            case ir.Mask(value=inner):
+                return self.holds(inner)
+            case ir.Elementwise(name="where", args=(_, *args)):
+                return any(map(self.holds, args))
+            case _:
+                return False
 
     def in_range(self, tile: Tile, shape: tuple[Size, ...], dim: int) -> Expr:
         """Which lanes of axis ``dim`` are within the tile's loop."""
@@ -397,6 +417,11 @@ def hint_of(expr: Expr) -> str:
     for var in expr.vars():
         return (var.name or var.hint).removesuffix("_ref") + "_tile"
     return "t"
+
+
+def is_row(shape: tuple[Size, ...]) -> bool:
+    """True for the shape of positions along memory's last axis that all rows share."""
+    return shape[-1:] not in ((), (ONE,)) and shape[-2:-1] in ((), (ONE,))
 
 
 def less(lhs: Expr, rhs: Expr) -> Expr:

@@ -82,6 +82,9 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
         return call("jnp.floor", quotient, dtype=op.result.dtype, shape=quotient.shape)
     if op.name == "where" and all(a.is_literal for a in args[1:]):
         args[1] = ctx.full(args[1], ir.TileType(op.result.dtype))
+    if op.name == "where":
+        cond, value, other = args
+        return ctx.select(cond, value, other, op.result.dtype, held=ctx.holds(op.result))
     if op.name in ("fmax", "fmin") and not op.result.dtype.is_float:
         spelling = ELEMENTWISE["maximum" if op.name == "fmax" else "minimum"]
     if all(a.is_literal for a in args):

@@ -46,7 +46,7 @@ def lower_load(ctx: Context, op: ir.Load) -> Expr:
         zero = lit("0.0" if op.result.dtype.is_float else "0")
         if op.result.dtype.is_bool:
             return ctx.conjunction([mask, expr])
-        expr = ctx.select(mask, expr, zero, op.result.dtype)
+        expr = ctx.select(mask, expr, zero, op.result.dtype, held=True)
     return expr
 
 
@@ -222,7 +222,7 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
             "choose block sizes that divide the offset",
         )  # fmt: skip
     if mask is not None:
-        value = ctx.select(mask, ctx.cast(value, dtype), target, dtype)
+        value = ctx.select(mask, ctx.cast(value, dtype), target, dtype, held=True)
     emit_store(ctx, target, stored(ctx, value, ir.TileType(dtype, shape), window))
 
 
