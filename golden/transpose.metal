@@ -9,6 +9,31 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
+// N elements that begin anywhere.
+template <short N, typename T>
+inline vec<T, N> load_any(const device T* x) {
+  vec<T, N> v;
+  for (short i = 0; i < N; ++i) {
+    v[i] = x[i];
+  }
+  return v;
+}
+
+// The first `count` of N elements, and `other` after them.
+template <short N, typename T>
+inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
+  if (count >= N) {
+    return load_any<N>(x);
+  }
+  vec<T, N> v = vec<T, N>(other);
+  for (short i = 0; i < N - 1; ++i) {
+    if (i < count) {
+      v[i] = x[i];
+    }
+  }
+  return v;
+}
+
 // Writes N elements to anywhere.
 template <short N, typename T>
 inline void store_any(device T* x, vec<T, N> v) {
@@ -44,17 +69,27 @@ struct TransposeParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  int m = int(tgid.x) * 64 + lane % 16 * 4;
-  int n = int(tgid.y) * 64 + tid / 16;
+  threadgroup half x_shared[64][66];
+  int m = int(tgid.x) * 64 + tid / 16;
+  int n = int(tgid.y) * 64 + lane % 16 * 4;
+  int n_2 = int(tgid.y) * 64 + tid / 16;
+  int m_2 = int(tgid.x) * 64 + lane % 16 * 4;
   // out[tile_n, tile_m] = x[tile_m, tile_n].T
+  UNROLL for (short i = 0; i < 4; ++i) {
+    half4 x_tile = m + i * 16 < params.m
+        ? load_first<4>(x + (m + i * 16) * params.x_stride_0 + n, params.n - n) : half4(0.0h);
+    UNROLL for (short j = 0; j < 4; ++j) {
+      x_shared[tid / 16 + i * 16][lane % 16 * 4 + j] = x_tile[j];
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short i = 0; i < 4; ++i) {
     half4 x_tile;
     UNROLL for (short j = 0; j < 4; ++j) {
-      x_tile[j] = m + j < params.m && n + i * 16 < params.n
-          ? x[(m + j) * params.x_stride_0 + n + i * 16] : 0.0h;
+      x_tile[j] = x_shared[lane % 16 * 4 + j][tid / 16 + i * 16];
     }
-    if (n + i * 16 < params.n) {
-      store_first<4>(out + (n + i * 16) * params.m + m, x_tile, params.m - m);
+    if (n_2 + i * 16 < params.n) {
+      store_first<4>(out + (n_2 + i * 16) * params.m + m_2, x_tile, params.m - m_2);
     }
   }
 }
@@ -66,17 +101,27 @@ struct TransposeParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  int m = int(tgid.x) * 64 + lane % 16 * 4;
-  int n = int(tgid.y) * 64 + tid / 16;
+  threadgroup float x_shared[64][65];
+  int m = int(tgid.x) * 64 + tid / 16;
+  int n = int(tgid.y) * 64 + lane % 16 * 4;
+  int n_2 = int(tgid.y) * 64 + tid / 16;
+  int m_2 = int(tgid.x) * 64 + lane % 16 * 4;
   // out[tile_n, tile_m] = x[tile_m, tile_n].T
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float4 x_tile = m + i * 16 < params.m
+        ? load_first<4>(x + (m + i * 16) * params.x_stride_0 + n, params.n - n) : float4(0.0f);
+    UNROLL for (short j = 0; j < 4; ++j) {
+      x_shared[tid / 16 + i * 16][lane % 16 * 4 + j] = x_tile[j];
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short i = 0; i < 4; ++i) {
     float4 x_tile;
     UNROLL for (short j = 0; j < 4; ++j) {
-      x_tile[j] = m + j < params.m && n + i * 16 < params.n
-          ? x[(m + j) * params.x_stride_0 + n + i * 16] : 0.0f;
+      x_tile[j] = x_shared[lane % 16 * 4 + j][tid / 16 + i * 16];
     }
-    if (n + i * 16 < params.n) {
-      store_first<4>(out + (n + i * 16) * params.m + m, x_tile, params.m - m);
+    if (n_2 + i * 16 < params.n) {
+      store_first<4>(out + (n_2 + i * 16) * params.m + m_2, x_tile, params.m - m_2);
     }
   }
 }

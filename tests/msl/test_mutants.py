@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from tests.msl.programs import kernel_text, run, torch
+from tests.msl.programs import kernel_text, program, run, torch
 
 from transpile.verify.msl import strict  # isort: skip
 from transpile.verify.msl.executor import ExecutionError  # isort: skip
@@ -97,3 +97,25 @@ def test_counters() -> None:
     # per step: each of 4 SIMD groups loads 4 + 4 matrices for each of 2 slices of k
     assert counted.threadgroup.reads == tiles * steps * 4 * 2 * 8 * 64
     assert counted.threadgroup.written_bytes == tiles * steps * 2 * (64 * 16 + 16 * 64)
+
+
+SEGMENTS = {  # of 128 bytes, for each of two SIMD groups that read floats
+    "x[i]": 1,
+    "x[i + 1]": 2,  # across the boundary of a segment
+    "x[i * 2]": 2,
+    "x[i % 32 * 32]": 32,
+    "x[0]": 1,
+    "(x[i * 4 + 1] + x[i * 4] + x[i * 4 + 2] + x[i * 4 + 3])": 4,  # four in a row are one access
+}
+
+
+@pytest.mark.parametrize(("read", "count"), SEGMENTS.items(), ids=list(SEGMENTS))
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_segments(read: str, count: int, reverse: bool) -> None:
+    x, y = torch.zeros(2048), torch.zeros(64)
+    source = program(f"y[i] = {read};")
+    rest = [struct.pack("I", 64), torch.zeros(1, dtype=torch.int32)]
+    counted = run(source, [x, y, *rest], (1, 1, 1), (64, 1, 1), "k", reverse=reverse)
+    assert counted.buffers["x"].segments == 2 * count
+    assert counted.buffers["y"].segments == 2
+    assert counted.threadgroup.segments == 0

@@ -67,6 +67,8 @@ def choose(kernel: ir.Kernel, config: dict[str, Any], target: str = "triton") ->
             found = _product(alone, roles, target)
         elif _row_sizes(alone):
             found = _rows(alone)
+            if target == "metal":
+                _neighbours_together(alone, found)
         else:
             found = _elementwise(alone)
         found.orders[phase.loop] = found.order(phase.axes)
@@ -236,6 +238,26 @@ def _rows(kernel: ir.Kernel) -> Defaults:
     for sym in _subdivided(kernel):
         defaults.blocks[sym] = max(defaults.blocks[sym], 32)
     return defaults
+
+
+_NEIGHBOURS = 16  # elements in a row: 64 bytes of f32
+
+
+def _neighbours_together(kernel: ir.Kernel, defaults: Defaults) -> None:
+    """Several of the grid's axis where the rows that tiles span lie across memory (columns), so
+    that neighbouring threads access neighbouring elements."""
+    grid = {a.block for p in kernel.phases for a in p.axes}
+    for op in walk_kernel(kernel):
+        if not isinstance(op, ir.Load | ir.Store) or op.mask is not None:
+            continue
+        if not any(isinstance(entry, ir.AtSlice) for entry in op.index):
+            continue
+        for entry, stride in zip(op.index, op.tensor.strides, strict=True):
+            if stride == ONE and isinstance(entry, ir.AtTile):
+                assert isinstance(entry.tile.type, ir.TileVar)
+                sym = entry.tile.type.block
+                if sym in grid:
+                    defaults.blocks[sym] = max(defaults.blocks[sym], _NEIGHBOURS)
 
 
 def _subdivided(kernel: ir.Kernel) -> set[Sym]:

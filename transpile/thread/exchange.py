@@ -25,9 +25,13 @@ from transpile.thread.layout import Digits, Layout, register_position, thread_po
 from transpile.thread.nests import Control, Env
 
 
-def exchange(low: Lowering, tile: Tile, layout: Layout, value: ir.Value) -> Tile:
-    """The tile in another layout."""
-    buffer = publish(low, tile, value.name or "exchange")
+def exchange(
+    low: Lowering, tile: Tile, layout: Layout, name: str | None = None,
+    hint: str = "exchange", pad: int = 0,
+) -> Tile:  # fmt: skip
+    """The tile in another layout; ``pad`` elements are between the rows of the buffer, which is
+    called ``hint`` if the tile has no name."""
+    buffer = publish(low, tile, name or hint, pad)
     room = buffer.shape
 
     def compute(env: Env) -> Expr:
@@ -36,7 +40,7 @@ def exchange(low: Lowering, tile: Tile, layout: Layout, value: ir.Value) -> Tile
         return SharedLoad(buffer, index, guard=beyond_room(index, layout, room))
 
     return low.define(
-        layout, tile.dtype, compute, [], name=value.name, hint="x", pinned=True,
+        layout, tile.dtype, compute, [], name=name, hint="x", pinned=True,
         reads=frozenset({key_of(buffer)}),
     )  # fmt: skip
 
@@ -70,10 +74,10 @@ def inline(low: Lowering, op: ir.Inline) -> None:
     raise low.unsupported("this inline code", f"it is for {', '.join(op.targets)}")
 
 
-def publish(low: Lowering, tile: Tile, name: str) -> SharedBuffer:
+def publish(low: Lowering, tile: Tile, name: str, pad: int = 0) -> SharedBuffer:
     """A new shared buffer with the tile's elements, in the order of its axes."""
     layout = tile.layout
-    buffer = low.buffer(f"{name}_shared", tile.dtype, layout.extents or (1,))
+    buffer = low.buffer(f"{name}_shared", tile.dtype, layout.extents or (1,), pad)
 
     def emit(env: Env) -> Body:
         index = coordinates(low, layout, env) or (integer(0),)

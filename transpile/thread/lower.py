@@ -64,7 +64,7 @@ def lower(
     plan = make_plan(kernel, phase, blocks, config or {}, limits, capacities or {})
     low = Lowering(kernel, phase, blocks, plan, limits)
     low.instantiate = lambda op, value, layout: instantiate(low, op, value, layout)
-    low.exchange = lambda tile, layout, value: exchange(low, tile, layout, value)
+    low.exchange = lambda tile, layout, value: exchange(low, tile, layout, value.name)
     errors: list[KtError] = []
     groups = control.grid(low, order or tuple(range(len(phase.axes))), swizzle)
     lower_block(low, phase.body, errors)

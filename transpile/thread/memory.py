@@ -11,7 +11,9 @@ from transpile.ir.ops import Number
 from transpile.ir.sizes import ONE, Size
 from transpile.ir.walk import entry_axes, index_shape
 from transpile.thread import ir as tir
+from transpile.thread.coalesce import access_of_its_own, row_padding
 from transpile.thread.context import Lowering, Run, Tile
+from transpile.thread.exchange import exchange
 from transpile.thread.ir import Body, Const, Convert, Expr, add, both, less, mul
 from transpile.thread.layout import Digit, Layout
 from transpile.thread.nests import Env, Held
@@ -234,6 +236,9 @@ def load(
     name: str | None = None,
 ) -> Tile:
     """Reads a tile, in vectors where memory allows; ``other`` where it is out of range."""
+    if own := access_of_its_own(low, op, layout):
+        tile, pad = load(low, op, own, other, name), row_padding(op.tensor.dtype)
+        return exchange(low, tile, layout, name or op.result.name, op.tensor.name, pad)
     address = _address(low, op, layout)
     vector = address.vector()
 
@@ -259,9 +264,9 @@ def store(low: Lowering, op: ir.Store) -> None:
     """Writes a tile: each element by one of the threads that hold it."""
     shape = index_shape(op.index)
     layout = access_layout(low, op.value, shape)
+    value, layout = _to_store(low, op, layout, shape)
     address = _address(low, op, layout)
     vector = address.vector()
-    value = low.tile(op.value, low.sub(layout, op.value.shape, shape))
     if vector is not None:
         value = _as_vector(low, value, layout, op.tensor.name)
 
@@ -283,6 +288,18 @@ def store(low: Lowering, op: ir.Store) -> None:
         inner=_inner(layout, whole=vector is not None),
         writes=frozenset({op.tensor.name}), cell=(op.tensor.name, op.index),
     )  # fmt: skip
+
+
+def _to_store(
+    low: Lowering, op: ir.Store, layout: Layout, shape: tuple[Size, ...]
+) -> tuple[Tile, Layout]:
+    """The value to be stored, in the layout in which it is."""
+    own = access_of_its_own(low, op, layout) if op.value.shape == shape else None
+    if own is None or op.value in low.deferred:
+        layout = own or layout
+        return low.tile(op.value, low.sub(layout, op.value.shape, shape)), layout
+    value, pad = low.tile(op.value, layout), row_padding(op.value.dtype)
+    return exchange(low, value, own, op.value.name, op.tensor.name, pad), own
 
 
 def _inner(layout: Layout, *, whole: bool) -> tuple[Digit, ...]:

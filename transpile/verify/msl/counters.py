@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 @dataclass(slots=True)
 class Traffic:
     """Accesses to one memory. An access is what one thread reads or writes at once (up to 16
-    bytes); atomic operations count as a read and a write."""
+    bytes); atomic operations count as a read and a write. ``segments`` are the distinct aligned 128
+    bytes that the lanes of a SIMD group touch with one instruction, summed over instructions:
+    bytes / 128 of them if neighbouring lanes access neighbouring memory, up to one a lane if not.
+    Only device memory has them."""
 
     reads: int = 0
     read_bytes: int = 0
     writes: int = 0
     written_bytes: int = 0
     atomics: int = 0
+    segments: int = 0
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
@@ -24,6 +28,7 @@ class Traffic:
             self.writes + other.writes,
             self.written_bytes + other.written_bytes,
             self.atomics + other.atomics,
+            self.segments + other.segments,
         )
 
 
@@ -49,9 +54,17 @@ class Counters:
 
 
 _HEAD = (
-    "kernel", "grid", "threads", "device read", "device written", "threadgroup read",
-    "threadgroup written", "barriers", "simdgroup barriers", "products",
+    "kernel", "grid", "threads", "device read", "device written", "device segments",
+    "threadgroup read", "threadgroup written", "barriers", "simdgroup barriers", "products",
 )  # fmt: skip
+
+
+def _segments(traffic: Traffic) -> str:
+    """Their number, and how much of them is used."""
+    used = traffic.read_bytes + traffic.written_bytes
+    if not traffic.segments:
+        return "-"
+    return f"{traffic.segments} ({used / (128 * traffic.segments):.0%})"
 
 
 def table(launches: Iterable[Counters]) -> str:
@@ -64,12 +77,13 @@ def table(launches: Iterable[Counters]) -> str:
         writes = f"{shared.writes} ({shared.written_bytes} B)"
         lines.append((
             launch.kernel, grid, threads, f"{device.read_bytes} B", f"{device.written_bytes} B",
-            reads, writes, str(launch.barriers),
+            _segments(device), reads, writes, str(launch.barriers),
             str(launch.simdgroup_barriers), str(launch.products),
         ))  # fmt: skip
         for name, traffic in launch.buffers.items():
             read, written = f"{traffic.read_bytes} B", f"{traffic.written_bytes} B"
-            lines.append((f"  {name}", "", "", read, written, "", "", "", "", ""))
+            segments = _segments(traffic)
+            lines.append((f"  {name}", "", "", read, written, segments, "", "", "", "", ""))
     widths = [max(len(line[i]) for line in lines) for i in range(len(_HEAD))]
     padded = (
         "  ".join(

@@ -52,7 +52,7 @@ class _Traffic(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_uint64)
-        for name in ("reads", "read_bytes", "writes", "written_bytes", "atomics")
+        for name in ("reads", "read_bytes", "writes", "written_bytes", "atomics", "segments")
     ]
 
 
@@ -246,9 +246,7 @@ def _counted(
     size, index = ctypes.c_uint64(), 0
     while traffic := _runtime().kt_counters(index, ctypes.byref(size)):
         values = traffic.contents
-        counted = Traffic(
-            values.reads, values.read_bytes, values.writes, values.written_bytes, values.atomics
-        )
+        counted = Traffic(*(getattr(values, field[0]) for field in _Traffic._fields_))
         if index < len(pieces):
             piece = pieces[index]
             (found.constants if piece.read_only else found.buffers)[piece.label] = counted

@@ -137,7 +137,10 @@ static void run_thread() {
 }
 
 static void make_stacks() {
-  char *stacks = (char *)map(nullptr, MAX_THREADS * STACK, PROT_READ | PROT_WRITE);
+  // What is far below the lowest stack belongs to nobody either.
+  char *stacks = (char *)map(nullptr, GUARD + MAX_THREADS * STACK, PROT_READ | PROT_WRITE);
+  mprotect(stacks, GUARD, PROT_NONE);
+  stacks += GUARD;
   for (u32 i = 0; i < MAX_THREADS; i++) {
     fibers[i].stack = stacks + i * STACK;
     mprotect(fibers[i].stack, 4096, PROT_NONE);  // an overflow is a fault

@@ -48,6 +48,7 @@ static void begin_group() {
 
 static void run_group() {
   begin_group();
+  begin_segments();
   for (u32 i = 0; i < thread_count; i++) {
     Fiber &fiber = fibers[i];
     fiber.id = i;
@@ -56,6 +57,7 @@ static void run_group() {
     fiber.state = State::ready;
     fiber.path = 0;
     fiber.line = 0;
+    fiber.run = Run{};
     set_attributes(fiber, group_position);
     prepare_stack(fiber);
   }

@@ -5,7 +5,7 @@
 // two accesses to one element, at least one a write and not both atomic, without a barrier for that
 // kind of memory between them: of the threadgroup, or of the SIMD group if both threads are in it.
 #pragma once
-#include "fibers.h"
+#include "segments.h"
 
 static const char *verb(Access access) {
   return access == READ ? "read" : access == WRITE ? "write" : "atomic";
@@ -138,6 +138,9 @@ static void check(const volatile void *address, u64 size, Access access, u32 whe
     counters.written_bytes += size;
   }
   counters.atomics += access >= ATOMIC;
+  if (region.kind == DEVICE && !region.read_only) {
+    count_segments(counters, p, size, access, where);
+  }
   check_cells(region, p, size, access, where);
 }
 

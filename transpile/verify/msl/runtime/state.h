@@ -3,7 +3,7 @@
 #include "libc.h"
 
 enum { MAX_THREADS = 1024, LANES = 32, MAX_GROUPS = MAX_THREADS / LANES, SLOT = 64 };
-enum : u64 { STACK = 256 * 1024 };
+enum : u64 { STACK = 256 * 1024, GUARD = 64 << 20 };
 
 // Passed to the generated entry of a kernel; the layout is the prelude's (kt/launch.h).
 struct Thread {
@@ -21,6 +21,13 @@ enum Attribute {  // rows of Thread::values, in the order of prepass.py's table
 
 enum class State : u8 { ready, exchanging, at_barrier, done };
 
+// A thread's accesses within 16 bytes, one after the other: of one vector, whatever the compiler made
+// of it.
+struct Run {
+  char *first, *end;
+  u64 instruction, occurrence;
+};
+
 struct Fiber {
   void *stack_pointer;
   char *stack;  // its lowest address
@@ -28,6 +35,7 @@ struct Fiber {
   State state;
   int line, operation;  // of the exchange or barrier that it waits at
   u32 path;             // hash of the matrix loads and stores since the last exchange
+  Run run;
   Thread thread;
 };
 
@@ -56,7 +64,7 @@ struct Cell {
 };
 
 struct Counters {
-  u64 reads, read_bytes, writes, written_bytes, atomics;
+  u64 reads, read_bytes, writes, written_bytes, atomics, segments;
 };
 
 // One buffer or threadgroup variable, alone in a room of the address space.
