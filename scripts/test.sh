@@ -18,3 +18,4 @@ step kt build "examples/*.py" -t triton,pallas,metal -o golden --check
 step pytest -q -n "$jobs"
 step kt verify "examples/*.py" -t triton -j "$jobs"
 step kt verify "examples/*.py" -t metal -j "$jobs"
+step kt verify "examples/*.py" -t pallas -j "$jobs"
