@@ -138,13 +138,16 @@ def _call(case: Case) -> tuple[Callable[..., Any], dict[str, Any]]:
 
 
 @functools.cache
-def _built(path: str, args: tuple[tuple[str, str], ...], config: str) -> tuple[Any, Any]:
+def _built(
+    path: str, kernel: str, args: tuple[tuple[str, str], ...], config: str
+) -> tuple[Any, Any]:
     from transpile import build as pipeline
     from transpile import proofs
     from transpile.emitters import TARGETS
     from transpile.verify.numerics import load_module
 
-    options = pipeline.BuildOptions(("pallas",), args=dict(args), config=json.loads(config))
+    only = (kernel,) if kernel else ()
+    options = pipeline.BuildOptions(("pallas",), only, dict(args), config=json.loads(config))
     loaded = pipeline.load(path, options)
     folder = tempfile.mkdtemp(prefix="kt-built-")
     return load_module(proofs._generate(loaded, TARGETS["pallas"], options, folder)), loaded
@@ -152,7 +155,7 @@ def _built(path: str, args: tuple[tuple[str, str], ...], config: str) -> tuple[A
 
 def build(case: Case) -> tuple[Any, Any]:
     """The generated module of a case's file, and what the build loaded of it."""
-    return _built(case.path, case.args, case.config)
+    return _built(case.path, case.kernel, case.args, case.config)
 
 
 def load(path: str) -> Any:

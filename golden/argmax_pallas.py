@@ -96,13 +96,13 @@ def _nearest_code_kernel(
     *, block_m, block_v, v,
 ):
     pid_v = pl.program_id(1)
-    vectors = x_ref[...]
 
     @pl.when(pid_v == 0)
     def _():
         best_index_ref[...] = jnp.zeros((block_m, 1), jnp.int32)
         best_ref[...] = jnp.full((block_m, 1), jnp.inf, jnp.float32)
 
+    vectors = x_ref[...]
     best = best_ref[...]
     codes = codebook_ref[...]
     norms = jnp.sum(codes * codes, axis=1, keepdims=True)
@@ -166,13 +166,13 @@ def _nearest_code_bf16_kernel(
     *, block_m, block_v, v,
 ):
     pid_v = pl.program_id(1)
-    vectors = x_ref[...]
 
     @pl.when(pid_v == 0)
     def _():
         best_index_ref[...] = jnp.zeros((block_m, 1), jnp.int32)
         best_ref[...] = jnp.full((block_m, 1), jnp.inf, jnp.float32)
 
+    vectors = x_ref[...]
     best = best_ref[...]
     codes = codebook_ref[...]
     norms = jnp.sum(codes.astype(jnp.float32) * codes.astype(jnp.float32), axis=1, keepdims=True)

@@ -48,19 +48,24 @@ def _mask_outside(x, axis, start, first, stop, fill):
     return _select((position >= first) & (position < stop), x, fill)
 
 
+def _across(x, n):
+    """``x``, each row the same in its 128 lanes, as rows of ``n`` lanes."""
+    return jnp.tile(x, n // 128) if n % 128 == 0 else jnp.tile(x, n // 128 + 1)[..., :n]
+
+
 def _attention_kernel(
     q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_ref, row_sum_ref, acc_ref, row_max_ref,
     *, block_m, block_n, n,
 ):
     pid_n = pl.program_id(2)
-    q_tile = q_flat_ref[...]
 
     @pl.when(pid_n == 0)
     def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 1), jnp.float32)
+        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
         acc_ref[...] = jnp.zeros((block_m, 64), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 1), -jnp.inf, jnp.float32)
+        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
 
+    q_tile = q_flat_ref[...]
     row_max = row_max_ref[...]
     scores = lax.dot_general(
         q_tile, k_flat_ref[...], (((1,), (1,)), ((), ())),
@@ -69,10 +74,10 @@ def _attention_kernel(
     ) * 0.18033688011112042
     scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
     new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - new_max)
+    probs = jnp.exp2(scores - _across(new_max, block_n))
     correction = jnp.exp2(row_max - new_max)
     row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction + jnp.dot(
+    acc_ref[...] = acc_ref[...] * correction[:, :64] + jnp.dot(
         probs,
         _mask_tail(v_flat_ref[...], 0, pid_n * block_n, n, 0.0),
         preferred_element_type=jnp.float32,
@@ -83,7 +88,7 @@ def _attention_kernel(
     @pl.when(pid_n == pl.num_programs(2) - 1)
     def _():
         row_sum = row_sum_ref[...]
-        out_ref[...] = acc_ref[...] / row_sum
+        out_ref[...] = acc_ref[...] / row_sum[:, :64]
         lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
@@ -102,9 +107,9 @@ def _attention_call(q_flat, k_flat, v_flat):
         pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
     ]
     scratch_shapes = [
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
         pltpu.VMEM((block_m, 64), jnp.float32),
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
     ]
     out_shape = [
         jax.ShapeDtypeStruct((b_h, m, 64), q_flat.dtype),
@@ -139,14 +144,14 @@ def _attention_2_kernel(
     *, block_m, block_n, n,
 ):
     pid_n = pl.program_id(2)
-    q_tile = q_flat_ref[...]
 
     @pl.when(pid_n == 0)
     def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 1), jnp.float32)
+        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
         acc_ref[...] = jnp.zeros((block_m, 32), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 1), -jnp.inf, jnp.float32)
+        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
 
+    q_tile = q_flat_ref[...]
     row_max = row_max_ref[...]
     scores = lax.dot_general(
         q_tile, k_flat_ref[...], (((1,), (1,)), ((), ())),
@@ -154,10 +159,10 @@ def _attention_2_kernel(
     ) * 0.25503486164919736
     scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
     new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - new_max)
+    probs = jnp.exp2(scores - _across(new_max, block_n))
     correction = jnp.exp2(row_max - new_max)
     row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction + jnp.dot(
+    acc_ref[...] = acc_ref[...] * correction[:, :32] + jnp.dot(
         probs,
         _mask_tail(v_flat_ref[...], 0, pid_n * block_n, n, 0.0),
         preferred_element_type=jnp.float32,
@@ -167,7 +172,7 @@ def _attention_2_kernel(
     @pl.when(pid_n == pl.num_programs(2) - 1)
     def _():
         row_sum = row_sum_ref[...]
-        out_ref[...] = acc_ref[...] / row_sum
+        out_ref[...] = acc_ref[...] / row_sum[:, :32]
         lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
@@ -186,9 +191,9 @@ def _attention_2_call(q_flat, k_flat, v_flat):
         pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
     ]
     scratch_shapes = [
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
         pltpu.VMEM((block_m, 32), jnp.float32),
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
     ]
     out_shape = [
         jax.ShapeDtypeStruct((b_h, m, 32), q_flat.dtype),
@@ -345,14 +350,14 @@ def _attention_causal_2_kernel(
     *, block_m, t, block_n,
 ):
     pid_n = pl.program_id(2)
-    q_tile = q_flat_ref[...]
 
     @pl.when(pid_n == 0)
     def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 1), jnp.float32)
+        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
         acc_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 1), -jnp.inf, jnp.float32)
+        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
 
+    q_tile = q_flat_ref[...]
     row_max = row_max_ref[...]
     scores = lax.dot_general(
         q_tile, k_flat_ref[...], (((1,), (1,)), ((), ())),
@@ -361,7 +366,7 @@ def _attention_causal_2_kernel(
     ) * 0.12751743082459868
     scores = _mask_tail(scores, 1, pid_n * block_n, t, -jnp.inf)
     new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - new_max)
+    probs = jnp.exp2(scores - _across(new_max, block_n))
     correction = jnp.exp2(row_max - new_max)
     row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
     acc_ref[...] = acc_ref[...] * correction + jnp.dot(
@@ -393,9 +398,9 @@ def _attention_causal_2_call(q_flat, k_flat, v_flat):
         pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
     ]
     scratch_shapes = [
-        pltpu.VMEM((block_m, 1), jnp.float32),
         pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
     ]
     out_shape = [
         jax.ShapeDtypeStruct((b_h, t, 128), q_flat.dtype),
@@ -487,14 +492,14 @@ def _attention_gqa_kernel(
     *, block_m, block_n, n,
 ):
     pid_n = pl.program_id(3)
-    q_tile = q_ref[...]
 
     @pl.when(pid_n == 0)
     def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 1), jnp.float32)
+        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
         acc_ref[...] = jnp.zeros((block_m, 64), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 1), -jnp.inf, jnp.float32)
+        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
 
+    q_tile = q_ref[...]
     row_max = row_max_ref[...]
     scores = lax.dot_general(
         q_tile, k_ref[...], (((1,), (1,)), ((), ())),
@@ -503,10 +508,10 @@ def _attention_gqa_kernel(
     scores *= sm_scale_ref[0] * 1.4426950408889634
     scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
     new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - new_max)
+    probs = jnp.exp2(scores - _across(new_max, block_n))
     correction = jnp.exp2(row_max - new_max)
     row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction + jnp.dot(
+    acc_ref[...] = acc_ref[...] * correction[:, :64] + jnp.dot(
         probs.astype(jnp.bfloat16),
         _mask_tail(v_ref[...], 0, pid_n * block_n, n, 0.0),
         preferred_element_type=jnp.float32,
@@ -516,7 +521,7 @@ def _attention_gqa_kernel(
     @pl.when(pid_n == pl.num_programs(3) - 1)
     def _():
         row_sum = row_sum_ref[...]
-        out_ref[...] = (acc_ref[...] / row_sum).astype(out_ref.dtype)
+        out_ref[...] = (acc_ref[...] / row_sum[:, :64]).astype(out_ref.dtype)
         lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
@@ -536,9 +541,9 @@ def _attention_gqa_call(q, k, v, sm_scale):
         pl.BlockSpec((None, None, 1, block_m), lambda i, j, k, l: (i, j, 0, k)),
     ]
     scratch_shapes = [
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
         pltpu.VMEM((block_m, 64), jnp.float32),
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
     ]
     out_shape = [
         jax.ShapeDtypeStruct((b, 8, m, 64), q.dtype),
@@ -573,14 +578,14 @@ def _attention_gqa_f32_kernel(
     *, block_m, block_n, n,
 ):
     pid_n = pl.program_id(3)
-    q_tile = q_ref[...]
 
     @pl.when(pid_n == 0)
     def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 1), jnp.float32)
+        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
         acc_ref[...] = jnp.zeros((block_m, 32), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 1), -jnp.inf, jnp.float32)
+        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
 
+    q_tile = q_ref[...]
     row_max = row_max_ref[...]
     scores = lax.dot_general(
         q_tile, k_ref[...], (((1,), (1,)), ((), ())),
@@ -589,10 +594,10 @@ def _attention_gqa_f32_kernel(
     scores *= sm_scale_ref[0] * 1.4426950408889634
     scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
     new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - new_max)
+    probs = jnp.exp2(scores - _across(new_max, block_n))
     correction = jnp.exp2(row_max - new_max)
     row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction + jnp.dot(
+    acc_ref[...] = acc_ref[...] * correction[:, :32] + jnp.dot(
         probs,
         _mask_tail(v_ref[...], 0, pid_n * block_n, n, 0.0),
         preferred_element_type=jnp.float32,
@@ -602,7 +607,7 @@ def _attention_gqa_f32_kernel(
     @pl.when(pid_n == pl.num_programs(3) - 1)
     def _():
         row_sum = row_sum_ref[...]
-        out_ref[...] = acc_ref[...] / row_sum
+        out_ref[...] = acc_ref[...] / row_sum[:, :32]
         lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
@@ -622,9 +627,9 @@ def _attention_gqa_f32_call(q, k, v, sm_scale):
         pl.BlockSpec((None, None, 1, block_m), lambda i, j, k, l: (i, j, 0, k)),
     ]
     scratch_shapes = [
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
         pltpu.VMEM((block_m, 32), jnp.float32),
-        pltpu.VMEM((block_m, 1), jnp.float32),
+        pltpu.VMEM((block_m, 128), jnp.float32),
     ]
     out_shape = [
         jax.ShapeDtypeStruct((b, 6, m, 32), q.dtype),

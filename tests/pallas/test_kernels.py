@@ -201,3 +201,34 @@ def test_masks_of_one_row_select_words(dtype: str) -> None:
     kernel = function(build(snippet, args={"x": f"{dtype}[M,N]", "count": "i32"}), "_f_kernel")
     assert kernel.count("_select(") == 1
     assert kernel.count("jnp.where(") == 1
+
+
+NEAREST = """
+@helion.kernel()
+def f(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    n, d = x.size()
+    d = hl.specialize(d)
+    v = codes.size(0)
+    out = torch.empty([n], dtype=torch.float32, device=x.device)
+    for tile_n in hl.tile(n):
+        row = x[tile_n, :]
+        best = hl.full([tile_n], float("-inf"), dtype=torch.float32)
+        total = hl.zeros([tile_n], dtype=torch.float32)
+        for tile_v in hl.tile(v):
+            scores = hl.dot(row, codes[tile_v, :].T)
+            higher = torch.maximum(best, torch.amax(scores, dim=1))
+            fade = torch.exp(best - higher)
+            total = total * fade + torch.sum(torch.exp(scores - higher[:, None]), dim=1)
+            best = higher
+        out[tile_n] = best + torch.log(total)
+    return out
+"""
+
+
+def test_row_statistics_of_earlier_steps_fill_their_registers() -> None:
+    text = build(NEAREST, args={"x": "bf16[N,128]", "codes": "bf16[V,128]"})
+    kernel = function(text, "_f_kernel")
+    assert "best_ref[...] = jnp.full((block_n, 128), -jnp.inf, jnp.float32)" in kernel
+    assert "jnp.exp(scores - _across(higher, block_v))" in kernel  # no lane is copied
+    assert "jnp.log(total_ref[...]))[:, 0]" in kernel
+    assert kernel.index("pl.when(pid_v == 0)") < kernel.index("row = x_ref[...]")

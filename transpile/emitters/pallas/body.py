@@ -17,6 +17,7 @@ from transpile.emitters.common.tree import (
 from transpile.emitters.pallas.context import Context, Tile
 from transpile.emitters.pallas.control import at_step, lower_block
 from transpile.emitters.pallas.dtypes import NAMES
+from transpile.emitters.pallas.lanes import replicated_columns
 from transpile.emitters.pallas.memory import emit_store, subscript
 from transpile.emitters.pallas.plan import Plan
 from transpile.emitters.pallas.windows import GridDim, Window, plus
@@ -40,10 +41,10 @@ def lower_body(ctx: Context, plan: Plan) -> None:
     if plan.loop is None:
         lower_block(ctx, ops)
         return
+    ctx.replicated = replicated_columns(plan.loop, plan.phase.body)
     at = ops.index(plan.loop)
     starts = _only_start(ops[:at], plan.loop, plan.phase.body)
-    lower_block(ctx, [op for op in ops[:at] if op not in starts])
-    _promoted_loop(ctx, plan, plan.loop, [op for op in ops[:at] if op in starts], ops[at + 1 :])
+    _promoted_loop(ctx, plan, plan.loop, starts, ops[:at], ops[at + 1 :])
 
 
 def _only_start(before: list[ir.Op], loop: ir.ForTile, body: ir.Block) -> set[ir.Op]:
@@ -119,29 +120,36 @@ def first_step(dims: list[GridDim]) -> Expr:
 
 
 def _promoted_loop(
-    ctx: Context, plan: Plan, loop: ir.ForTile, starts: list[ir.Op], rest: list[ir.Op]
-) -> None:
-    """Carried values live in scratch: set at the first step, used after the last."""
+    ctx: Context, plan: Plan, loop: ir.ForTile, starts: set[ir.Op], before: list[ir.Op],
+    rest: list[ir.Op],
+) -> None:  # fmt: skip
+    """Carried values live in scratch: set at the first step, used after the last.
+
+    What the first step needs comes before it, the rest after: registers do not survive a branch.
+    """
     dim = next(d for d in plan.grid if d.loop is loop)
     refs = [_scratch(ctx, p) for p in loop.body.params[1:]]
+    early = _needed(before, starts)
+    lower_block(ctx, [op for op in before if op in early])
     saved, ctx.body = ctx.body, []
     for op in starts:
         for result in op.results:
             result.name = None  # the scratch buffer has it
-    lower_block(ctx, starts)
-    for r, init in zip(refs, loop.inits, strict=True):
-        ctx.emit(Eval(Expr("{0} = {1}", (r, ctx.exact(init)), (0, 0))))
+    lower_block(ctx, [op for op in before if op in starts])
+    for r, init, param in zip(refs, loop.inits, loop.body.params[1:], strict=True):
+        ctx.emit(Eval(Expr("{0} = {1}", (r, ctx.carried(init, param)), (0, 0))))
     ctx.consume(loop)
     start, ctx.body = ctx.body, saved
     ctx.emit(Function(Var("_"), (), start, call("pl.when", at_step(dim.pid, lit("0")))))
+    lower_block(ctx, [op for op in before if op not in starts | early])
     _inline_carried(ctx, loop)
     for param, r in zip(loop.body.params[1:], refs, strict=True):
-        ctx.define(param, _typed(r, param))
+        ctx.define(param, _typed(r, ctx, param))
     lower_block(ctx, loop.body.ops)
     _update(ctx, loop, refs)
     ctx.pending = []
     for result, r in zip(loop.results, refs, strict=True):
-        ctx.values[result] = _typed(r, result)
+        ctx.values[result] = _typed(r, ctx, result)
     if rest:
         last = call("pl.num_programs", lit(str(plan.grid.index(dim))))
         last = binary("-", last, lit("1"), 9, I32)
@@ -155,6 +163,17 @@ def _promoted_loop(
         ctx.emit(Function(Var("_"), (), body, call("pl.when", at_step(dim.pid, last))))
 
 
+def _needed(before: list[ir.Op], starts: set[ir.Op]) -> set[ir.Op]:
+    """Operations whose results those of ``starts`` read, of which they are none."""
+    wanted = {v for op in starts for v in operands(op)}
+    found: set[ir.Op] = set()
+    for op in reversed(before):
+        if op not in starts and wanted & set(op.results):
+            found.add(op)
+            wanted |= set(operands(op))
+    return found
+
+
 def _inline_carried(ctx: Context, loop: ir.ForTile) -> None:
     """No names for what is read from scratch once, or only written back."""
     names = {p.name for p in loop.body.params[1:]}
@@ -166,28 +185,32 @@ def _inline_carried(ctx: Context, loop: ir.ForTile) -> None:
             value.name = None
 
 
-def _typed(r: Expr, value: ir.Value) -> Expr:
-    return Expr(r.template, r.args, r.needs, dtype=value.dtype, shape=value.shape, is_load=True)
+def _typed(r: Expr, ctx: Context, value: ir.Value) -> Expr:
+    shape = ctx.held_shape(value)
+    return Expr(r.template, r.args, r.needs, dtype=value.dtype, shape=shape, is_load=True)
 
 
 def _scratch(ctx: Context, value: ir.Value) -> Expr:
     """A scratch buffer for a carried value; the expression reads all of it."""
     var = Var(f"{value.name or 'carry'}_ref")
     dtype = NAMES[value.dtype]
-    shape = ctx.shape(value.shape) if value.shape else lit("(1,)")
+    shape = ctx.shape(ctx.held_shape(value)) if value.shape else lit("(1,)")
     space = "VMEM" if value.shape else "SMEM"
     ctx.scratch.append((var, Expr(f"pltpu.{space}({{0}}, {dtype})", (shape,), (0,))))
     ctx.scratch_values[var] = value
-    return subscript(ref(var), [] if value.shape else [lit("0")], value.dtype, value.shape)
+    return subscript(
+        ref(var), [] if value.shape else [lit("0")], value.dtype, ctx.held_shape(value)
+    )
 
 
 def _update(ctx: Context, loop: ir.ForTile, refs: list[Expr]) -> None:
     """Write the carried values back, after all of the old ones are read."""
-    values = [ctx.exact(y) for y in loop.body.yields]
+    params = loop.body.params[1:]
+    values = [ctx.carried(y, p) for y, p in zip(loop.body.yields, params, strict=True)]
     written: set[Var] = set()
     for i, r in enumerate(refs):
         if written & set(values[i].vars()):
-            hint = loop.body.params[1 + i].name or "t"
+            hint = params[i].name or "t"
             values[i] = ctx.let(f"new_{hint}", values[i], "")
         written |= {r.args[0].var} if r.args[0].var is not None else set()
     order = sorted(range(len(refs)), key=lambda i: values[i].var is not None)

@@ -21,6 +21,7 @@ from transpile.emitters.common.tree import (
     ref,
 )
 from transpile.emitters.pallas.dtypes import NAMES, bytes_of, spell_number
+from transpile.emitters.pallas.lanes import LANES
 from transpile.emitters.pallas.sizes import Sizes
 from transpile.emitters.pallas.unseen import Unseen
 from transpile.emitters.pallas.windows import Windows
@@ -68,6 +69,7 @@ class Context:
         self.windows = windows
         self.makers = definitions(phase.body)
         self.unseen = Unseen(phase.body)
+        self.replicated: set[Value] = set()  # columns held in every lane
         self.uses, self.home = find_uses(phase.body)
         self.values: dict[Value, Expr] = {}
         self.tiles: dict[Value, Tile] = {}
@@ -92,7 +94,41 @@ class Context:
 
     def expr(self, value: Value) -> Expr:
         """The expression that stands for a value where it is used."""
+        expr = self.values[value]
+        if value in self.replicated and expr.shape[-1:] == (LANES,):
+            return postfix(expr, f"[{_colons(value)}:1]", expr.dtype, value.shape)
+        return expr
+
+    def held(self, value: Value) -> Expr:
+        """A value as it is held: a replicated column in all its lanes."""
         return self.values[value]
+
+    def held_shape(self, value: Value) -> tuple[Size, ...]:
+        """The shape in which a value is held."""
+        return (*value.shape[:-1], LANES) if value in self.replicated else value.shape
+
+    def carried(self, value: Value, param: Value) -> Expr:
+        """The value with precisely the shape and dtype in which a loop carries ``param``."""
+        if param not in self.replicated:
+            return self.exact(value)
+        return self.coerce(self.held(value), ir.TileType(param.dtype, self.held_shape(param)))
+
+    def first_lane(self, value: Value) -> Expr:
+        """A replicated column without its last axis."""
+        expr = self.held(value)
+        return postfix(expr, f"[{_colons(value)}0]", expr.dtype, value.shape[:-1])
+
+    def across(self, value: Value, length: Size) -> Expr:
+        """The value to meet rows of a length: a replicated column once for each of their lanes."""
+        expr = self.held(value)
+        if value not in self.replicated or expr.shape[-1:] != (LANES,) or length == LANES:
+            return expr
+        number = length.as_int()
+        shape = (*expr.shape[:-1], length)
+        if number is not None and number < 128:
+            return postfix(expr, f"[{_colons(value)}:{number}]", expr.dtype, shape)
+        self.helpers.add("_across")
+        return call("_across", expr, self.size(length), dtype=expr.dtype, shape=shape)
 
     def define(self, value: Value, expr: Expr, hint: str = "") -> None:
         """Bind a result: to a variable, or to the expression itself where it is used once."""
@@ -374,6 +410,11 @@ class Context:
         return error(
             "KT0602", f"{what} is not supported by the pallas target", span, why=why, remedy=remedy
         )
+
+
+def _colons(value: Value) -> str:
+    """Subscripts of all axes but the last."""
+    return ":, " * (len(value.shape) - 1)
 
 
 def find_uses(body: ir.Block) -> tuple[dict[Value, Uses], dict[Value, int]]:

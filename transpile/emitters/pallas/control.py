@@ -230,14 +230,15 @@ def lower_for_range(ctx: Context, op: ir.ForRange) -> None:
 def _unrolled(ctx: Context, op: ir.ForRange, begin: Expr, end: Expr, step: Expr) -> None:
     """A Python loop, run when jax traces the kernel."""
     params = op.body.params[1:]
-    pairs = [(Var(p.name or "t"), ctx.exact(i)) for p, i in zip(params, op.inits, strict=True)]
+    inits = zip(params, op.inits, strict=True)
+    pairs = [(Var(p.name or "t"), ctx.carried(i, p)) for p, i in inits]
     ctx.consume(op)
     ctx.settle()
     if pairs:
         ctx.emit(Copy(pairs))
     for (var, _), param, result in zip(pairs, params, op.results, strict=True):
-        ctx.values[param] = ref(var, param.dtype, param.shape)
-        ctx.values[result] = ref(var, result.dtype, result.shape)
+        ctx.values[param] = ref(var, param.dtype, ctx.held_shape(param))
+        ctx.values[result] = ref(var, result.dtype, ctx.held_shape(result))
     target = Var(op.body.params[0].name or "i")
     ctx.values[op.body.params[0]] = ref(target, I32)
     ctx.python_numbers.add(target)
@@ -247,7 +248,7 @@ def _unrolled(ctx: Context, op: ir.ForRange, begin: Expr, end: Expr, step: Expr)
     saved, ctx.body, pending, ctx.pending = ctx.body, [], ctx.pending, []
     lower_block(ctx, op.body.ops)
     if pairs:
-        outs = [ctx.exact(y) for y in op.body.yields]
+        outs = [ctx.carried(y, p) for y, p in zip(op.body.yields, params, strict=True)]
         ctx.emit(Copy([(v, y) for (v, _), y in zip(pairs, outs, strict=True)]))
     body, ctx.body, ctx.pending = ctx.body, saved, pending
     ctx.emit(For(target, call("range", *args), body, tuple(v for v, _ in pairs)))
@@ -262,7 +263,7 @@ def _fori(
     params: tuple[Value, ...],
 ) -> None:
     """``results = lax.fori_loop(0, count, body, inits)``."""
-    inits = [ctx.exact(i) for i in op.inits]
+    inits = [ctx.carried(i, p) for i, p in zip(op.inits, params, strict=True)]
     ctx.consume(op)
     ctx.settle()
     function = Var("body")
@@ -283,7 +284,7 @@ def _scope(
     outs_of = yields if len(yields) == len(params) else params
     variables = [Var(p.name or y.name or "t") for p, y in zip(params, outs_of, strict=True)]
     for var, param in zip(variables, params, strict=True):
-        ctx.values[param] = ref(var, param.dtype, param.shape)
+        ctx.values[param] = ref(var, param.dtype, ctx.held_shape(param))
     saved, ctx.body, pending, ctx.pending = ctx.body, list(lead), ctx.pending, []
     carry = variables
     if len(variables) > 1:
@@ -292,7 +293,10 @@ def _scope(
     elif not variables:
         carry = [Var("_")]
     lower_block(ctx, ops)
-    outs = [ctx.exact(y) for y in yields]
+    if len(yields) == len(params):
+        outs = [ctx.carried(y, p) for y, p in zip(yields, params, strict=True)]
+    else:
+        outs = [ctx.exact(y) for y in yields]
     ctx.emit(Return(tuple(outs) if outs else (lit("None"),)))
     body, ctx.body, ctx.pending = ctx.body, saved, pending
     return carry, body
@@ -316,7 +320,7 @@ def _results(ctx: Context, op: ir.Op, loop: Expr) -> None:
     targets = tuple(Var(r.name or "t") for r in op.results)
     ctx.emit(Assign(targets, loop))
     for var, result in zip(targets, op.results, strict=True):
-        ctx.values[result] = ref(var, result.dtype, result.shape)
+        ctx.values[result] = ref(var, result.dtype, ctx.held_shape(result))
 
 
 def lower_while(ctx: Context, op: ir.While) -> None:

@@ -74,7 +74,7 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
     spelling = ELEMENTWISE.get(op.name)
     if spelling is None:
         raise ctx.unsupported(f"`{op.name}`", op.span, "Mosaic has no such operation")
-    args = [ctx.expr(a) for a in op.args]
+    args = _arguments(ctx, op)
     if spelling.helper:
         ctx.helpers.add(spelling.helper)
     if op.name == "floordiv" and op.result.dtype.is_float:
@@ -99,9 +99,16 @@ def lower_elementwise(ctx: Context, op: ir.Elementwise) -> Expr:
     )  # fmt: skip
 
 
+def _arguments(ctx: Context, op: ir.Elementwise) -> list[Expr]:
+    if op.result in ctx.replicated:
+        return [ctx.held(a) for a in op.args]
+    return [ctx.across(a, op.result.shape[-1]) if a in ctx.replicated else ctx.expr(a)
+            for a in op.args]  # fmt: skip
+
+
 def lower_cast(ctx: Context, op: ir.Cast) -> Expr:
     """``x.astype(dtype)``."""
-    value = ctx.expr(op.value)
+    value = ctx.held(op.value) if op.result in ctx.replicated else ctx.expr(op.value)
     dtype = op.result.dtype
     if op.bitcast:
         return call(
@@ -124,8 +131,10 @@ def lower_cast(ctx: Context, op: ir.Cast) -> Expr:
 
 def lower_reshape(ctx: Context, op: ir.Reshape) -> Expr:
     """New axes as subscripts, anything else as ``jnp.reshape``."""
-    value = ctx.expr(op.value)
     target = op.result.shape
+    if op.value in ctx.replicated and target == op.value.shape[:-1]:
+        return ctx.first_lane(op.value)
+    value = ctx.expr(op.value)
     if value.is_literal or value.shape == ():
         return value
     maker = ctx.makers.get(op.value)

@@ -24,6 +24,10 @@ HELPERS: dict[str, str] = {
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
     return _select((position >= first) & (position < stop), x, fill)
 ''',
+    "_across": '''def _across(x, n):
+    """``x``, each row the same in its 128 lanes, as rows of ``n`` lanes."""
+    return jnp.tile(x, n // 128) if n % 128 == 0 else jnp.tile(x, n // 128 + 1)[..., :n]
+''',
     "_expm1": '''def _expm1(x):
     """exp(x) - 1 without cancellation near 0."""
     half = jnp.tanh(x / 2)
