@@ -394,7 +394,7 @@ class Operators:
         if a.dtype != b.dtype or a.shape is None or a.shape != b.shape:
             return Opaque("a tensor that depends on a run-time condition")
         strides = tuple(x if x == y else None for x, y in zip(a.strides, b.strides, strict=True))
-        return HostTensor(a.dtype, a.shape, strides)
+        return HostTensor(a.dtype, a.shape, strides, source=a.memory)
 
     def merge_host(self, a: Any, b: Any) -> Any:
         """What is known of a host value that is one of two."""

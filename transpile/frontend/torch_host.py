@@ -180,7 +180,7 @@ def _to(ev: Evaluator, x: HostTensor, *args: Any, dtype: Any = None, **_: Any) -
 def _alias(x: HostTensor) -> HostTensor:
     return HostTensor(
         x.dtype, x.shape, x.strides,
-        origin=x.origin or x.param, stable=x.stable, follows=x.follows,
+        origin=x.origin or x.param, stable=x.stable, follows=x.follows, source=x.memory,
     )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ _register_casts()
 @method("contiguous")
 def _contiguous(ev: Evaluator, x: HostTensor, **_: Any) -> Any:
     made = fresh(x.dtype, x.dims)
-    made.follows = x.follows
+    made.follows, made.source = x.follows, x.memory
     return made
 
 
@@ -243,19 +243,25 @@ def _reshape(ev: Evaluator, x: HostTensor, *size: Any) -> Any:
         return _alias(x)
     if x.stable:
         return HostTensor(
-            x.dtype, shape, contiguous_strides(shape), origin=x.origin or x.param, stable=True
-        )
+            x.dtype, shape, contiguous_strides(shape),
+            origin=x.origin or x.param, stable=True, source=x.memory,
+        )  # fmt: skip
     unit = x.shape is None or (bool(x.strides) and x.strides[-1] == ONE)
     strides: list[Size | None] = [None] * len(shape)
     if shape and unit:
         strides[-1] = ONE
-    return HostTensor(x.dtype, shape, tuple(strides), origin=x.origin or x.param)
+    return HostTensor(
+        x.dtype, shape, tuple(strides), origin=x.origin or x.param, source=x.memory
+    )
 
 
 def _view_dtype(x: HostTensor, dtype: DType) -> Any:
     if dtype.bits != x.dtype.bits:
         return Opaque("a view as a dtype of another width")
-    return HostTensor(dtype, x.shape, x.strides, origin=x.origin or x.param, stable=x.stable)
+    return HostTensor(
+        dtype, x.shape, x.strides,
+        origin=x.origin or x.param, stable=x.stable, source=x.memory,
+    )  # fmt: skip
 
 
 @method("view_as", "reshape_as")
@@ -280,6 +286,7 @@ def _permuted(x: HostTensor, order: Sequence[int]) -> HostTensor:
         tuple(x.strides[i] for i in order),
         origin=x.origin or x.param,
         follows=x.follows,
+        source=x.memory,
     )
 
 
@@ -307,7 +314,10 @@ def _unsqueeze(ev: Evaluator, x: HostTensor, dim: int) -> Any:
     at = dim if dim >= 0 else dim + x.rank + 1
     shape = (*x.dims[:at], ONE, *x.dims[at:])
     strides = (*x.strides[:at], None, *x.strides[at:])
-    return HostTensor(x.dtype, shape, strides, origin=x.origin or x.param, follows=x.follows)
+    return HostTensor(
+        x.dtype, shape, strides,
+        origin=x.origin or x.param, follows=x.follows, source=x.memory,
+    )  # fmt: skip
 
 
 @both("squeeze")
@@ -348,7 +358,9 @@ def _broadcast(x: HostTensor, shape: tuple[Size, ...]) -> HostTensor:
             strides.append(stride)
         else:
             strides.append(Size.of(0) if own == ONE else None)
-    return HostTensor(x.dtype, shape, tuple(strides), origin=x.origin or x.param)
+    return HostTensor(
+        x.dtype, shape, tuple(strides), origin=x.origin or x.param, source=x.memory
+    )
 
 
 @fn("broadcast_tensors")
@@ -376,7 +388,9 @@ def _chunk(ev: Evaluator, x: HostTensor, parts: Any, dim: int = 0) -> Any:
 def _narrow(ev: Evaluator, x: HostTensor, dim: int, start: Any, length: Any) -> Any:
     shape = list(x.dims)
     shape[dim] = Size.of(length)
-    return HostTensor(x.dtype, tuple(shape), x.strides, origin=x.origin or x.param)
+    return HostTensor(
+        x.dtype, tuple(shape), x.strides, origin=x.origin or x.param, source=x.memory
+    )
 
 
 def subscript(ev: Evaluator, x: HostTensor, entries: Sequence[Any]) -> Any:
@@ -409,7 +423,9 @@ def subscript(ev: Evaluator, x: HostTensor, entries: Sequence[Any]) -> Any:
         strides.append(stride if step == 1 or stride is None else stride * step)
     shape += [d for d, _ in dims]
     strides += [s for _, s in dims]
-    return HostTensor(x.dtype, tuple(shape), tuple(strides), origin=x.origin or x.param)
+    return HostTensor(
+        x.dtype, tuple(shape), tuple(strides), origin=x.origin or x.param, source=x.memory
+    )
 
 
 def _bound(bound: Any, extent: Size, default: int | Size) -> Size:

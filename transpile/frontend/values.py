@@ -60,6 +60,12 @@ class HostTensor:
     follows: str | None = None  # the guessed parameter that this tensor's rank goes along with
     base: HostTensor | None = None  # the tensor it is a view of, made by the code for the launch
     view: str = ""  # how that view is spelled after the base
+    source: HostTensor | None = None  # the tensor whose memory it may share, itself no view
+
+    @property
+    def memory(self) -> HostTensor:
+        """The tensor whose memory this one has, or may have."""
+        return self.source or (self.base.memory if self.base is not None else self)
 
     @property
     def dims(self) -> tuple[Size, ...]:

@@ -95,7 +95,7 @@ class Tensor:
 
     ``host`` is the Python expression that gives it where the host program launches. ``strides``
     are in elements: 1 where known contiguous, a size where the allocation implies it, else a
-    ``stride`` symbol.
+    ``stride`` symbol. ``storage`` is equal for tensors that may share memory.
     """
 
     name: str
@@ -104,6 +104,10 @@ class Tensor:
     strides: tuple[Size, ...]
     host: str
     param: str | None = None  # the kernel parameter it is, if it is one unchanged
+    storage: str = ""
+
+    def __post_init__(self) -> None:
+        self.storage = self.storage or self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class _Stepper:
     def __post_init__(self) -> None:
         self.makers = definitions(self.body)
         stores = (op for op in walk(self.body) if isinstance(op, ir.Store | ir.Atomic))
-        self.written = {op.tensor.name for op in stores}
+        self.written = {op.tensor.storage for op in stores}
 
     def block(self, block: Block, depth: int) -> Block:
         ops: list[Op] = []
@@ -188,7 +188,7 @@ class _Chunk:
     # -- one operation -------------------------------------------------------------------------
 
     def load(self, op: ir.Load, dim: int) -> Op:
-        if op.tensor.name in self.written:
+        if op.tensor.storage in self.written:
             raise _Whole
         index: list[ir.Index] = []
         for entry, dims in zip(op.index, entry_axes(op.index), strict=True):

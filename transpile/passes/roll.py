@@ -151,10 +151,10 @@ class _Plan:
             levels[op] = max((self._available(v) for v in self._uses(op)), default=0)
             if op not in self.wide and _has_effect(op):
                 levels[op] = highest = max(highest, levels[op])
-        loaded = {op.tensor.name for op in self.wide if isinstance(op, ir.Load)}
+        loaded = {op.tensor.storage for op in self.wide if isinstance(op, ir.Load)}
         last = max((levels[op] for op in self.wide if self._is_target(op)), default=0)
         for op in self.wide:
-            if isinstance(op, (ir.Store, ir.Atomic)) and op.tensor.name in loaded:
+            if isinstance(op, (ir.Store, ir.Atomic)) and op.tensor.storage in loaded:
                 levels[op] = last
         return levels
 
@@ -213,12 +213,15 @@ class _Plan:
         for op in self.block.ops:
             for inner in (op, *(i for r in regions(op) for i in walk(r))):
                 if isinstance(inner, (ir.Load, ir.Store, ir.Atomic)):
-                    accesses.setdefault(inner.tensor.name, []).append((op, inner))
+                    accesses.setdefault(inner.tensor.storage, []).append((op, inner))
         for name, found in accesses.items():
             kinds = [isinstance(inner, ir.Load) for _, inner in found]
             if all(kinds) or len(found) == 1 or not any(op in self.wide for op, _ in found):
                 continue
-            same = all(inner.index == found[0][1].index for _, inner in found)
+            first = found[0][1]
+            same = all(
+                inner.tensor is first.tensor and inner.index == first.index for _, inner in found
+            )
             loads_first = kinds == sorted(kinds, reverse=True) and kinds.count(False) == 1
             if not (same and loads_first and all(op in self.wide for op, _ in found)):
                 raise Refused(f"{name} is written and accessed again", found[-1][0])

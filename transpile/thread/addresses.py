@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from transpile.ir.ir import Tensor
 from transpile.ir.sizes import Opaque
 from transpile.thread import ir
 from transpile.thread.ir import Expr, SharedBuffer, Stmt, Var
@@ -48,7 +49,7 @@ class Access:
         if self.device != other.device or not (self.write or other.write):
             return False
         if self.memory != other.memory:
-            return _overlap(self.place, other.place)
+            return _overlap(self.place, other.place)  # views begin anywhere in their storage
         if (self.atomic and other.atomic) or _apart(self.stage, other.stage):
             return False
         if self.points is None or other.points is None or self.fixed != other.fixed:
@@ -68,7 +69,9 @@ def _apart(first: tuple[str, int, int] | None, second: tuple[str, int, int] | No
 
 
 def _overlap(first: object, second: object) -> bool:
-    """Whether two shared buffers have bytes in common."""
+    """Whether two shared buffers have bytes in common, or two tensors a storage."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.storage == second.storage
     if not isinstance(first, SharedBuffer) or not isinstance(second, SharedBuffer):
         return False
     ends = first.offset + first.bytes, second.offset + second.bytes
@@ -103,20 +106,20 @@ class Scope:
 
 def accesses(stmt: Stmt, scope: Scope, contended: set[str]) -> Iterator[Access]:
     """What a statement itself (not its bodies) reads and writes, reads first: shared memory, and
-    the tensors whose names are in ``contended``."""
+    the tensors whose storages are in ``contended``."""
     points: list[Point] = []
     for node in (n for expr in expressions(stmt) for n in nodes(expr)):
-        if isinstance(node, ir.Load) and node.tensor.name in contended:
+        if isinstance(node, ir.Load) and node.tensor.storage in contended:
             yield _access(stmt, node.tensor, (node.offset,), node.vector, scope, points)
         elif isinstance(node, ir.SharedLoad):
             yield _access(stmt, node.buffer, node.index, node.vector, scope, points)
     match stmt:
-        case ir.Store(tensor=tensor) if tensor.name in contended:
+        case ir.Store(tensor=tensor) if tensor.storage in contended:
             width = stmt.value.width
             yield _access(stmt, tensor, (stmt.offset,), width, scope, points, stmt.guard, True)
         case ir.SharedStore(buffer=buffer, index=index, value=value):
             yield _access(stmt, buffer, index, value.width, scope, points, stmt.guard, True)
-        case ir.Atomic(tensor=tensor) if tensor.name in contended:
+        case ir.Atomic(tensor=tensor) if tensor.storage in contended:
             name, device = _name(tensor)
             yield Access(name, device, True, None, None, stmt, tensor, atomic=True)
         case ir.FragmentLoad(source=source, index=index):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from transpile.ir.ir import Tensor
 from transpile.thread import ir
 from transpile.thread.addresses import Access, Scope, accesses
 from transpile.thread.ir import Barrier, Body, Kernel, Stmt, Var
@@ -168,21 +169,28 @@ def _clashes(pending: list[Access], found: list[Access]) -> list[tuple[Access, A
 
 
 def _contended(body: Body) -> set[str]:
-    """Tensors that are written, and accessed by another statement too."""
+    """Storages of tensors that are written, and accessed by another statement too."""
     writes: dict[str, int] = {}
     total: dict[str, int] = {}
     for stmt in walk(body):
         if isinstance(stmt, ir.Store | ir.Atomic | ir.FragmentStore):
             place = stmt.destination if isinstance(stmt, ir.FragmentStore) else stmt.tensor
-            writes[place.name] = writes.get(place.name, 0) + 1
-            total[place.name] = total.get(place.name, 0) + 1
+            name = _storage(place)
+            writes[name] = writes.get(name, 0) + 1
+            total[name] = total.get(name, 0) + 1
         if isinstance(stmt, ir.FragmentLoad):
-            total[stmt.source.name] = total.get(stmt.source.name, 0) + 1
+            name = _storage(stmt.source)
+            total[name] = total.get(name, 0) + 1
         for expr in expressions(stmt):
             for node in nodes(expr):
                 if isinstance(node, ir.Load):
-                    total[node.tensor.name] = total.get(node.tensor.name, 0) + 1
+                    name = _storage(node.tensor)
+                    total[name] = total.get(name, 0) + 1
     return {name for name in writes if total[name] > 1}
+
+
+def _storage(place: Tensor | ir.SharedBuffer) -> str:
+    return place.storage if isinstance(place, Tensor) else place.name
 
 
 def _all_accesses(stmt: Stmt, scope: Scope, contended: set[str]) -> list[Access]:

@@ -174,10 +174,10 @@ class Lowering:
         for result in op.results:
             self.deferred[result] = (op, self.scope, self.order)
 
-    def before_write(self, tensor: str) -> None:
-        """Reads of a tensor that are still to be made, and come before, are made now."""
+    def before_write(self, storage: str) -> None:
+        """Reads of a storage's tensors that are still to be made, and come before, are made now."""
         for value, (op, _, _) in list(self.deferred.items()):
-            if isinstance(op, ir.Load) and op.tensor.name == tensor:
+            if isinstance(op, ir.Load) and op.tensor.storage == storage:
                 self._anchor(value)
 
     def before_any_write(self) -> None:

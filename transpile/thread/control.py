@@ -255,9 +255,9 @@ def _nested(low: Lowering, lower: Callable[[], None]) -> Scope:
 
 
 def _writes(*blocks: ir.Block) -> list[str]:
-    """Tensors that are written in the blocks."""
+    """Storages of tensors that are written in the blocks."""
     ops = (op for block in blocks for op in walk(block))
-    return [op.tensor.name for op in ops if isinstance(op, ir.Store | ir.Atomic)]
+    return [op.tensor.storage for op in ops if isinstance(op, ir.Store | ir.Atomic)]
 
 
 def _before_writes(low: Lowering, *blocks: ir.Block) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from transpile.ir import ir as tile
 from transpile.ir.dtypes import DType
 from transpile.ir.ops import Number
 from transpile.ir.reference import numerics
@@ -15,7 +16,7 @@ from transpile.ir.sizes import Size, Sym
 from transpile.thread import ir
 from transpile.thread.interpreter import ThreadError
 from transpile.thread.ir import Body, Element, Expr, Kernel, Stmt, Var
-from transpile.thread.orders import Memory, Order, bits
+from transpile.thread.orders import Memory, Order, bits, share_traces
 from transpile.thread.printer import format_stmt
 from transpile.thread.walk import walk
 
@@ -58,11 +59,16 @@ class Machine:
             for b in kernel.shared
         }
         stores = (s for s in walk(kernel.body) if isinstance(s, ir.Store | ir.Atomic))
-        written = {s.tensor.name for s in stores} | {
-            s.destination.name for s in walk(kernel.body) if isinstance(s, ir.FragmentStore)
-        }
-        for name, memory in self.device.items():
-            memory.constant = name not in written
+        written = [s.tensor for s in stores] + [
+            s.destination
+            for s in walk(kernel.body)
+            if isinstance(s, ir.FragmentStore) and isinstance(s.destination, tile.Tensor)
+        ]
+        storages = {t.storage for t in written}
+        for tensor in kernel.tensors:
+            if tensor.name in self.device:
+                self.device[tensor.name].constant = tensor.storage not in storages
+        share_traces([(self.device[n], tensors[n]) for n in self.device])
         self.values: dict[Var, Tensor] = {}
         self.lanes: dict[Var, int] = {}  # variables of lane loops
         self.active = torch.ones(self.total, dtype=torch.bool)

@@ -256,7 +256,7 @@ def load(
     return low.define(
         layout, op.tensor.dtype, whole if vector else element, address.operands,
         name=name or op.result.name, hint=op.tensor.name, inner=inner,
-        reads=frozenset({op.tensor.name}), cell=(op.tensor.name, op.index),
+        reads=frozenset({op.tensor.storage}), cell=(op.tensor.name, op.index),
     )  # fmt: skip
 
 
@@ -282,11 +282,11 @@ def store(low: Lowering, op: ir.Store) -> None:
         vec = value.held.whole(env)
         return [tir.Store(op.tensor, offset, vec, guard, count, vector.aligned)]
 
-    low.before_write(op.tensor.name)
+    low.before_write(op.tensor.storage)
     low.effect(
         layout, whole if vector else element, [*address.operands, value],
         inner=_inner(layout, whole=vector is not None),
-        writes=frozenset({op.tensor.name}), cell=(op.tensor.name, op.index),
+        writes=frozenset({op.tensor.storage}), cell=(op.tensor.name, op.index),
     )  # fmt: skip
 
 
@@ -351,10 +351,10 @@ def atomic(low: Lowering, op: ir.Atomic) -> None:
             )
         ]  # fmt: skip
 
-    low.before_write(op.tensor.name)
+    low.before_write(op.tensor.storage)
     low.effect(
         layout, emit, [*address.operands, *operands], defines=() if result is None else (result,),
-        reads=frozenset({op.tensor.name}), writes=frozenset({op.tensor.name}),
+        reads=frozenset({op.tensor.storage}), writes=frozenset({op.tensor.storage}),
     )  # fmt: skip
     if result is not None:
         tile = Tile(layout, op.tensor.dtype, result.read, (result,), result)

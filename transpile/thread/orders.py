@@ -42,7 +42,8 @@ class Order:
         """The active threads pass a barrier."""
         for memory, ordered in (("shared", shared), ("device", device)):
             if ordered:
-                for level in ("group", "simdgroup") if scope == "group" else ("simdgroup",):
+                whole = scope == "group" or self.threads == self.simd
+                for level in ("group", "simdgroup") if whole else ("simdgroup",):
                     self.passed[level, memory] = self.passed[level, memory] + active.long()
 
     def unordered(self, memory: str, before: Trace, at: Tensor, thread: Tensor) -> Tensor:
@@ -104,6 +105,7 @@ class Memory:
     reads: Trace
     written: Tensor | None = None
     constant: bool = False  # nothing writes it
+    begin: int = 0  # where its elements begin among those of the traces
 
     @classmethod
     def of_tensor(cls, name: str, tensor: Tensor, order: Order) -> Memory:
@@ -128,10 +130,10 @@ class Memory:
         return at, threads
 
     def _ordered(self, trace: Trace, at: Tensor, threads: Tensor, what: str) -> None:
-        wrong = self.order.unordered(self.kind, trace, at, threads)
+        wrong = self.order.unordered(self.kind, trace, at + self.begin, threads)
         if bool(wrong.any()):
             element, thread = int(at[wrong][0]), int(threads[wrong][0])
-            other = int(trace.thread[element])
+            other = int(trace.thread[element + self.begin])
             raise ValueError(
                 f"{what} of {self.name}[{element}] by threads {other} and {thread} without a "
                 "barrier between"
@@ -144,7 +146,7 @@ class Memory:
             raise ValueError(f"{self.name} read where nothing was written")
         if not self.constant:
             self._ordered(self.writes, at, threads, "a write and a read")
-            self.reads.note(self.order, self.kind, at, threads)
+            self.reads.note(self.order, self.kind, at + self.begin, threads)
         result = torch.zeros(mask.numel(), dtype=self.data.dtype)
         bits(result)[threads] = bits(self.data)[at]
         return result
@@ -156,7 +158,7 @@ class Memory:
             raise ValueError(f"two threads write the same element of {self.name}")
         self._ordered(self.writes, at, threads, "two writes")
         self._ordered(self.reads, at, threads, "a read and a write")
-        self.writes.note(self.order, self.kind, at, threads)
+        self.writes.note(self.order, self.kind, at + self.begin, threads)
         bits(self.data)[at] = bits(value.expand(mask.numel()))[threads]
         if self.written is not None:
             self.written[at] = True
@@ -175,3 +177,20 @@ class Memory:
             old[thread] = self.data[element]
             self.data[element] = update(self.data[element], *(p[number] for p in picked))
         return old
+
+
+def share_traces(memories: Sequence[tuple[Memory, Tensor]]) -> None:
+    """Accesses of tensors that are views of one storage are noted together."""
+    views: dict[tuple[int, int], list[tuple[Memory, Tensor]]] = {}
+    for memory, tensor in memories:
+        storage = tensor.untyped_storage().data_ptr(), tensor.element_size()
+        views.setdefault(storage, []).append((memory, tensor))
+    for found in views.values():
+        if len(found) > 1:
+            ends = (tensor.storage_offset() + memory.data.numel() for memory, tensor in found)
+            elements = max(ends)
+            writes, reads = Trace.of(elements), Trace.of(elements)
+            constant = all(memory.constant for memory, _ in found)
+            for memory, tensor in found:
+                memory.writes, memory.reads = writes, reads
+                memory.begin, memory.constant = tensor.storage_offset(), constant

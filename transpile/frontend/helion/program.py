@@ -353,7 +353,10 @@ class Program(Assembly):
             Size.of(Sym(f"{name}_stride_{i}", "stride")) if s is None else s
             for i, s in enumerate(tensor.strides)
         )
-        made = ir.Tensor(name, tensor.dtype, tensor.dims, strides, host, tensor.param)
+        storage = next(
+            (t.storage for known, t in self.tensors.items() if known.memory is tensor.memory), name
+        )
+        made = ir.Tensor(name, tensor.dtype, tensor.dims, strides, host, tensor.param, storage)
         self.tensors[tensor] = made
         if (origin := tensor.param or tensor.origin) is not None and origin in self.facts.assumed:
             self.indexer.origins[made] = origin
