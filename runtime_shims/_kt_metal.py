@@ -211,6 +211,8 @@ class Launcher:
         scalars: the members of the kernel's struct, which is its last buffer, and their dtypes.
         threads: the threadgroup the kernel was written for.
         index64: the kernel computes offsets in 64 bits, so that tensors may be of any size.
+        views: tensors that the kernel was built for as views of one storage. Others that share
+            memory with one that is written are passed as copies of what they are at the launch.
 
     A launch without threadgroups does nothing. Raises KtError for arguments that do not fit.
     """
@@ -224,6 +226,7 @@ class Launcher:
         *,
         threads: Extent,
         index64: bool = False,
+        views: Sequence[Sequence[str]] = (),
     ) -> None:
         self.library = library
         self.kernel = kernel
@@ -236,6 +239,7 @@ class Launcher:
         self.layout = struct.Struct(f"@{''.join(codes)}0{'q' if wide == 8 else 'i'}")
         self.threads = threads
         self.index64 = index64
+        self.storage = [next((v[0] for v in views if name in v), name) for name in self.specs]
         self.checked: set[Any] = set()  # dtypes, shapes and strides that have passed
         self.ready: Compiled | None = None
 
@@ -280,10 +284,35 @@ class Launcher:
                     f"--config '{{\"num_threads\": {limit // 32 * 32}}}' or smaller blocks"
                 )
             self.ready = library
+        self.separate(buffers)
         copies = self.align(buffers)
         library.launch(self.kernel, buffers, groups, self.threads)
         for tensor, copy in copies:
             tensor.copy_(copy)
+
+    def separate(self, buffers: list[Any]) -> None:
+        """Puts copies in place of tensors that are read where another is written."""
+        specs = list(self.specs.items())
+        places = [t.untyped_storage().data_ptr() for t in buffers[: len(specs)]]
+        if len(set(places)) == len(places):
+            return
+        for i, (name, spec) in enumerate(specs):
+            for j, (other, rival) in enumerate(specs):
+                apart = places[i] != places[j] or self.storage[i] == self.storage[j]
+                if i == j or apart or rival.access == "in" or not _overlap(buffers[i], buffers[j]):
+                    continue
+                if spec.access != "in":
+                    if not (buffers[i].is_contiguous() and buffers[j].is_contiguous()):
+                        continue  # rows of one may lie between those of the other
+                    raise KtError(
+                        f"{self.kernel}: {name} and {other} share memory, and the kernel writes "
+                        "both; pass tensors of their own"
+                    )
+                buffers[i] = torch.empty_strided(
+                    buffers[i].size(), buffers[i].stride(), dtype=buffers[i].dtype,
+                    device=buffers[i].device,
+                ).copy_(buffers[i])  # fmt: skip
+                break
 
     def align(self, buffers: list[Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Puts copies in place of tensors that begin where vectors cannot; returns those that
@@ -292,6 +321,12 @@ class Launcher:
         for i, spec in enumerate(self.specs.values()):
             tensor = buffers[i]
             if spec.aligned and tensor.storage_offset() * tensor.element_size() % 16:
+                if self.storage.count(self.storage[i]) > 1:
+                    raise _error(
+                        self, list(self.specs)[i], tensor,
+                        "it must begin at a multiple of 16 bytes of its storage, as other "
+                        "arguments are views of it: pass a .clone()",
+                    )  # fmt: skip
                 buffers[i] = torch.empty_strided(
                     tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device
                 ).copy_(tensor)
@@ -308,6 +343,7 @@ def by_row(
     scalars: Mapping[str, str],
     *,
     index64: bool = False,
+    views: Sequence[Sequence[str]] = (),
 ) -> Callable[..., None]:
     """A launcher that chooses its kernel by the length of a row.
 
@@ -315,10 +351,11 @@ def by_row(
         row: the scalar that says how long a row is.
         kernels: kernel and number of threads for rows up to each length, the least first; for
             None, of any length.
-        library, tensors, scalars, index64: see Launcher; all kernels have the same parameters.
+        library, tensors, scalars, index64, views: see Launcher; all kernels have the same ones.
     """
+    options: dict[str, Any] = {"index64": index64, "views": views}
     launchers = [
-        (limit, Launcher(library, kernel, tensors, scalars, threads=(n, 1, 1), index64=index64))
+        (limit, Launcher(library, kernel, tensors, scalars, threads=(n, 1, 1), **options))
         for limit, (kernel, n) in kernels.items()
     ]
     position = len(tensors) + list(scalars).index(row)
@@ -414,6 +451,19 @@ def _check_layout(launch: Launcher, name: str, value: Any) -> int:
             )
             raise _error(launch, name, value, advice)
     return reach
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of one storage may have bytes in common."""
+    (begin, end), (other, last) = _bytes(a), _bytes(b)
+    return begin < last and other < end
+
+
+def _bytes(tensor: torch.Tensor) -> tuple[int, int]:
+    """The bytes of its storage from a tensor's first element to after its last."""
+    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    begin, size = tensor.storage_offset(), tensor.element_size()
+    return begin * size, (begin + (reach + 1 if tensor.numel() else 0)) * size
 
 
 def _error(launch: Launcher, name: str, value: Any, advice: str) -> KtError:

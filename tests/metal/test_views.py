@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("clang.cindex")
 pytest.importorskip("ziglang")
 
-from tests.metal.modules import built, check  # noqa: E402
+from tests.metal.modules import built, check, run  # noqa: E402
 from tests.thread.programs import from_source, lower_kernel  # noqa: E402
 
 OVERWRITTEN = """
@@ -74,3 +74,33 @@ def test_views_of_one_storage_in_the_interpreter(name: str) -> None:
     given = x.clone()
     torch.testing.assert_close(lowered.run({"x": given}), expected)
     torch.testing.assert_close(given, after)
+
+
+PASSED_TWICE = """
+@helion.kernel()
+def shifted(x: torch.Tensor, out: torch.Tensor) -> None:
+    for tile in hl.tile(out.size(0), block_size=32):
+        out[tile] = x[tile.index + 1] * 2
+
+
+@helion.kernel()
+def two(a: torch.Tensor, b: torch.Tensor) -> None:
+    for tile in hl.tile(a.size(0)):
+        a[tile] = 1.0
+        b[tile] = 2.0
+"""
+
+
+def test_a_tensor_that_is_passed_twice_is_read_as_it_was(tmp_path: Path) -> None:
+    signature = {"x": "f32[N]", "out": "f32[M]", "a": "f32[N]", "b": "f32[N]"}
+    module, _ = built(tmp_path, PASSED_TWICE, signature)
+    for reverse in (False, True):
+        memory = torch.randn(301)
+        expected = memory[1:] * 2
+        run(module, "shifted", memory, memory[:300], reverse=reverse)
+        torch.testing.assert_close(memory[:300], expected)
+    memory = torch.zeros(64)
+    run(module, "two", memory[:32], memory[32:])
+    assert memory.tolist() == [1.0] * 32 + [2.0] * 32
+    with pytest.raises(ValueError, match="two: a and b share memory, and the kernel writes both"):
+        run(module, "two", memory[:40], memory[24:])

@@ -250,9 +250,7 @@ def _reshape(ev: Evaluator, x: HostTensor, *size: Any) -> Any:
     strides: list[Size | None] = [None] * len(shape)
     if shape and unit:
         strides[-1] = ONE
-    return HostTensor(
-        x.dtype, shape, tuple(strides), origin=x.origin or x.param, source=x.memory
-    )
+    return HostTensor(x.dtype, shape, tuple(strides), origin=x.origin or x.param, source=x.memory)
 
 
 def _view_dtype(x: HostTensor, dtype: DType) -> Any:
@@ -358,9 +356,7 @@ def _broadcast(x: HostTensor, shape: tuple[Size, ...]) -> HostTensor:
             strides.append(stride)
         else:
             strides.append(Size.of(0) if own == ONE else None)
-    return HostTensor(
-        x.dtype, shape, tuple(strides), origin=x.origin or x.param, source=x.memory
-    )
+    return HostTensor(x.dtype, shape, tuple(strides), origin=x.origin or x.param, source=x.memory)
 
 
 @fn("broadcast_tensors")
@@ -388,9 +384,7 @@ def _chunk(ev: Evaluator, x: HostTensor, parts: Any, dim: int = 0) -> Any:
 def _narrow(ev: Evaluator, x: HostTensor, dim: int, start: Any, length: Any) -> Any:
     shape = list(x.dims)
     shape[dim] = Size.of(length)
-    return HostTensor(
-        x.dtype, tuple(shape), x.strides, origin=x.origin or x.param, source=x.memory
-    )
+    return HostTensor(x.dtype, tuple(shape), x.strides, origin=x.origin or x.param, source=x.memory)
 
 
 def subscript(ev: Evaluator, x: HostTensor, entries: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from transpile.emitters.common.hostsizes import HostSizes, HostSpelling
 from transpile.emitters.common.layout import wrap
 from transpile.emitters.common.module import tensor_spec
 from transpile.emitters.msl.dtypes import STRUCT
-from transpile.emitters.msl.kernel import MetalKernel
+from transpile.emitters.msl.kernel import MetalKernel, Parameter
 from transpile.ir import ir
 from transpile.ir.sizes import Size
 
@@ -101,6 +101,16 @@ def _scalars(code: MetalKernel) -> str:
     return "{" + ", ".join(members) + "}"
 
 
+def _views(code: MetalKernel) -> str:
+    """Names of tensors that share a storage which the kernel writes, as a tuple of tuples."""
+    groups: dict[str, list[Parameter]] = {}
+    for parameter in code.tensors:
+        groups.setdefault(parameter.tensor.storage, []).append(parameter)
+    shared = [g for g in groups.values() if len(g) > 1 and any(p.access for p in g)]
+    names = ["(" + ", ".join(f'"{p.name}"' for p in group) + ")" for group in shared]
+    return "(" + ", ".join(names) + ",)" if names else ""
+
+
 def launcher_texts(launch: PhaseLaunch, library: str) -> list[str]:
     """``_softmax_launch = kt.Launcher(...)`` for each version, or once for all."""
     texts = []
@@ -121,6 +131,8 @@ def launcher_texts(launch: PhaseLaunch, library: str) -> list[str]:
             arguments = [library, f'"{launch.row}"', choice, _specs(code), _scalars(code)]
         if code.source.index_dtype is not None and code.source.index_dtype.bits == 64:
             arguments.append("index64=True")
+        if views := _views(code):
+            arguments.append(f"views={views}")
         texts += wrap(f"{version.launcher} = {function}({', '.join(arguments)})", 0)
     return texts
 
