@@ -123,585 +123,565 @@ struct RecurrenceScannedParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void recurrence_scanned_f32_f16_1024(
+[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_f32_f16_1024(
     const device float* a [[buffer(0)]],
     const device half* x [[buffer(1)]],
     device half* out [[buffer(2)]],
     constant RecurrenceScannedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[8];
+  threadgroup float total_shared_1[8];
   int pid_m = int(tgid.x);
-  int t = tid * 32;
-  // decay = a[tile_m, :].to(torch.float32)
-  float4 decay[8];
+  int t = tid * 4;
   // value = x[tile_m, :].to(torch.float32)
-  float4 value[8];
-  UNROLL for (short i = 0; i < 8; ++i) {
-    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = float4(x_tile);
-    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-  }
+  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t, params.t - t);
+  float4 value = float4(x_tile);
+  // decay = a[tile_m, :].to(torch.float32)
+  float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t, params.t - t);
   // return left_a * right_a, right_a * left_x + right_x
-  float4 scanned[8];
-  float4 states[8];
-  float running_scanned;
-  float running_states;
-  UNROLL for (short i = 0; i < 8; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = decay[i][i_2];
-        running_states = value[i][i_2];
-      } else {
-        float next_running_scanned = running_scanned * decay[i][i_2];
-        float next_running_states = decay[i][i_2] * running_states + value[i][i_2];
-        running_scanned = next_running_scanned;
-        running_states = next_running_states;
-      }
-      scanned[i][i_2] = running_scanned;
-      states[i][i_2] = running_states;
+  float4 partial = decay;
+  float4 partial_2 = value;
+  UNROLL for (short j = 0; j < 3; ++j) {
+    float next_partial = partial[j] * partial[j + 1];
+    float next_partial_2 = partial[j + 1] * partial_2[j] + partial_2[j + 1];
+    partial[j + 1] = next_partial;
+    partial_2[j + 1] = next_partial_2;
+  }
+  float before;
+  float before_2;
+  float total = partial.w;
+  float total_2 = partial_2.w;
+  UNROLL for (short k = 0; k < 5; ++k) {
+    float earlier = simd_shuffle_up(total, 1 << k);
+    float earlier_2 = simd_shuffle_up(total_2, 1 << k);
+    if (lane >= (1 << k)) {
+      float next_total = earlier * total;
+      float next_total_2 = total * earlier_2 + total_2;
+      total = next_total;
+      total_2 = next_total_2;
     }
   }
-  float4 states_2[8];
-  float total_scanned = scanned[7].w;
-  float total_states = states[7].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  float earlier_2 = simd_shuffle_up(total_states, 1);
-  if (tid >= 1) {
-    float next_total_scanned = earlier * total_scanned;
-    float next_total_states = total_scanned * earlier_2 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
+  before = simd_shuffle_up(total, 1);
+  before_2 = simd_shuffle_up(total_2, 1);
+  if (lane == 31) {
+    total_shared[sg] = total;
+    total_shared_1[sg] = total_2;
   }
-  float earlier_3 = simd_shuffle_up(total_scanned, 2);
-  float earlier_4 = simd_shuffle_up(total_states, 2);
-  if (tid >= 2) {
-    float next_total_scanned = earlier_3 * total_scanned;
-    float next_total_states = total_scanned * earlier_4 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 4);
-  float earlier_6 = simd_shuffle_up(total_states, 4);
-  if (tid >= 4) {
-    float next_total_scanned = earlier_5 * total_scanned;
-    float next_total_states = total_scanned * earlier_6 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_7 = simd_shuffle_up(total_scanned, 8);
-  float earlier_8 = simd_shuffle_up(total_states, 8);
-  if (tid >= 8) {
-    float next_total_scanned = earlier_7 * total_scanned;
-    float next_total_states = total_scanned * earlier_8 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_9 = simd_shuffle_up(total_scanned, 16);
-  float earlier_10 = simd_shuffle_up(total_states, 16);
-  if (tid >= 16) {
-    float next_total_scanned = earlier_9 * total_scanned;
-    float next_total_states = total_scanned * earlier_10 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float prefix = simd_shuffle_up(total_states, 1);
-  UNROLL for (short i = 0; i < 8; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
-      } else {
-        states_2[i][i_2] = states[i][i_2];
-      }
+  float4 states;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float carry = total_shared[0];
+  float carry_2 = total_shared_1[0];
+  float start = carry;
+  float start_2 = carry_2;
+  UNROLL for (short s = 0; s < 8; ++s) {
+    if (s == sg) {
+      start = carry;
+      start_2 = carry_2;
     }
+    if (s > 0) {
+      float group_total = total_shared[s];
+      float group_total_2 = total_shared_1[s];
+      float next_carry = carry * group_total;
+      float next_carry_2 = group_total * carry_2 + group_total_2;
+      carry = next_carry;
+      carry_2 = next_carry_2;
+    }
+  }
+  if (lane > 0) {
+    if (sg > 0) {
+      float next_start = start * before;
+      float next_start_2 = before * start_2 + before_2;
+      start = next_start;
+      start_2 = next_start_2;
+    } else {
+      start = before;
+      start_2 = before_2;
+    }
+  }
+  if (sg > 0 || lane > 0) {
+    states = partial * start_2 + partial_2;
+  } else {
+    states = partial_2;
   }
   // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 8; ++i) {
-    half4 out_tile = half4(states_2[i]);
-    store_first<4>(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
-  }
+  half4 out_tile = half4(states);
+  store_first<4>(out + pid_m * params.t + t, out_tile, params.t - t);
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void recurrence_scanned_f32_f16_4096(
+[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_f32_f16_4096(
     const device float* a [[buffer(0)]],
     const device half* x [[buffer(1)]],
     device half* out [[buffer(2)]],
     constant RecurrenceScannedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[32];
+  threadgroup float total_shared_1[32];
   int pid_m = int(tgid.x);
-  int t = tid * 128;
-  // decay = a[tile_m, :].to(torch.float32)
-  float4 decay[32];
-  // value = x[tile_m, :].to(torch.float32)
-  float4 value[32];
-  UNROLL for (short i = 0; i < 32; ++i) {
-    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = float4(x_tile);
-    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-  }
+  int t = tid * 4;
   // return left_a * right_a, right_a * left_x + right_x
-  float4 scanned[32];
-  float4 states[32];
-  float running_scanned;
-  float running_states;
-  UNROLL for (short i = 0; i < 32; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = decay[i][i_2];
-        running_states = value[i][i_2];
-      } else {
-        float next_running_scanned = running_scanned * decay[i][i_2];
-        float next_running_states = decay[i][i_2] * running_states + value[i][i_2];
-        running_scanned = next_running_scanned;
-        running_states = next_running_states;
+  float4 partial[4];
+  float4 partial_2[4];
+  float before[4];
+  float before_2[4];
+  // value = x[tile_m, :].to(torch.float32)
+  // decay = a[tile_m, :].to(torch.float32)
+  UNROLL for (short i = 0; i < 4; ++i) {
+    half4 x_tile =
+        load_first<4>(x + pid_m * params.x_stride_0 + t + i * 1024, params.t - (t + i * 1024));
+    float4 value = float4(x_tile);
+    float4 decay =
+        load_first<4>(a + pid_m * params.a_stride_0 + t + i * 1024, params.t - (t + i * 1024));
+    partial[i] = decay;
+    partial_2[i] = value;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      float next_partial = partial[i][j] * partial[i][j + 1];
+      float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
+      partial[i][j + 1] = next_partial;
+      partial_2[i][j + 1] = next_partial_2;
+    }
+    float total = partial[i].w;
+    float total_2 = partial_2[i].w;
+    UNROLL for (short k = 0; k < 5; ++k) {
+      float earlier = simd_shuffle_up(total, 1 << k);
+      float earlier_2 = simd_shuffle_up(total_2, 1 << k);
+      if (lane >= (1 << k)) {
+        float next_total = earlier * total;
+        float next_total_2 = total * earlier_2 + total_2;
+        total = next_total;
+        total_2 = next_total_2;
       }
-      scanned[i][i_2] = running_scanned;
-      states[i][i_2] = running_states;
+    }
+    before[i] = simd_shuffle_up(total, 1);
+    before_2[i] = simd_shuffle_up(total_2, 1);
+    if (lane == 31) {
+      total_shared[i * 8 + sg] = total;
+      total_shared_1[i * 8 + sg] = total_2;
     }
   }
-  float4 states_2[32];
-  float total_scanned = scanned[31].w;
-  float total_states = states[31].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  float earlier_2 = simd_shuffle_up(total_states, 1);
-  if (tid >= 1) {
-    float next_total_scanned = earlier * total_scanned;
-    float next_total_states = total_scanned * earlier_2 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 2);
-  float earlier_4 = simd_shuffle_up(total_states, 2);
-  if (tid >= 2) {
-    float next_total_scanned = earlier_3 * total_scanned;
-    float next_total_states = total_scanned * earlier_4 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 4);
-  float earlier_6 = simd_shuffle_up(total_states, 4);
-  if (tid >= 4) {
-    float next_total_scanned = earlier_5 * total_scanned;
-    float next_total_states = total_scanned * earlier_6 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_7 = simd_shuffle_up(total_scanned, 8);
-  float earlier_8 = simd_shuffle_up(total_states, 8);
-  if (tid >= 8) {
-    float next_total_scanned = earlier_7 * total_scanned;
-    float next_total_states = total_scanned * earlier_8 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_9 = simd_shuffle_up(total_scanned, 16);
-  float earlier_10 = simd_shuffle_up(total_states, 16);
-  if (tid >= 16) {
-    float next_total_scanned = earlier_9 * total_scanned;
-    float next_total_states = total_scanned * earlier_10 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float prefix = simd_shuffle_up(total_states, 1);
-  UNROLL for (short i = 0; i < 32; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
-      } else {
-        states_2[i][i_2] = states[i][i_2];
+  float4 states[4];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float carry = total_shared[0];
+  float carry_2 = total_shared_1[0];
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float start = carry;
+    float start_2 = carry_2;
+    UNROLL for (short s = 0; s < 8; ++s) {
+      if (s == sg) {
+        start = carry;
+        start_2 = carry_2;
       }
+      if (i > 0 || s > 0) {
+        float group_total = total_shared[i * 8 + s];
+        float group_total_2 = total_shared_1[i * 8 + s];
+        float next_carry = carry * group_total;
+        float next_carry_2 = group_total * carry_2 + group_total_2;
+        carry = next_carry;
+        carry_2 = next_carry_2;
+      }
+    }
+    if (lane > 0) {
+      if (i > 0 || sg > 0) {
+        float next_start = start * before[i];
+        float next_start_2 = before[i] * start_2 + before_2[i];
+        start = next_start;
+        start_2 = next_start_2;
+      } else {
+        start = before[i];
+        start_2 = before_2[i];
+      }
+    }
+    if (i > 0 || sg > 0 || lane > 0) {
+      states[i] = partial[i] * start_2 + partial_2[i];
+    } else {
+      states[i] = partial_2[i];
     }
   }
   // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 32; ++i) {
-    half4 out_tile = half4(states_2[i]);
-    store_first<4>(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
+  UNROLL for (short i = 0; i < 4; ++i) {
+    half4 out_tile = half4(states[i]);
+    store_first<4>(out + pid_m * params.t + t + i * 1024, out_tile, params.t - (t + i * 1024));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void recurrence_scanned_f32_f16_8192(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void recurrence_scanned_f32_f16_16384(
     const device float* a [[buffer(0)]],
     const device half* x [[buffer(1)]],
     device half* out [[buffer(2)]],
     constant RecurrenceScannedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[128];
+  threadgroup float total_shared_1[128];
   int pid_m = int(tgid.x);
-  int t = tid * 256;
-  // decay = a[tile_m, :].to(torch.float32)
-  float4 decay[64];
-  // value = x[tile_m, :].to(torch.float32)
-  float4 value[64];
-  UNROLL for (short i = 0; i < 64; ++i) {
-    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = float4(x_tile);
-    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-  }
+  int t = tid * 4;
   // return left_a * right_a, right_a * left_x + right_x
-  float4 scanned[64];
-  float4 states[64];
-  float running_scanned;
-  float running_states;
-  UNROLL for (short i = 0; i < 64; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = decay[i][i_2];
-        running_states = value[i][i_2];
-      } else {
-        float next_running_scanned = running_scanned * decay[i][i_2];
-        float next_running_states = decay[i][i_2] * running_states + value[i][i_2];
-        running_scanned = next_running_scanned;
-        running_states = next_running_states;
+  float4 partial[4];
+  float4 partial_2[4];
+  float before[4];
+  float before_2[4];
+  // value = x[tile_m, :].to(torch.float32)
+  // decay = a[tile_m, :].to(torch.float32)
+  UNROLL for (short i = 0; i < 4; ++i) {
+    half4 x_tile =
+        load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4096, params.t - (t + i * 4096));
+    float4 value = float4(x_tile);
+    float4 decay =
+        load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4096, params.t - (t + i * 4096));
+    partial[i] = decay;
+    partial_2[i] = value;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      float next_partial = partial[i][j] * partial[i][j + 1];
+      float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
+      partial[i][j + 1] = next_partial;
+      partial_2[i][j + 1] = next_partial_2;
+    }
+    float total = partial[i].w;
+    float total_2 = partial_2[i].w;
+    UNROLL for (short k = 0; k < 5; ++k) {
+      float earlier = simd_shuffle_up(total, 1 << k);
+      float earlier_2 = simd_shuffle_up(total_2, 1 << k);
+      if (lane >= (1 << k)) {
+        float next_total = earlier * total;
+        float next_total_2 = total * earlier_2 + total_2;
+        total = next_total;
+        total_2 = next_total_2;
       }
-      scanned[i][i_2] = running_scanned;
-      states[i][i_2] = running_states;
+    }
+    before[i] = simd_shuffle_up(total, 1);
+    before_2[i] = simd_shuffle_up(total_2, 1);
+    if (lane == 31) {
+      total_shared[i * 32 + sg] = total;
+      total_shared_1[i * 32 + sg] = total_2;
     }
   }
-  float4 states_2[64];
-  float total_scanned = scanned[63].w;
-  float total_states = states[63].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  float earlier_2 = simd_shuffle_up(total_states, 1);
-  if (tid >= 1) {
-    float next_total_scanned = earlier * total_scanned;
-    float next_total_states = total_scanned * earlier_2 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 2);
-  float earlier_4 = simd_shuffle_up(total_states, 2);
-  if (tid >= 2) {
-    float next_total_scanned = earlier_3 * total_scanned;
-    float next_total_states = total_scanned * earlier_4 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 4);
-  float earlier_6 = simd_shuffle_up(total_states, 4);
-  if (tid >= 4) {
-    float next_total_scanned = earlier_5 * total_scanned;
-    float next_total_states = total_scanned * earlier_6 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_7 = simd_shuffle_up(total_scanned, 8);
-  float earlier_8 = simd_shuffle_up(total_states, 8);
-  if (tid >= 8) {
-    float next_total_scanned = earlier_7 * total_scanned;
-    float next_total_states = total_scanned * earlier_8 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_9 = simd_shuffle_up(total_scanned, 16);
-  float earlier_10 = simd_shuffle_up(total_states, 16);
-  if (tid >= 16) {
-    float next_total_scanned = earlier_9 * total_scanned;
-    float next_total_states = total_scanned * earlier_10 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float prefix = simd_shuffle_up(total_states, 1);
-  UNROLL for (short i = 0; i < 64; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
-      } else {
-        states_2[i][i_2] = states[i][i_2];
+  float4 states[4];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float carry = total_shared[0];
+  float carry_2 = total_shared_1[0];
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float start = carry;
+    float start_2 = carry_2;
+    UNROLL for (short s = 0; s < 32; ++s) {
+      if (s == sg) {
+        start = carry;
+        start_2 = carry_2;
       }
+      if (i > 0 || s > 0) {
+        float group_total = total_shared[i * 32 + s];
+        float group_total_2 = total_shared_1[i * 32 + s];
+        float next_carry = carry * group_total;
+        float next_carry_2 = group_total * carry_2 + group_total_2;
+        carry = next_carry;
+        carry_2 = next_carry_2;
+      }
+    }
+    if (lane > 0) {
+      if (i > 0 || sg > 0) {
+        float next_start = start * before[i];
+        float next_start_2 = before[i] * start_2 + before_2[i];
+        start = next_start;
+        start_2 = next_start_2;
+      } else {
+        start = before[i];
+        start_2 = before_2[i];
+      }
+    }
+    if (i > 0 || sg > 0 || lane > 0) {
+      states[i] = partial[i] * start_2 + partial_2[i];
+    } else {
+      states[i] = partial_2[i];
     }
   }
   // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 64; ++i) {
-    half4 out_tile = half4(states_2[i]);
-    store_first<4>(out + pid_m * params.t + t + i * 4, out_tile, params.t - (t + i * 4));
+  UNROLL for (short i = 0; i < 4; ++i) {
+    half4 out_tile = half4(states[i]);
+    store_first<4>(out + pid_m * params.t + t + i * 4096, out_tile, params.t - (t + i * 4096));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void recurrence_scanned_f32_1024(
+[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_f32_1024(
     const device float* a [[buffer(0)]],
     const device float* x [[buffer(1)]],
     device float* out [[buffer(2)]],
     constant RecurrenceScannedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[8];
+  threadgroup float total_shared_1[8];
   int pid_m = int(tgid.x);
-  int t = tid * 32;
+  int t = tid * 4;
   // decay = a[tile_m, :].to(torch.float32)
-  float4 decay[8];
+  float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t, params.t - t);
   // value = x[tile_m, :].to(torch.float32)
-  float4 value[8];
-  UNROLL for (short i = 0; i < 8; ++i) {
-    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
-  }
+  float4 value = load_first<4>(x + pid_m * params.x_stride_0 + t, params.t - t);
   // return left_a * right_a, right_a * left_x + right_x
-  float4 scanned[8];
-  float4 states[8];
-  float running_scanned;
-  float running_states;
-  UNROLL for (short i = 0; i < 8; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = decay[i][i_2];
-        running_states = value[i][i_2];
-      } else {
-        float next_running_scanned = running_scanned * decay[i][i_2];
-        float next_running_states = decay[i][i_2] * running_states + value[i][i_2];
-        running_scanned = next_running_scanned;
-        running_states = next_running_states;
-      }
-      scanned[i][i_2] = running_scanned;
-      states[i][i_2] = running_states;
+  float4 partial = decay;
+  float4 partial_2 = value;
+  UNROLL for (short j = 0; j < 3; ++j) {
+    float next_partial = partial[j] * partial[j + 1];
+    float next_partial_2 = partial[j + 1] * partial_2[j] + partial_2[j + 1];
+    partial[j + 1] = next_partial;
+    partial_2[j + 1] = next_partial_2;
+  }
+  float before;
+  float before_2;
+  float total = partial.w;
+  float total_2 = partial_2.w;
+  UNROLL for (short k = 0; k < 5; ++k) {
+    float earlier = simd_shuffle_up(total, 1 << k);
+    float earlier_2 = simd_shuffle_up(total_2, 1 << k);
+    if (lane >= (1 << k)) {
+      float next_total = earlier * total;
+      float next_total_2 = total * earlier_2 + total_2;
+      total = next_total;
+      total_2 = next_total_2;
     }
   }
-  float4 states_2[8];
-  float total_scanned = scanned[7].w;
-  float total_states = states[7].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  float earlier_2 = simd_shuffle_up(total_states, 1);
-  if (tid >= 1) {
-    float next_total_scanned = earlier * total_scanned;
-    float next_total_states = total_scanned * earlier_2 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
+  before = simd_shuffle_up(total, 1);
+  before_2 = simd_shuffle_up(total_2, 1);
+  if (lane == 31) {
+    total_shared[sg] = total;
+    total_shared_1[sg] = total_2;
   }
-  float earlier_3 = simd_shuffle_up(total_scanned, 2);
-  float earlier_4 = simd_shuffle_up(total_states, 2);
-  if (tid >= 2) {
-    float next_total_scanned = earlier_3 * total_scanned;
-    float next_total_states = total_scanned * earlier_4 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 4);
-  float earlier_6 = simd_shuffle_up(total_states, 4);
-  if (tid >= 4) {
-    float next_total_scanned = earlier_5 * total_scanned;
-    float next_total_states = total_scanned * earlier_6 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_7 = simd_shuffle_up(total_scanned, 8);
-  float earlier_8 = simd_shuffle_up(total_states, 8);
-  if (tid >= 8) {
-    float next_total_scanned = earlier_7 * total_scanned;
-    float next_total_states = total_scanned * earlier_8 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_9 = simd_shuffle_up(total_scanned, 16);
-  float earlier_10 = simd_shuffle_up(total_states, 16);
-  if (tid >= 16) {
-    float next_total_scanned = earlier_9 * total_scanned;
-    float next_total_states = total_scanned * earlier_10 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float prefix = simd_shuffle_up(total_states, 1);
-  UNROLL for (short i = 0; i < 8; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
-      } else {
-        states_2[i][i_2] = states[i][i_2];
-      }
+  float4 states;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float carry = total_shared[0];
+  float carry_2 = total_shared_1[0];
+  float start = carry;
+  float start_2 = carry_2;
+  UNROLL for (short s = 0; s < 8; ++s) {
+    if (s == sg) {
+      start = carry;
+      start_2 = carry_2;
     }
+    if (s > 0) {
+      float group_total = total_shared[s];
+      float group_total_2 = total_shared_1[s];
+      float next_carry = carry * group_total;
+      float next_carry_2 = group_total * carry_2 + group_total_2;
+      carry = next_carry;
+      carry_2 = next_carry_2;
+    }
+  }
+  if (lane > 0) {
+    if (sg > 0) {
+      float next_start = start * before;
+      float next_start_2 = before * start_2 + before_2;
+      start = next_start;
+      start_2 = next_start_2;
+    } else {
+      start = before;
+      start_2 = before_2;
+    }
+  }
+  if (sg > 0 || lane > 0) {
+    states = partial * start_2 + partial_2;
+  } else {
+    states = partial_2;
   }
   // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 8; ++i) {
-    store_first<4>(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
-  }
+  store_first<4>(out + pid_m * params.t + t, states, params.t - t);
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void recurrence_scanned_f32_4096(
+[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_f32_4096(
     const device float* a [[buffer(0)]],
     const device float* x [[buffer(1)]],
     device float* out [[buffer(2)]],
     constant RecurrenceScannedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[32];
+  threadgroup float total_shared_1[32];
   int pid_m = int(tgid.x);
-  int t = tid * 128;
-  // decay = a[tile_m, :].to(torch.float32)
-  float4 decay[32];
-  // value = x[tile_m, :].to(torch.float32)
-  float4 value[32];
-  UNROLL for (short i = 0; i < 32; ++i) {
-    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
-  }
+  int t = tid * 4;
   // return left_a * right_a, right_a * left_x + right_x
-  float4 scanned[32];
-  float4 states[32];
-  float running_scanned;
-  float running_states;
-  UNROLL for (short i = 0; i < 32; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = decay[i][i_2];
-        running_states = value[i][i_2];
-      } else {
-        float next_running_scanned = running_scanned * decay[i][i_2];
-        float next_running_states = decay[i][i_2] * running_states + value[i][i_2];
-        running_scanned = next_running_scanned;
-        running_states = next_running_states;
+  float4 partial[4];
+  float4 partial_2[4];
+  float before[4];
+  float before_2[4];
+  // decay = a[tile_m, :].to(torch.float32)
+  // value = x[tile_m, :].to(torch.float32)
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float4 decay =
+        load_first<4>(a + pid_m * params.a_stride_0 + t + i * 1024, params.t - (t + i * 1024));
+    float4 value =
+        load_first<4>(x + pid_m * params.x_stride_0 + t + i * 1024, params.t - (t + i * 1024));
+    partial[i] = decay;
+    partial_2[i] = value;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      float next_partial = partial[i][j] * partial[i][j + 1];
+      float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
+      partial[i][j + 1] = next_partial;
+      partial_2[i][j + 1] = next_partial_2;
+    }
+    float total = partial[i].w;
+    float total_2 = partial_2[i].w;
+    UNROLL for (short k = 0; k < 5; ++k) {
+      float earlier = simd_shuffle_up(total, 1 << k);
+      float earlier_2 = simd_shuffle_up(total_2, 1 << k);
+      if (lane >= (1 << k)) {
+        float next_total = earlier * total;
+        float next_total_2 = total * earlier_2 + total_2;
+        total = next_total;
+        total_2 = next_total_2;
       }
-      scanned[i][i_2] = running_scanned;
-      states[i][i_2] = running_states;
+    }
+    before[i] = simd_shuffle_up(total, 1);
+    before_2[i] = simd_shuffle_up(total_2, 1);
+    if (lane == 31) {
+      total_shared[i * 8 + sg] = total;
+      total_shared_1[i * 8 + sg] = total_2;
     }
   }
-  float4 states_2[32];
-  float total_scanned = scanned[31].w;
-  float total_states = states[31].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  float earlier_2 = simd_shuffle_up(total_states, 1);
-  if (tid >= 1) {
-    float next_total_scanned = earlier * total_scanned;
-    float next_total_states = total_scanned * earlier_2 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 2);
-  float earlier_4 = simd_shuffle_up(total_states, 2);
-  if (tid >= 2) {
-    float next_total_scanned = earlier_3 * total_scanned;
-    float next_total_states = total_scanned * earlier_4 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 4);
-  float earlier_6 = simd_shuffle_up(total_states, 4);
-  if (tid >= 4) {
-    float next_total_scanned = earlier_5 * total_scanned;
-    float next_total_states = total_scanned * earlier_6 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_7 = simd_shuffle_up(total_scanned, 8);
-  float earlier_8 = simd_shuffle_up(total_states, 8);
-  if (tid >= 8) {
-    float next_total_scanned = earlier_7 * total_scanned;
-    float next_total_states = total_scanned * earlier_8 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_9 = simd_shuffle_up(total_scanned, 16);
-  float earlier_10 = simd_shuffle_up(total_states, 16);
-  if (tid >= 16) {
-    float next_total_scanned = earlier_9 * total_scanned;
-    float next_total_states = total_scanned * earlier_10 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float prefix = simd_shuffle_up(total_states, 1);
-  UNROLL for (short i = 0; i < 32; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
-      } else {
-        states_2[i][i_2] = states[i][i_2];
+  float4 states[4];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float carry = total_shared[0];
+  float carry_2 = total_shared_1[0];
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float start = carry;
+    float start_2 = carry_2;
+    UNROLL for (short s = 0; s < 8; ++s) {
+      if (s == sg) {
+        start = carry;
+        start_2 = carry_2;
       }
+      if (i > 0 || s > 0) {
+        float group_total = total_shared[i * 8 + s];
+        float group_total_2 = total_shared_1[i * 8 + s];
+        float next_carry = carry * group_total;
+        float next_carry_2 = group_total * carry_2 + group_total_2;
+        carry = next_carry;
+        carry_2 = next_carry_2;
+      }
+    }
+    if (lane > 0) {
+      if (i > 0 || sg > 0) {
+        float next_start = start * before[i];
+        float next_start_2 = before[i] * start_2 + before_2[i];
+        start = next_start;
+        start_2 = next_start_2;
+      } else {
+        start = before[i];
+        start_2 = before_2[i];
+      }
+    }
+    if (i > 0 || sg > 0 || lane > 0) {
+      states[i] = partial[i] * start_2 + partial_2[i];
+    } else {
+      states[i] = partial_2[i];
     }
   }
   // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 32; ++i) {
-    store_first<4>(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
+  UNROLL for (short i = 0; i < 4; ++i) {
+    store_first<4>(out + pid_m * params.t + t + i * 1024, states[i], params.t - (t + i * 1024));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void recurrence_scanned_f32_8192(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void recurrence_scanned_f32_16384(
     const device float* a [[buffer(0)]],
     const device float* x [[buffer(1)]],
     device float* out [[buffer(2)]],
     constant RecurrenceScannedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[128];
+  threadgroup float total_shared_1[128];
   int pid_m = int(tgid.x);
-  int t = tid * 256;
-  // decay = a[tile_m, :].to(torch.float32)
-  float4 decay[64];
-  // value = x[tile_m, :].to(torch.float32)
-  float4 value[64];
-  UNROLL for (short i = 0; i < 64; ++i) {
-    decay[i] = load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4, params.t - (t + i * 4));
-    value[i] = load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4, params.t - (t + i * 4));
-  }
+  int t = tid * 4;
   // return left_a * right_a, right_a * left_x + right_x
-  float4 scanned[64];
-  float4 states[64];
-  float running_scanned;
-  float running_states;
-  UNROLL for (short i = 0; i < 64; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = decay[i][i_2];
-        running_states = value[i][i_2];
-      } else {
-        float next_running_scanned = running_scanned * decay[i][i_2];
-        float next_running_states = decay[i][i_2] * running_states + value[i][i_2];
-        running_scanned = next_running_scanned;
-        running_states = next_running_states;
+  float4 partial[4];
+  float4 partial_2[4];
+  float before[4];
+  float before_2[4];
+  // decay = a[tile_m, :].to(torch.float32)
+  // value = x[tile_m, :].to(torch.float32)
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float4 decay =
+        load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4096, params.t - (t + i * 4096));
+    float4 value =
+        load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4096, params.t - (t + i * 4096));
+    partial[i] = decay;
+    partial_2[i] = value;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      float next_partial = partial[i][j] * partial[i][j + 1];
+      float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
+      partial[i][j + 1] = next_partial;
+      partial_2[i][j + 1] = next_partial_2;
+    }
+    float total = partial[i].w;
+    float total_2 = partial_2[i].w;
+    UNROLL for (short k = 0; k < 5; ++k) {
+      float earlier = simd_shuffle_up(total, 1 << k);
+      float earlier_2 = simd_shuffle_up(total_2, 1 << k);
+      if (lane >= (1 << k)) {
+        float next_total = earlier * total;
+        float next_total_2 = total * earlier_2 + total_2;
+        total = next_total;
+        total_2 = next_total_2;
       }
-      scanned[i][i_2] = running_scanned;
-      states[i][i_2] = running_states;
+    }
+    before[i] = simd_shuffle_up(total, 1);
+    before_2[i] = simd_shuffle_up(total_2, 1);
+    if (lane == 31) {
+      total_shared[i * 32 + sg] = total;
+      total_shared_1[i * 32 + sg] = total_2;
     }
   }
-  float4 states_2[64];
-  float total_scanned = scanned[63].w;
-  float total_states = states[63].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  float earlier_2 = simd_shuffle_up(total_states, 1);
-  if (tid >= 1) {
-    float next_total_scanned = earlier * total_scanned;
-    float next_total_states = total_scanned * earlier_2 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 2);
-  float earlier_4 = simd_shuffle_up(total_states, 2);
-  if (tid >= 2) {
-    float next_total_scanned = earlier_3 * total_scanned;
-    float next_total_states = total_scanned * earlier_4 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 4);
-  float earlier_6 = simd_shuffle_up(total_states, 4);
-  if (tid >= 4) {
-    float next_total_scanned = earlier_5 * total_scanned;
-    float next_total_states = total_scanned * earlier_6 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_7 = simd_shuffle_up(total_scanned, 8);
-  float earlier_8 = simd_shuffle_up(total_states, 8);
-  if (tid >= 8) {
-    float next_total_scanned = earlier_7 * total_scanned;
-    float next_total_states = total_scanned * earlier_8 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float earlier_9 = simd_shuffle_up(total_scanned, 16);
-  float earlier_10 = simd_shuffle_up(total_states, 16);
-  if (tid >= 16) {
-    float next_total_scanned = earlier_9 * total_scanned;
-    float next_total_states = total_scanned * earlier_10 + total_states;
-    total_scanned = next_total_scanned;
-    total_states = next_total_states;
-  }
-  float prefix = simd_shuffle_up(total_states, 1);
-  UNROLL for (short i = 0; i < 64; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        states_2[i][i_2] = scanned[i][i_2] * prefix + states[i][i_2];
-      } else {
-        states_2[i][i_2] = states[i][i_2];
+  float4 states[4];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  float carry = total_shared[0];
+  float carry_2 = total_shared_1[0];
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float start = carry;
+    float start_2 = carry_2;
+    UNROLL for (short s = 0; s < 32; ++s) {
+      if (s == sg) {
+        start = carry;
+        start_2 = carry_2;
       }
+      if (i > 0 || s > 0) {
+        float group_total = total_shared[i * 32 + s];
+        float group_total_2 = total_shared_1[i * 32 + s];
+        float next_carry = carry * group_total;
+        float next_carry_2 = group_total * carry_2 + group_total_2;
+        carry = next_carry;
+        carry_2 = next_carry_2;
+      }
+    }
+    if (lane > 0) {
+      if (i > 0 || sg > 0) {
+        float next_start = start * before[i];
+        float next_start_2 = before[i] * start_2 + before_2[i];
+        start = next_start;
+        start_2 = next_start_2;
+      } else {
+        start = before[i];
+        start_2 = before_2[i];
+      }
+    }
+    if (i > 0 || sg > 0 || lane > 0) {
+      states[i] = partial[i] * start_2 + partial_2[i];
+    } else {
+      states[i] = partial_2[i];
     }
   }
   // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 64; ++i) {
-    store_first<4>(out + pid_m * params.t + t + i * 4, states_2[i], params.t - (t + i * 4));
+  UNROLL for (short i = 0; i < 4; ++i) {
+    store_first<4>(out + pid_m * params.t + t + i * 4096, states[i], params.t - (t + i * 4096));
   }
 }
 
@@ -710,383 +690,260 @@ struct RowCumsumParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void row_cumsum_bf16_1024(
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_bf16_1024(
     const device bfloat* x [[buffer(0)]],
     device bfloat* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[8];
   int pid_m = int(tgid.x);
-  int n = tid * 32;
+  int n = tid * 4;
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 x_f32[8];
-  UNROLL for (short i = 0; i < 8; ++i) {
-    bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
-    x_f32[i] = float4(x_tile);
+  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 x_f32 = float4(x_tile);
+  float4 partial = x_f32;
+  UNROLL for (short j = 0; j < 3; ++j) {
+    partial[j + 1] = partial[j] + partial[j + 1];
   }
-  float4 scanned[8];
-  float running_scanned;
-  UNROLL for (short i = 0; i < 8; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = x_f32[i][i_2];
-      } else {
-        running_scanned += x_f32[i][i_2];
-      }
-      scanned[i][i_2] = running_scanned;
+  float before = simd_prefix_exclusive_sum(partial.w);
+  if (lane == 31) {
+    total_shared[sg] = before + partial.w;
+  }
+  float4 scanned;
+  float start = 0.0f;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short s = 0; s < 7; ++s) {
+    if (s < sg) {
+      start += total_shared[s];
     }
   }
-  float4 scanned_2[8];
-  float total_scanned = scanned[7].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  if (tid >= 1) {
-    total_scanned = earlier + total_scanned;
-  }
-  float earlier_2 = simd_shuffle_up(total_scanned, 2);
-  if (tid >= 2) {
-    total_scanned = earlier_2 + total_scanned;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 4);
-  if (tid >= 4) {
-    total_scanned = earlier_3 + total_scanned;
-  }
-  float earlier_4 = simd_shuffle_up(total_scanned, 8);
-  if (tid >= 8) {
-    total_scanned = earlier_4 + total_scanned;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 16);
-  if (tid >= 16) {
-    total_scanned = earlier_5 + total_scanned;
-  }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  UNROLL for (short i = 0; i < 8; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        scanned_2[i][i_2] = prefix + scanned[i][i_2];
-      } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
-      }
-    }
-  }
-  UNROLL for (short i = 0; i < 8; ++i) {
-    bfloat4 out_tile = bfloat4(scanned_2[i]);
-    store_first<4>(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
-  }
+  start += before;
+  scanned = start + partial;
+  bfloat4 out_tile = bfloat4(scanned);
+  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void row_cumsum_bf16_4096(
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_bf16_4096(
     const device bfloat* x [[buffer(0)]],
     device bfloat* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[32];
   int pid_m = int(tgid.x);
-  int n = tid * 128;
+  int n = tid * 4;
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 x_f32[32];
-  UNROLL for (short i = 0; i < 32; ++i) {
+  float4 partial[4];
+  float before[4];
+  UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
-    x_f32[i] = float4(x_tile);
-  }
-  float4 scanned[32];
-  float running_scanned;
-  UNROLL for (short i = 0; i < 32; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = x_f32[i][i_2];
-      } else {
-        running_scanned += x_f32[i][i_2];
-      }
-      scanned[i][i_2] = running_scanned;
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    float4 x_f32 = float4(x_tile);
+    partial[i] = x_f32;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      partial[i][j + 1] = partial[i][j] + partial[i][j + 1];
+    }
+    before[i] = simd_prefix_exclusive_sum(partial[i].w);
+    if (lane == 31) {
+      total_shared[i * 8 + sg] = before[i] + partial[i].w;
     }
   }
-  float4 scanned_2[32];
-  float total_scanned = scanned[31].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  if (tid >= 1) {
-    total_scanned = earlier + total_scanned;
-  }
-  float earlier_2 = simd_shuffle_up(total_scanned, 2);
-  if (tid >= 2) {
-    total_scanned = earlier_2 + total_scanned;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 4);
-  if (tid >= 4) {
-    total_scanned = earlier_3 + total_scanned;
-  }
-  float earlier_4 = simd_shuffle_up(total_scanned, 8);
-  if (tid >= 8) {
-    total_scanned = earlier_4 + total_scanned;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 16);
-  if (tid >= 16) {
-    total_scanned = earlier_5 + total_scanned;
-  }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  UNROLL for (short i = 0; i < 32; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        scanned_2[i][i_2] = prefix + scanned[i][i_2];
-      } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
+  float4 scanned[4];
+  float carry = 0.0f;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float start = carry;
+    UNROLL for (short s = 0; s < 8; ++s) {
+      float group_total = total_shared[i * 8 + s];
+      if (s < sg) {
+        start += group_total;
       }
+      carry += group_total;
     }
+    start += before[i];
+    scanned[i] = start + partial[i];
   }
-  UNROLL for (short i = 0; i < 32; ++i) {
-    bfloat4 out_tile = bfloat4(scanned_2[i]);
-    store_first<4>(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
+  UNROLL for (short i = 0; i < 4; ++i) {
+    bfloat4 out_tile = bfloat4(scanned[i]);
+    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void row_cumsum_bf16_8192(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void row_cumsum_bf16_16384(
     const device bfloat* x [[buffer(0)]],
     device bfloat* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[128];
   int pid_m = int(tgid.x);
-  int n = tid * 256;
+  int n = tid * 4;
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 x_f32[64];
-  UNROLL for (short i = 0; i < 64; ++i) {
+  float4 partial[4];
+  float before[4];
+  UNROLL for (short i = 0; i < 4; ++i) {
     bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
-    x_f32[i] = float4(x_tile);
-  }
-  float4 scanned[64];
-  float running_scanned;
-  UNROLL for (short i = 0; i < 64; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = x_f32[i][i_2];
-      } else {
-        running_scanned += x_f32[i][i_2];
-      }
-      scanned[i][i_2] = running_scanned;
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4096, params.n - (n + i * 4096));
+    float4 x_f32 = float4(x_tile);
+    partial[i] = x_f32;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      partial[i][j + 1] = partial[i][j] + partial[i][j + 1];
+    }
+    before[i] = simd_prefix_exclusive_sum(partial[i].w);
+    if (lane == 31) {
+      total_shared[i * 32 + sg] = before[i] + partial[i].w;
     }
   }
-  float4 scanned_2[64];
-  float total_scanned = scanned[63].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  if (tid >= 1) {
-    total_scanned = earlier + total_scanned;
-  }
-  float earlier_2 = simd_shuffle_up(total_scanned, 2);
-  if (tid >= 2) {
-    total_scanned = earlier_2 + total_scanned;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 4);
-  if (tid >= 4) {
-    total_scanned = earlier_3 + total_scanned;
-  }
-  float earlier_4 = simd_shuffle_up(total_scanned, 8);
-  if (tid >= 8) {
-    total_scanned = earlier_4 + total_scanned;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 16);
-  if (tid >= 16) {
-    total_scanned = earlier_5 + total_scanned;
-  }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  UNROLL for (short i = 0; i < 64; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        scanned_2[i][i_2] = prefix + scanned[i][i_2];
-      } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
+  float4 scanned[4];
+  float carry = 0.0f;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float start = carry;
+    UNROLL for (short s = 0; s < 32; ++s) {
+      float group_total = total_shared[i * 32 + s];
+      if (s < sg) {
+        start += group_total;
       }
+      carry += group_total;
     }
+    start += before[i];
+    scanned[i] = start + partial[i];
   }
-  UNROLL for (short i = 0; i < 64; ++i) {
-    bfloat4 out_tile = bfloat4(scanned_2[i]);
-    store_first<4>(out + pid_m * params.n + n + i * 4, out_tile, params.n - (n + i * 4));
+  UNROLL for (short i = 0; i < 4; ++i) {
+    bfloat4 out_tile = bfloat4(scanned[i]);
+    store_first<4>(out + pid_m * params.n + n + i * 4096, out_tile, params.n - (n + i * 4096));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void row_cumsum_f32_1024(
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_f32_1024(
     const device float* x [[buffer(0)]],
     device float* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[8];
   int pid_m = int(tgid.x);
-  int n = tid * 32;
+  int n = tid * 4;
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 x_tile[8];
-  UNROLL for (short i = 0; i < 8; ++i) {
-    x_tile[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
+  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 partial = x_tile;
+  UNROLL for (short j = 0; j < 3; ++j) {
+    partial[j + 1] = partial[j] + partial[j + 1];
   }
-  float4 scanned[8];
-  float running_scanned;
-  UNROLL for (short i = 0; i < 8; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = x_tile[i][i_2];
-      } else {
-        running_scanned += x_tile[i][i_2];
-      }
-      scanned[i][i_2] = running_scanned;
+  float before = simd_prefix_exclusive_sum(partial.w);
+  if (lane == 31) {
+    total_shared[sg] = before + partial.w;
+  }
+  float4 scanned;
+  float start = 0.0f;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short s = 0; s < 7; ++s) {
+    if (s < sg) {
+      start += total_shared[s];
     }
   }
-  float4 scanned_2[8];
-  float total_scanned = scanned[7].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  if (tid >= 1) {
-    total_scanned = earlier + total_scanned;
-  }
-  float earlier_2 = simd_shuffle_up(total_scanned, 2);
-  if (tid >= 2) {
-    total_scanned = earlier_2 + total_scanned;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 4);
-  if (tid >= 4) {
-    total_scanned = earlier_3 + total_scanned;
-  }
-  float earlier_4 = simd_shuffle_up(total_scanned, 8);
-  if (tid >= 8) {
-    total_scanned = earlier_4 + total_scanned;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 16);
-  if (tid >= 16) {
-    total_scanned = earlier_5 + total_scanned;
-  }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  UNROLL for (short i = 0; i < 8; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        scanned_2[i][i_2] = prefix + scanned[i][i_2];
-      } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
-      }
-    }
-  }
-  UNROLL for (short i = 0; i < 8; ++i) {
-    store_first<4>(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
-  }
+  start += before;
+  scanned = start + partial;
+  store_first<4>(out + pid_m * params.n + n, scanned, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void row_cumsum_f32_4096(
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_f32_4096(
     const device float* x [[buffer(0)]],
     device float* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[32];
   int pid_m = int(tgid.x);
-  int n = tid * 128;
+  int n = tid * 4;
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 x_tile[32];
-  UNROLL for (short i = 0; i < 32; ++i) {
-    x_tile[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
-  }
-  float4 scanned[32];
-  float running_scanned;
-  UNROLL for (short i = 0; i < 32; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = x_tile[i][i_2];
-      } else {
-        running_scanned += x_tile[i][i_2];
-      }
-      scanned[i][i_2] = running_scanned;
+  float4 partial[4];
+  float before[4];
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float4 x_tile =
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    partial[i] = x_tile;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      partial[i][j + 1] = partial[i][j] + partial[i][j + 1];
+    }
+    before[i] = simd_prefix_exclusive_sum(partial[i].w);
+    if (lane == 31) {
+      total_shared[i * 8 + sg] = before[i] + partial[i].w;
     }
   }
-  float4 scanned_2[32];
-  float total_scanned = scanned[31].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  if (tid >= 1) {
-    total_scanned = earlier + total_scanned;
-  }
-  float earlier_2 = simd_shuffle_up(total_scanned, 2);
-  if (tid >= 2) {
-    total_scanned = earlier_2 + total_scanned;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 4);
-  if (tid >= 4) {
-    total_scanned = earlier_3 + total_scanned;
-  }
-  float earlier_4 = simd_shuffle_up(total_scanned, 8);
-  if (tid >= 8) {
-    total_scanned = earlier_4 + total_scanned;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 16);
-  if (tid >= 16) {
-    total_scanned = earlier_5 + total_scanned;
-  }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  UNROLL for (short i = 0; i < 32; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        scanned_2[i][i_2] = prefix + scanned[i][i_2];
-      } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
+  float4 scanned[4];
+  float carry = 0.0f;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float start = carry;
+    UNROLL for (short s = 0; s < 8; ++s) {
+      float group_total = total_shared[i * 8 + s];
+      if (s < sg) {
+        start += group_total;
       }
+      carry += group_total;
     }
+    start += before[i];
+    scanned[i] = start + partial[i];
   }
-  UNROLL for (short i = 0; i < 32; ++i) {
-    store_first<4>(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
+  UNROLL for (short i = 0; i < 4; ++i) {
+    store_first<4>(out + pid_m * params.n + n + i * 1024, scanned[i], params.n - (n + i * 1024));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(32)]] void row_cumsum_f32_8192(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void row_cumsum_f32_16384(
     const device float* x [[buffer(0)]],
     device float* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float total_shared[128];
   int pid_m = int(tgid.x);
-  int n = tid * 256;
+  int n = tid * 4;
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 x_tile[64];
-  UNROLL for (short i = 0; i < 64; ++i) {
-    x_tile[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4, params.n - (n + i * 4));
-  }
-  float4 scanned[64];
-  float running_scanned;
-  UNROLL for (short i = 0; i < 64; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (i == 0 && i_2 == 0) {
-        running_scanned = x_tile[i][i_2];
-      } else {
-        running_scanned += x_tile[i][i_2];
-      }
-      scanned[i][i_2] = running_scanned;
+  float4 partial[4];
+  float before[4];
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float4 x_tile =
+        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4096, params.n - (n + i * 4096));
+    partial[i] = x_tile;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      partial[i][j + 1] = partial[i][j] + partial[i][j + 1];
+    }
+    before[i] = simd_prefix_exclusive_sum(partial[i].w);
+    if (lane == 31) {
+      total_shared[i * 32 + sg] = before[i] + partial[i].w;
     }
   }
-  float4 scanned_2[64];
-  float total_scanned = scanned[63].w;
-  float earlier = simd_shuffle_up(total_scanned, 1);
-  if (tid >= 1) {
-    total_scanned = earlier + total_scanned;
-  }
-  float earlier_2 = simd_shuffle_up(total_scanned, 2);
-  if (tid >= 2) {
-    total_scanned = earlier_2 + total_scanned;
-  }
-  float earlier_3 = simd_shuffle_up(total_scanned, 4);
-  if (tid >= 4) {
-    total_scanned = earlier_3 + total_scanned;
-  }
-  float earlier_4 = simd_shuffle_up(total_scanned, 8);
-  if (tid >= 8) {
-    total_scanned = earlier_4 + total_scanned;
-  }
-  float earlier_5 = simd_shuffle_up(total_scanned, 16);
-  if (tid >= 16) {
-    total_scanned = earlier_5 + total_scanned;
-  }
-  float prefix = simd_shuffle_up(total_scanned, 1);
-  UNROLL for (short i = 0; i < 64; ++i) {
-    UNROLL for (short i_2 = 0; i_2 < 4; ++i_2) {
-      if (tid >= 1) {
-        scanned_2[i][i_2] = prefix + scanned[i][i_2];
-      } else {
-        scanned_2[i][i_2] = scanned[i][i_2];
+  float4 scanned[4];
+  float carry = 0.0f;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short i = 0; i < 4; ++i) {
+    float start = carry;
+    UNROLL for (short s = 0; s < 32; ++s) {
+      float group_total = total_shared[i * 32 + s];
+      if (s < sg) {
+        start += group_total;
       }
+      carry += group_total;
     }
+    start += before[i];
+    scanned[i] = start + partial[i];
   }
-  UNROLL for (short i = 0; i < 64; ++i) {
-    store_first<4>(out + pid_m * params.n + n + i * 4, scanned_2[i], params.n - (n + i * 4));
+  UNROLL for (short i = 0; i < 4; ++i) {
+    store_first<4>(out + pid_m * params.n + n + i * 4096, scanned[i], params.n - (n + i * 4096));
   }
 }

@@ -67,9 +67,9 @@ def recurrence_stepped(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 _recurrence_scanned_f32_f16_launch = kt.by_row(
     _METAL, "t",
     {
-        1024: ("recurrence_scanned_f32_f16_1024", 32),
-        4096: ("recurrence_scanned_f32_f16_4096", 32),
-        8192: ("recurrence_scanned_f32_f16_8192", 32),
+        1024: ("recurrence_scanned_f32_f16_1024", 256),
+        4096: ("recurrence_scanned_f32_f16_4096", 256),
+        16384: ("recurrence_scanned_f32_f16_16384", 1024),
     },
     {"a": "f32[M,T]", "x": "f16[M,T]", "out": "out f16[M,T]"},
     {"t": "i32", "a_stride_0": "i32", "x_stride_0": "i32"},
@@ -77,9 +77,9 @@ _recurrence_scanned_f32_f16_launch = kt.by_row(
 _recurrence_scanned_f32_launch = kt.by_row(
     _METAL, "t",
     {
-        1024: ("recurrence_scanned_f32_1024", 32),
-        4096: ("recurrence_scanned_f32_4096", 32),
-        8192: ("recurrence_scanned_f32_8192", 32),
+        1024: ("recurrence_scanned_f32_1024", 256),
+        4096: ("recurrence_scanned_f32_4096", 256),
+        16384: ("recurrence_scanned_f32_16384", 1024),
     },
     {"a": "f32[M,T]", "x": "f32[M,T]", "out": "out f32[M,T]"},
     {"t": "i32", "a_stride_0": "i32", "x_stride_0": "i32"},
@@ -111,9 +111,9 @@ def recurrence_scanned(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 _row_cumsum_bf16_launch = kt.by_row(
     _METAL, "n",
     {
-        1024: ("row_cumsum_bf16_1024", 32),
-        4096: ("row_cumsum_bf16_4096", 32),
-        8192: ("row_cumsum_bf16_8192", 32),
+        1024: ("row_cumsum_bf16_1024", 256),
+        4096: ("row_cumsum_bf16_4096", 256),
+        16384: ("row_cumsum_bf16_16384", 1024),
     },
     {"x": "bf16[M,N]", "out": "out bf16[M,N]"},
     {"n": "i32", "x_stride_0": "i32"},
@@ -121,9 +121,9 @@ _row_cumsum_bf16_launch = kt.by_row(
 _row_cumsum_f32_launch = kt.by_row(
     _METAL, "n",
     {
-        1024: ("row_cumsum_f32_1024", 32),
-        4096: ("row_cumsum_f32_4096", 32),
-        8192: ("row_cumsum_f32_8192", 32),
+        1024: ("row_cumsum_f32_1024", 256),
+        4096: ("row_cumsum_f32_4096", 256),
+        16384: ("row_cumsum_f32_16384", 1024),
     },
     {"x": "f32[M,N]", "out": "out f32[M,N]"},
     {"n": "i32", "x_stride_0": "i32"},

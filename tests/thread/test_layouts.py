@@ -17,7 +17,6 @@ from transpile.thread.layout import (
     thread_position,
     uncovered,
 )
-from transpile.thread.plan import blocked
 
 POWER = st.sampled_from([1, 2, 4, 8, 16, 32])
 SIMD = 32
@@ -39,12 +38,10 @@ def positions(digits, threads):
     stride=POWER,
     registers=st.integers(1, 5),
     vector=st.sampled_from([1, 2, 4]),
-    consecutive=st.booleans(),
 )
-def test_every_position_has_one_owner(threads, stride, registers, vector, consecutive):
+def test_every_position_has_one_owner(threads, stride, registers, vector):
     total = max(SIMD, threads * stride)
-    distribute = blocked if consecutive else spread
-    digits = distribute(Axis(Size.of(7)), threads, stride, registers, vector)
+    digits = spread(Axis(Size.of(7)), threads, stride, registers, vector)
     owners = {}
     gaps = uncovered([d for d in digits if d.of_thread], total)
     for thread, position in positions(digits, total):

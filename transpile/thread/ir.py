@@ -281,6 +281,19 @@ class LaneReduce(Expr):
         return self.value.dtype
 
 
+@dataclass(frozen=True, slots=True)
+class LaneScan(Expr):
+    """``name`` ("sum" or "prod") over the values of all lanes of the SIMD group before this one;
+    the neutral element in the first."""
+
+    name: str
+    value: Expr
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.value.dtype
+
+
 # -- statements --------------------------------------------------------------------------------
 
 

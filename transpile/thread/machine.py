@@ -424,6 +424,20 @@ class Machine:
             value = numerics.elementwise(_COMBINE[expr.name], (value, other))
         return value
 
+    def lane_scan(self, expr: ir.LaneScan) -> Tensor:
+        simd = self.kernel.simd
+        self.together(simd, "a lane scan")
+        value = self.eval(expr.value).expand(self.total)
+        lane = self.threads % simd
+        neutral = numerics.full((), int(expr.name == "prod"), expr.dtype)
+        total = torch.where(lane > 0, self._moved(value, self.threads - (lane > 0).long()), neutral)
+        for distance in (1 << i for i in range(simd.bit_length() - 1)):
+            there = lane >= distance
+            other = self._moved(total, self.threads - distance * there.long())
+            combined = numerics.elementwise(_COMBINE[expr.name], (other, total))
+            total = torch.where(there, combined, total)
+        return total
+
 
 def _place(parts: Sequence[ir.Part], width: int, lane: Tensor) -> Tensor:
     """Row or column of each component (first axis) in each thread."""
@@ -450,5 +464,5 @@ _EVAL: dict[type[Expr], Callable[..., Tensor]] = {
     ir.Id: Machine.identity, Var: Machine.variable, Element: Machine.element,
     ir.Apply: Machine.apply, ir.Convert: Machine.convert, ir.Random: Machine.random,
     ir.Load: Machine.load, ir.SharedLoad: Machine.shared_load, ir.Shuffle: Machine.shuffle,
-    ir.LaneReduce: Machine.lane_reduce,
+    ir.LaneReduce: Machine.lane_reduce, ir.LaneScan: Machine.lane_scan,
 }  # fmt: skip

@@ -303,9 +303,7 @@ class _Planner:
         if use.paired and use.threads == 1:
             return (Digit(axis, use.extent, 1, vector=use.vector == use.extent, pair=True),)
         registers = -(-use.extent // (use.threads * use.vector))
-        if not use.scanned:
-            return spread(axis, use.threads, stride, registers, use.vector)
-        return blocked(axis, use.threads, stride, registers, use.vector)
+        return spread(axis, use.threads, stride, registers, use.vector)
 
     def _asked(self) -> int | None:
         """Threads that the config asks for."""
@@ -350,12 +348,8 @@ class _Planner:
             if (use.paired and use.extent <= 4) or use.whole is not None:
                 continue
             wanted = min(threads, _power(use.extent // use.vector))
-            if use.scanned:
-                wanted = min(wanted, self.limits.simd)
             taken = [(strides[k], self.axes[k].threads) for k in use.meets if k in strides]
             stride, room = _free(taken, threads)
-            if use.scanned:
-                room = min(room, max(1, self.limits.simd // stride))
             use.threads = max(1, min(wanted, room))
             if use.threads > 1:
                 strides[key] = stride
@@ -365,13 +359,13 @@ class _Planner:
         return strides
 
     def _priority(self) -> list[Key]:
-        """Axes in the order in which they take threads: scanned ones, those along contiguous
-        memory, then by the size of the tiles they are in."""
+        """Axes in the order in which they take threads: those along contiguous memory, scanned
+        ones, then by the size of the tiles they are in."""
 
         def weight(key: Key) -> tuple[bool, bool, int, int]:
             use = self.axes[key]
             tile = max(self._elements(s) for s in self.shapes if key in keys_of(s))
-            return not use.scanned, use.vector == 1, -tile, -use.extent
+            return use.vector == 1, not use.scanned, -tile, -use.extent
 
         return sorted(self.axes, key=weight)
 
@@ -404,22 +398,6 @@ class _Planner:
             f"{self.limits.registers}",
             remedy="use smaller `block_sizes` or `reduction_loops`",
         )  # fmt: skip
-
-
-def blocked(axis: Axis, threads: int, stride: int, registers: int, vector: int) -> Digits:
-    """Consecutive elements on each thread: what scans want."""
-    spread_out = spread(axis, threads, stride, registers, vector)
-    return tuple(
-        sorted(
-            (
-                type(d)(axis, d.count, registers * vector, d.stride)
-                if d.of_thread
-                else type(d)(axis, d.count, 1 if d.vector else vector, 0, d.vector)
-                for d in spread_out
-            ),
-            key=lambda d: -d.weight,
-        )
-    )
 
 
 def _shapes(op: ir.Op) -> Iterator[tuple[Size, ...]]:

@@ -189,6 +189,8 @@ def _expr(expr: Expr, names: Names) -> str:
             return f"shuffle {kind}({_expr(value, names)}, {_expr(by, names)})"
         case ir.LaneReduce(name=name, value=value, xors=xors):
             return f"lanes {name}({_expr(value, names)}, {', '.join(map(str, xors))})"
+        case ir.LaneScan(name=name, value=value):
+            return f"lanes before {name}({_expr(value, names)})"
     raise TypeError(type(expr).__name__)
 
 

@@ -1,7 +1,9 @@
-"""Inclusive scans: along a thread's consecutive elements, then over the lanes of a SIMD group.
+"""Inclusive scans over all threads of a group.
 
-The plan gives a scanned axis consecutive elements on each thread and no more threads than a SIMD
-group has, so the thread's total is passed on by shuffles alone.
+The scanned axis is distributed as any other, ``position = (T * V) * r + V * t + v``: each thread
+scans its vectors of V neighbours, lanes pass on what is before them in their SIMD group, and the
+totals of SIMD groups, R of each, go through shared memory, where every thread combines those before
+its own. A scan from the end takes everything in the reverse order.
 """
 
 from __future__ import annotations
@@ -15,20 +17,23 @@ from transpile.thread.ir import (
     Apply,
     Assign,
     Body,
-    Const,
     Convert,
     Element,
     Expr,
     If,
     LaneLoop,
+    LaneScan,
     Let,
     Shuffle,
     Var,
     integer,
+    mul,
 )
-from transpile.thread.layout import Digit, Layout, loop_order, thread_part
+from transpile.thread.layout import Digit, Layout, loop_order
 from transpile.thread.nests import Env, Held
 from transpile.thread.reduce import Combine, assigned, inlined
+from transpile.thread.scan_groups import Totals, along_groups
+from transpile.thread.scan_parts import Scan, copied, each, joined, later
 
 _BINARY = {"sum": "add", "prod": "mul"}
 
@@ -41,17 +46,17 @@ def scan(low: Lowering, op: ir.Scan) -> None:
         combine = inlined(op.combine)
     else:
         combine = _named(_BINARY[op.name or "sum"], tiles[0].dtype)
+    name = (op.name or "sum") if op.combine is None else None
+    spec = Scan(low, op, layout, combine, name)
     helds = [
         Held(layout, t.dtype, r.name if t.dtype == r.dtype else None, "scanned")
         for t, r in zip(tiles, op.results, strict=True)
     ]
-    digits = layout.axes[op.dim]
-    _along_registers(low, layout, digits, tiles, helds, combine, reverse=op.reverse)
-    threads = [d for d in digits if d.of_thread]
-    results = helds
-    if threads:
-        results = _along_lanes(low, layout, digits, helds, combine, reverse=op.reverse)
-    for result, held in zip(op.results, results, strict=True):
+    if spec.thread is None:
+        _along_registers(low, layout, spec.outer, tiles, helds, combine, reverse=op.reverse)
+    else:
+        _over_threads(spec, tiles, helds)
+    for result, held in zip(op.results, helds, strict=True):
         tile = Tile(layout, held.dtype, held.read, (held,), held)
         low.bind(result, _narrowed(low, tile, result))
 
@@ -137,58 +142,123 @@ def _is_first(along: Sequence[Digit], variables: list[Var]) -> Expr:
     return total
 
 
-def _along_lanes(
-    low: Lowering, layout: Layout, digits: Sequence[Digit], helds: list[Held], combine: Combine,
-    *, reverse: bool,
-) -> list[Held]:  # fmt: skip
-    """Adds to each thread's elements the total of the threads before it."""
-    along = sorted((d for d in digits if not d.of_thread), key=loop_order)
-    (thread,) = [d for d in digits if d.of_thread]
-    results = [Held(layout, h.dtype, h.name, h.hint) for h in helds]
-    others = [d for d in layout.registers if d not in along]
-    part = thread_part(thread.stride, thread.count, low.plan.threads, low.plan.simd)
-    direction = "down" if reverse else "up"
+# -- over threads ----------------------------------------------------------------------------------
 
-    def before(distance: int) -> Expr:
-        """Whether there is a thread so far before this one."""
-        if reverse:
-            return Apply("lt", (part, integer(thread.count - distance)), BOOL)
-        return Apply("ge", (part, integer(distance)), BOOL)
 
-    def shifted(values: Sequence[Expr], distance: int, body: Body, hint: str) -> list[Expr]:
-        found: list[Expr] = []
-        for value in values:
-            var = Var(hint, value.dtype)
-            by = integer(distance * thread.stride)
-            body.append(Let(var, Shuffle(direction, value, by)))  # type: ignore[arg-type]
-            found.append(var)
-        return found
+def _over_threads(spec: Scan, tiles: list[Tile], results: list[Held]) -> None:
+    """The scan's results from each thread's vectors, lanes, and SIMD groups."""
+    low = spec.low
+    own = _along_vectors(spec, tiles) if spec.inner else tiles
+    totals = Totals(spec, own) if spec.rounds * spec.groups > 1 else None
+    before = _along_lanes(spec, own, totals)
+    if totals is not None:
+        along_groups(spec, own, before, totals, results)
+        return
 
-    def emit(outer: Env) -> Body:
-        last: Env = {**outer, **{d.loop: Const(0 if reverse else d.count - 1) for d in along}}
-        totals = [Var(f"total_{h.name or h.hint}", h.dtype) for h in helds]
-        body: Body = [Let(t, h.read(last)) for t, h in zip(totals, helds, strict=True)]
-        distance = 1
-        while distance < thread.count:
-            earlier = shifted(totals, distance, body, "earlier")
-            step: Body = []
-            step += assigned(totals, combine(step, earlier, totals))
-            body.append(If(before(distance), step))
-            distance *= 2
-        prefix = shifted(totals, 1, body, "prefix")
-        env, loops = _loops(along, dict(outer), [], reverse=False)
-        values = [h.read(env) for h in helds]
-        entries = [h.entry(env) for h in results]
-        joined: Body = []
-        joined += [
-            Assign(e, v) for e, v in zip(entries, combine(joined, prefix, values), strict=True)
-        ]
-        plain: Body = [Assign(e, v) for e, v in zip(entries, values, strict=True)]
-        return body + _wrapped(loops, [If(before(1), joined, plain)])
+    def emit(env: Env) -> Body:
+        first = [b.read(env) for b in before]
+        whole = joined(spec, env, first, own, results)
+        if spec.is_prefix(results[0].dtype):
+            return whole
+        return [If(later(spec), whole, copied(spec, env, own, results))]
 
-    sources = [Tile(layout, h.dtype, h.read, (h,), h) for h in helds]
     low.effect(
-        Layout((tuple(others),)), emit, sources, defines=tuple(results), pinned=True,
+        Layout((tuple(spec.others),)), emit, [*own, *before], defines=tuple(results), pinned=True,
         repeats=True,
     )  # fmt: skip
-    return results
+
+
+def _along_vectors(spec: Scan, tiles: list[Tile]) -> list[Tile]:
+    """Each thread's own inclusive scan of its vectors."""
+    low, layout = spec.low, spec.layout
+    helds = [Held(layout, t.dtype, None, "partial") for t in tiles]
+
+    def emit(env: Env) -> Body:
+        var, count, here = each(spec, env)
+        values = zip(helds, tiles, strict=True)
+        copied: Body = [Assign(h.entry(here), t.read(here)) for h, t in values]
+        body: Body = [LaneLoop(var, count, copied)]
+        var, count, here = each(spec, env, 1)
+        before = {**env, **_last(spec, var)}
+        entries: list[Var | Element] = [h.entry(here) for h in helds]
+        step: Body = []
+        step += assigned(entries, spec.combine(step, [h.entry(before) for h in helds], entries))
+        return [*body, LaneLoop(var, count, step)]
+
+    low.effect(Layout((spec.rest,)), emit, tiles, defines=tuple(helds), repeats=True)
+    return [Tile(layout, h.dtype, h.read, (h,), h) for h in helds]
+
+
+def _last(spec: Scan, number: Expr | None = None) -> Env:
+    """The thread's last element of its vector, or the one of a number."""
+    return {
+        d.loop: spec.turned(integer(d.count - 1) if number is None else number, d.count)
+        for d in spec.inner
+    }
+
+
+def _along_lanes(spec: Scan, own: list[Tile], totals: Totals | None) -> list[Tile]:
+    """For each round what the lanes before have in all, which in the first lane is nothing (or the
+    neutral element); what it is with the last lane's own goes to ``totals``."""
+    layout = Layout((spec.rest,))
+    if spec.is_prefix(own[0].dtype):
+        return [_prefix(spec, layout, own[0], totals)]
+    helds = [Held(layout, t.dtype, None, "before") for t in own]
+
+    def emit(env: Env) -> Body:
+        sums = [Var("total", t.dtype) for t in own]
+        values = [t.read({**env, **_last(spec)}) for t in own]
+        body: Body = [Let(v, e) for v, e in zip(sums, values, strict=True)]
+        steps = spec.lanes[1].bit_length() - 1
+        if steps:
+            number = Var("k", I32)
+            distance = Apply("shl", (integer(1), number), I32)
+            step: Body = []
+            earlier = _shifted(spec, sums, distance, step)
+            into: Body = []
+            into += assigned(sums, spec.combine(into, earlier, sums))
+            body.append(LaneLoop(number, steps, [*step, If(later(spec, distance), into)]))
+        moved = _moved(spec, sums, integer(1))
+        body += [Assign(h.entry(env), v) for h, v in zip(helds, moved, strict=True)]
+        return body if totals is None else body + totals.publish(env, sums)
+
+    writes = frozenset() if totals is None else totals.keys
+    spec.low.effect(
+        layout, emit, own, defines=tuple(helds), writes=writes, pinned=True, repeats=True
+    )
+    return [Tile(layout, h.dtype, h.read, (h,), h) for h in helds]
+
+
+def _prefix(spec: Scan, layout: Layout, tile: Tile, totals: Totals | None) -> Tile:
+    """The same by the target's own scan over lanes."""
+    name, low = spec.name, spec.low
+    assert name is not None
+
+    def mine(env: Env) -> Expr:
+        return tile.read({**env, **_last(spec)})
+
+    before = low.define_here(
+        layout, tile.dtype, lambda env: LaneScan(name, mine(env)), [tile], hint="before",
+        pinned=True,
+    )  # fmt: skip
+    if totals is not None:
+        through = totals
+
+        def publish(env: Env) -> Body:
+            return through.publish(env, spec.combine([], [before.read(env)], [mine(env)]))
+
+        low.effect(layout, publish, [before, tile], writes=totals.keys, pinned=True)
+    return before
+
+
+def _moved(spec: Scan, values: Sequence[Expr], distance: Expr) -> list[Expr]:
+    """The values of the lane so far before this one."""
+    by = mul(distance, spec.lanes[0])
+    return [Shuffle("down" if spec.op.reverse else "up", value, by) for value in values]
+
+
+def _shifted(spec: Scan, values: Sequence[Expr], distance: Expr, body: Body) -> list[Expr]:
+    """The same as variables."""
+    found = [Var("earlier", value.dtype) for value in values]
+    body += [Let(v, e) for v, e in zip(found, _moved(spec, values, distance), strict=True)]
+    return list(found)

@@ -33,6 +33,8 @@ class Levels:
             case ir.LaneReduce(value=value, xors=xors):
                 whole = len(xors) == self.simd.bit_length() - 1
                 return min(self.of(value), SIMD) if whole else self.of(value)
+            case ir.LaneScan():
+                return THREAD
             case ir.Shuffle(kind=kind, value=value, by=by):
                 one = kind == "index" and self.of(by) <= SIMD
                 return min(self.of(value), SIMD) if one else self.of(value)

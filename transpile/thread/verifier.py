@@ -28,7 +28,7 @@ def verify(kernel: Kernel) -> list[str]:
     return verifier.problems
 
 
-_TOGETHER = (ir.Shuffle, ir.LaneReduce)
+_TOGETHER = (ir.Shuffle, ir.LaneReduce, ir.LaneScan)
 _LOGIC = {"land": 2, "lor": 2, "lnot": 1}
 
 

@@ -396,6 +396,10 @@ class Expressions:
         call, function, self.made[function] = helpers.butterfly(name, expr.xors, wide=wide)
         return f"{call}({self.text(expr.value)})", ATOM
 
+    def _lane_scan(self, expr: ir.LaneScan) -> Text:
+        function = {"sum": "sum", "prod": "product"}[expr.name]
+        return f"simd_prefix_exclusive_{function}({self.text(expr.value)})", ATOM
+
 
 def conjuncts(guard: ir.Expr | None) -> Iterator[ir.Expr]:
     """The conditions that all have to hold."""
@@ -424,4 +428,5 @@ _PRINT: dict[type[ir.Expr], Callable[[Expressions, Any], Text]] = {
     ir.SharedLoad: Expressions._shared_load,
     ir.Shuffle: Expressions._shuffle,
     ir.LaneReduce: Expressions._lane_reduce,
+    ir.LaneScan: Expressions._lane_scan,
 }

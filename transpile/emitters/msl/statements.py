@@ -359,7 +359,8 @@ class Statements:
 
     def _changes(self, expr: ir.Expr) -> bool:
         """True if evaluating it again may give another value, or costs something."""
-        if isinstance(expr, ir.Load | ir.SharedLoad | ir.Shuffle | ir.LaneReduce | ir.Random):
+        lanes = ir.Shuffle | ir.LaneReduce | ir.LaneScan
+        if isinstance(expr, ir.Load | ir.SharedLoad | lanes | ir.Random):
             return True
         if isinstance(expr, ir.Var) and expr in self.assigned:
             return True
