@@ -19,6 +19,13 @@ def build(snippet: str, *, args: dict[str, str], **config: Any) -> str:
     return emit(SOURCE, [first], EmitOptions()).files["kernel_pallas.py"]
 
 
+def build_signatures(snippet: str, signatures: list[dict[str, str]], **config: Any) -> str:
+    """The module for a snippet's first kernel under several signatures."""
+    found = [k for args in signatures for k in kernels(snippet, args=args, config=config or None)]
+    group = [k for k in found if k.name == found[0].name]
+    return emit(SOURCE, [group], EmitOptions()).files["kernel_pallas.py"]
+
+
 def function(text: str, name: str) -> str:
     """One top-level function of a module."""
     found = re.search(rf"^def {name}\(.*?(?=\n\n\n|\Z)", text, re.MULTILINE | re.DOTALL)

@@ -100,7 +100,9 @@ def test_a_dividing_static_depth_needs_no_mask() -> None:
 def test_float16_products_are_not_rounded_to_bfloat16() -> None:
     text = build(MATMUL, args={"x": "f16[M,K]", "y": "f16[K,N]"})
     assert "precision=lax.Precision.HIGHEST" in function(text, "_f_kernel")
-    assert "x.astype(jnp.float32)" in function(text, "f")
+    call = function(text, "_f_call")
+    assert "x, y = kt.widened(x, y)" in call
+    assert call.endswith(")(x, y).astype(dtype)")
 
 
 def test_atomics_accumulate_along_a_sequential_axis() -> None:

@@ -201,17 +201,6 @@ def test_overwritten_zeros_are_an_output(tmp_path: Path) -> None:
     assert "out = _call_0(x, out=jax.ShapeDtypeStruct(x.shape, x.dtype))" in got
 
 
-def test_f16_is_widened_at_the_launch(tmp_path: Path) -> None:
-    source, _ = CASES["fresh"]
-    got = body(host_text(tmp_path, source, x="f16[M,N]"))
-    assert got.split("\n")[2:6] == [
-        "out = _call_0(",
-        "    x.astype(jnp.float32),",
-        "    out=jax.ShapeDtypeStruct((m + 1, n), jnp.float32),",
-        ").astype(x.dtype)",
-    ]
-
-
 def test_decorator_says_what_is_checked(tmp_path: Path) -> None:
     source = """
         @helion.kernel()

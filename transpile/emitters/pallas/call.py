@@ -7,6 +7,7 @@ from transpile.emitters.common.tree import Var
 from transpile.emitters.pallas.context import Context
 from transpile.emitters.pallas.dtypes import NAMES, on_device
 from transpile.emitters.pallas.plan import Plan
+from transpile.emitters.pallas.variation import Choices, Variation, number_formula
 from transpile.emitters.pallas.vmem import UNASKED, Needs
 from transpile.emitters.pallas.windows import Window, WindowDim
 from transpile.ir import ir
@@ -24,6 +25,7 @@ class Call:
         keywords: list[Var],
         title: str,
         needs: Needs,
+        variation: Variation,
     ) -> None:
         self.kernel = kernel
         self.plan = plan
@@ -31,8 +33,9 @@ class Call:
         self.sizes = plan.sizes
         self.keywords = keywords
         self.title = title
+        self.variation = variation
         total = needs.total
-        self.asks = total is None or total > UNASKED
+        self.asks = total is None or total > UNASKED or variation.asks
         prefetch = [w for w in plan.windows.inputs if w.space == "prefetch"]
         self.prefetch = prefetch
         self.inputs = [w for w in plan.windows.inputs if w.space != "prefetch"]
@@ -41,6 +44,7 @@ class Call:
         names = [t.name for t in kernel.tensors]
         self.tensors.sort(key=lambda t: names.index(t.name))
         self.fresh = {w.tensor.name for w in self.outputs if w.tensor not in self.tensors}
+        self.choices = Choices(variation, [t.name for t in self.tensors])
         self.grid = self._grid()
         self.specs = [self._spec(w) for w in self.inputs]
         self.out_specs = [self._spec(w) for w in self.outputs]
@@ -95,12 +99,7 @@ class Call:
         return f"jax.ShapeDtypeStruct({_tuple(shape)}, {self._out_dtype(window.tensor)})"
 
     def _out_dtype(self, tensor: ir.Tensor) -> str:
-        """``x.dtype`` of an input of the same type, else the type itself."""
-        dtype = on_device(tensor.dtype)
-        for other in self.tensors:
-            if on_device(other.dtype) == dtype and dtype.is_float:
-                return f"{other.name}.dtype"
-        return NAMES[dtype]
+        return self.choices.device_dtype(tensor.name)
 
     def _scalar_names(self) -> list[str]:
         return [s.name for s in self.kernel.scalars if s.name in self.ctx.scalars]
@@ -109,12 +108,13 @@ class Call:
 
     def _unknown_sizes(self) -> dict[str, Size]:
         """Sizes that no tensor's shape gives, by parameter name."""
-        for size in list(self.sizes.variables):  # blocks mention their extents
-            self._block(size)
+        for size in list(self.sizes.variables):  # what they are made of is a variable too
+            if _is_block(size):
+                self._block_limits(size)
+            self._quotient(size)
         found: dict[str, Size] = {}
         for size, var in self.sizes.variables.items():
-            sym = size.as_sym()
-            if sym is not None and sym.kind == "block":
+            if _is_block(size) or self._quotient(size):
                 continue
             if not any(size in t.shape for t in self.tensors) and size not in self.ctx.numbers:
                 found[var.name] = size
@@ -123,7 +123,8 @@ class Call:
     def _unpacking(self) -> list[str]:
         """``m, n = x.shape`` and the like, and block sizes."""
         wanted = {s: v.name for s, v in self.sizes.variables.items()
-                  if not _is_block(s) and v.name not in self.extra}  # fmt: skip
+                  if not _is_block(s) and v.name not in self.extra
+                  and not self._quotient(s)}  # fmt: skip
         lines: list[str] = []
         for tensor in self.tensors:
             here = {d: wanted[s] for d, s in enumerate(tensor.shape) if s in wanted}
@@ -136,40 +137,81 @@ class Call:
             if not names:
                 continue
             rank = len(tensor.shape)
-            if len(names) == 1 and rank > 1:
+            if len(names) == 1:
                 ((d, name),) = names.items()
                 lines.append(f"    {name} = {tensor.name}.shape[{d}]")
             else:
                 left = ", ".join(names.get(d, "_") for d in range(rank))
-                lines.append(f"    {left}{',' if rank == 1 else ''} = {tensor.name}.shape")
+                lines.append(f"    {left} = {tensor.name}.shape")
         for size, var in self.sizes.variables.items():
-            sym = size.as_sym()
-            if sym is not None and sym.kind == "block":
+            if text := self._quotient(size):
+                lines.append(f"    {var.name} = {text}")
+        for size, var in self.sizes.variables.items():
+            if _is_block(size):
                 lines.append(f"    {var.name} = {self._block(size)}")
         return lines
+
+    def _quotient(self, size: Size) -> str:
+        """``heads // kv_heads`` for a size that no tensor has but which is so in all signatures."""
+        general = self.sizes.general.get(size)
+        if general is None or general.quotient is None:
+            return ""
+        own = {g: s for s, g in self.sizes.general.items()}
+        over, by = (self.sizes.expr(own[g]).text() for g in general.quotient)
+        return f"{over} // {by}"
+
+    def _block_limits(self, size: Size) -> list[str]:
+        """A block size that is known at run time only, and the dimensions that limit a block."""
+        sym = size.as_sym()
+        assert sym is not None
+        dynamic = self.plan.schedule.dynamic_blocks
+        limits = [*([dynamic[sym]] if sym in dynamic else []), *self.sizes.clamps(sym)]
+        return [self.sizes.expr(e).text() for e in limits]
 
     def _block(self, size: Size) -> str:
         """Python for a block size: its number, and the dimension that limits it."""
         sym = size.as_sym()
-        if sym is None or sym.kind != "block":
-            return ""
-        if sym in self.plan.schedule.dynamic_blocks:
-            number = self.sizes.expr(self.plan.schedule.dynamic_blocks[sym]).text()
-        else:
-            number = str(self.plan.schedule.blocks[sym])
-        limits = [self.sizes.expr(e).text() for e in self.sizes.clamps(sym)]
-        return f"min({', '.join([number, *limits])})" if limits else number
+        assert sym is not None
+        limits = self._block_limits(size)
+        if sym in self.variation.blocks:
+            limits.insert(0, self.choices.choose(tuple(map(str, self.variation.blocks[sym]))))
+        elif sym not in self.plan.schedule.dynamic_blocks:
+            limits.insert(0, str(self.plan.schedule.blocks[sym]))
+        return f"min({', '.join(limits)})" if len(limits) > 1 else limits[0]
+
+    def _extras(self) -> list[str]:
+        """Keyword arguments of the kernel that differ between signatures."""
+        lines: list[str] = []
+        for var, values in self.variation.extras:
+            text = number_formula(values, self.variation.generals) or self.choices.choose(values)
+            if var.name == "precision":
+                lines.append("    # One pass of the matrix unit keeps 8 bits, float16 has 11.")
+            lines += wrap(f"{var.name} = {text}", 4)
+        return lines
+
+    def _widening(self) -> list[str]:
+        """f16 operands as f32."""
+        names = ", ".join(n for n in self.choices.operands if n in self.variation.widens)
+        captured = self.choices.captured.items()
+        lines = [f"    {variable} = {tensor}.dtype" for tensor, variable in captured]
+        return [*lines, *wrap(f"{names} = kt.widened({names})", 4)] if names else lines
 
     # -- text ----------------------------------------------------------------------------------
 
     def text(self) -> str:
         """The function, with ``{call}`` and ``{kernel}`` for the names."""
-        head = wrap("def {call}(" + ", ".join(self.parameters) + "):", 0)
         call = self._pallas_call()
-        lines = [*head, *self._unpacking(), *self.bound]
+        body = [*self._unpacking(), *self._extras(), *self.bound]
         results = [self._result(w) for w in self.outputs]
         names = [w.tensor.name for w in self.outputs]
+        parameters = [*self.parameters, *self.choices.asked.values()]
+        head = wrap("def {call}(" + ", ".join(parameters) + "):", 0)
+        lines = [*head, *self._widening(), *body]
         if results == names:
+            return "\n".join([*lines, f"    return {call[0].strip()}", *call[1:]])
+        suffix = results[0].removeprefix(names[0])
+        if len(names) == 1 and len(call[-1]) + len(suffix) <= WIDTH:
+            call[-1] += suffix
             return "\n".join([*lines, f"    return {call[0].strip()}", *call[1:]])
         lines += [f"    {', '.join(names)} = {call[0].strip()}", *call[1:]]
         return "\n".join([*lines, f"    return {', '.join(results)}"])
@@ -178,6 +220,8 @@ class Call:
         text = window.tensor.name
         if window.unit:
             text += ".squeeze(-2)"
+        if window.tensor.name in self.variation.widens:
+            text += f".astype({self.choices.host_dtype(window.tensor.name)})"
         return text
 
     def _operand(self, window: Window) -> str:
@@ -243,9 +287,10 @@ class Call:
         return [*lines, "    )(", *wrap(", ".join(operands) + ",", 8), "    )"]
 
     def _function(self) -> str:
-        if not self.keywords:
+        if not self.keywords and not self.variation.extras:
             return "{kernel}"
-        pairs = ", ".join(f"{v.name}={v.name}" for v in self.keywords)
+        names = [*self.keywords, *(var for var, _ in self.variation.extras)]
+        pairs = ", ".join(f"{v.name}={v.name}" for v in names)
         one = "functools.partial({kernel}, " + pairs + ")"
         if len(one) + len(self.title) <= WIDTH - 10:
             return one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
@@ -14,49 +13,26 @@ from transpile.emitters.pallas import hostjax, ops
 from transpile.emitters.pallas.dtypes import NAMES, ON_DEVICE
 from transpile.emitters.pallas.helpers import HELPERS, with_uses
 from transpile.emitters.pallas.hostjax_text import host_calls
-from transpile.emitters.pallas.phase import LoweredPhase, lower
-from transpile.emitters.pallas.prepare import prepared
+from transpile.emitters.pallas.merge import Signature, lowered
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
-from transpile.passes.schedule import Schedule
-
-
-@dataclass(eq=False, slots=True)
-class Variant:
-    """One kernel for one signature, lowered."""
-
-    kernel: ir.Kernel
-    schedule: Schedule
-    phases: list[LoweredPhase]
 
 
 def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions) -> EmitResult:
     """One module for all kernels of the file; KtError with all that a TPU cannot do."""
     problems: list[Diagnostic] = []
-    variants: list[list[Variant]] = []
+    variants: list[list[Signature]] = []
     for group in groups:
-        lowered = []
-        for kernel in group:
-            try:
-                lowered.append(_lower(kernel, options.arch or ""))
-            except KtError as failed:
-                problems += failed.diagnostics
-        variants.append(lowered)
+        try:
+            variants.append(lowered(group, options.arch or ""))
+        except KtError as failed:
+            problems += failed.diagnostics
     if problems:
         raise KtError(*dict.fromkeys(problems))
     return EmitResult({f"{source.stem}_pallas.py": _module(source, variants, options)})
 
 
-def _lower(kernel: ir.Kernel, arch: str) -> Variant:
-    rewritten, schedule = prepared(kernel, arch)
-    phases = []
-    for number, phase in enumerate(rewritten.phases):
-        title = kernel.name if len(kernel.phases) == 1 else f"{kernel.name}_{number + 1}"
-        phases.append(lower(rewritten, phase, schedule, title))
-    return Variant(kernel, schedule, phases)
-
-
-def _module(source: SourceInfo, groups: list[list[Variant]], options: EmitOptions) -> str:
+def _module(source: SourceInfo, groups: list[list[Signature]], options: EmitOptions) -> str:
     kernels = [_name_phases(group) for group in groups]
     functions = [_host_functions(group) for group in groups]
     variants = [v for group in groups for v in group]
@@ -87,11 +63,11 @@ def _host_imports(imported: list[str], texts: list[str]) -> list[str]:
     return [line for line in host_imports(imported, texts, _OURS) if line != "import torch"]
 
 
-def _host_functions(group: list[Variant]) -> str:
+def _host_functions(group: list[Signature]) -> str:
     return hostjax.host_functions([hostjax.Variant(v.kernel, v.schedule, v.phases) for v in group])
 
 
-def _name_phases(group: list[Variant]) -> str:
+def _name_phases(group: list[Signature]) -> str:
     """Kernels and call functions of one source kernel; equal code of two signatures is shared."""
     names = tags([v.kernel for v in group])
     known: dict[str, str] = {}

@@ -8,6 +8,7 @@ from transpile.emitters.common.tree import (
     ADD,
     ATOM,
     MUL,
+    TERNARY,
     Expr,
     binary,
     call,
@@ -308,12 +309,14 @@ def _product(ctx: Context, op: ir.Dot) -> Expr:
     swap = (*range(rank - 2), rank - 1, rank - 2)
     turned = [_turned(ctx, v, swap) for v in (lhs, rhs)]
     keywords = f"preferred_element_type={NAMES[wide]}"
-    if lhs.dtype == F32 and op.precision in ("ieee", "tf32x3"):
-        keywords += ", precision=lax.Precision.HIGHEST"
     args = tuple(ctx.exact(t or v) for t, v in zip(turned, (lhs, rhs), strict=True))
+    if lhs.dtype == F32 and op.precision in ("ieee", "tf32x3"):
+        keywords += ", precision={2}"
+        args = (*args, lit("lax.Precision.HIGHEST"))
+    needs = (TERNARY,) * len(args)
     if rank == 2 and turned == [None, None]:
         return Expr(
-            f"jnp.dot({{0}}, {{1}}, {keywords})", args, (0, 0), dtype=wide, shape=op.result.shape
+            f"jnp.dot({{0}}, {{1}}, {keywords})", args, needs, dtype=wide, shape=op.result.shape
         )
     batch = ", ".join(map(str, range(rank - 2)))
     batch = f"({batch},)" if batch else "()"
@@ -322,7 +325,7 @@ def _product(ctx: Context, op: ir.Dot) -> Expr:
     )
     dims = f"((({contract[0]},), ({contract[1]},)), ({batch}, {batch}))"
     return Expr(
-        f"lax.dot_general({{0}}, {{1}}, {dims}, {keywords})", args, (0, 0), dtype=wide,
+        f"lax.dot_general({{0}}, {{1}}, {dims}, {keywords})", args, needs, dtype=wide,
         shape=op.result.shape,
     )  # fmt: skip
 

@@ -18,7 +18,6 @@ from transpile.emitters.common.hostfunctions import tags
 from transpile.emitters.common.hostprogram import docstring
 from transpile.emitters.common.hostsizes import HostSizes, HostSpelling
 from transpile.emitters.common.layout import WIDTH, wrap
-from transpile.emitters.pallas.hostjax_dtypes import device_dtype
 from transpile.emitters.pallas.hostjax_program import HostProgram, Output, tensors_of
 from transpile.emitters.pallas.hostjax_text import Translator, torch_imports
 from transpile.ir import ir
@@ -54,7 +53,7 @@ class LaunchPlan:
         return HostSizes(known, self.schedule, _SPELLING)
 
     def operand(self, tensor: ir.Tensor) -> str:
-        """The array to pass, in the kernel's element type: ``x``, ``x.astype(jnp.float32)``."""
+        """The array to pass."""
         return self.program.operand(tensor)
 
     def output(self, tensor: ir.Tensor) -> Output:
@@ -197,7 +196,7 @@ def host_functions(group: Sequence[Variant]) -> str:
     with the source's name chooses. Raises KtError for what JAX cannot do.
     """
     checks = _decorator([_checked(v) for v in group])
-    plain = _shared(group, [host_function(v) for v in group])
+    plain = [host_function(v) for v in group]
     if len(set(plain)) == 1:
         return "\n".join([*checks, plain[0]])
     first = group[0].kernel
@@ -208,7 +207,6 @@ def host_functions(group: Sequence[Variant]) -> str:
     }
     names = [f"_{first.name}{shared[text]}" for text in plain]
     texts = [host_function(v, name) for v, name in zip(bare, names, strict=True)]
-    texts = _shared(group, texts)
     program = HostProgram(first, group[0].schedule.blocks)
     lines = [*checks, *_head(first, program, "")]
     if first.docstring is not None:
@@ -230,29 +228,6 @@ def _as_arrays(signature: str) -> str:
     """A signature as jax.Arrays can tell it: without layouts and 64-bit integers."""
     text = re.sub(r"(?<=\])\{[\d, ]*\}", "", signature)
     return re.sub(r"\b([iu])64(?=\[)", r"\g<1>32", text)
-
-
-_CAST = re.compile(r"\.astype\([^()]*(?:\([^()]*\))?[^()]*\)")
-
-
-def _shared(group: Sequence[Variant], texts: list[str]) -> list[str]:
-    """The texts, signatures that differ in f16 and f32 only sharing the one with the casts, which
-    do nothing to f32."""
-    shared = list(texts)
-    for i, variant in enumerate(group):
-        mine = [device_dtype(t.dtype) for t in variant.kernel.tensors]
-        for j, other in enumerate(group):
-            theirs = [device_dtype(t.dtype) for t in other.kernel.tensors]
-            more = len(_CAST.findall(texts[j])) > len(_CAST.findall(shared[i]))
-            if "jnp.float16" in texts[j]:
-                continue  # it narrows, whatever came in
-            if more and mine == theirs and _without_casts(texts[i]) == _without_casts(texts[j]):
-                shared[i] = texts[j]
-    return shared
-
-
-def _without_casts(text: str) -> str:
-    return re.sub(r"\s+", "", _CAST.sub("", text))
 
 
 def _choice(group: Sequence[Variant], names: Sequence[str], translator: Translator) -> list[str]:

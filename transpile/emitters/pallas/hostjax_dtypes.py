@@ -1,13 +1,13 @@
-"""Element types on a TPU: what a host array becomes inside a kernel, and how JAX spells it."""
+"""Element types on a TPU: what a torch tensor is as an array, and how JAX spells it."""
 
 from __future__ import annotations
 
 from transpile.ir.dtypes import BY_NAME, DType
 
-#: element types that Mosaic or JAX (without 64-bit types) lack, and what stands for them.
-#: f16 is widened at the launch; 64-bit integers are 32-bit already as arrays, checked when
-#: numpy or torch tensors come in.
-_STAND_INS = {"f16": "f32", "i64": "i32", "u64": "u32"}
+#: element types that JAX (without 64-bit types) lacks, and what stands for them.
+#: 64-bit integers are 32-bit already as arrays, checked when numpy or torch tensors come in; f16 is
+#: widened where the kernel is called.
+_STAND_INS = {"i64": "i32", "u64": "u32"}
 
 #: what no TPU has and nothing can stand for without losing values
 REFUSED = {"f64": "TPUs have no 64-bit floats", "f4e2m1x2": "Mosaic has no packed 4-bit floats"}
@@ -15,14 +15,9 @@ REFUSED = {"f64": "TPUs have no 64-bit floats", "f4e2m1x2": "Mosaic has no packe
 _JNP = {"bool": "bool_"}
 
 
-def device_dtype(dtype: DType) -> DType:
-    """The element type of a tensor inside a kernel."""
-    return BY_NAME[_STAND_INS.get(dtype.name, dtype.name)]
-
-
 def host_dtype(dtype: DType) -> DType:
     """The element type of the ``jax.Array`` that stands for a torch tensor."""
-    return dtype if dtype.is_float else device_dtype(dtype)
+    return BY_NAME[_STAND_INS.get(dtype.name, dtype.name)]
 
 
 def spell(dtype: DType) -> str:

@@ -17,7 +17,6 @@ import libcst as cst
 
 from transpile.emitters.pallas import hostjax_alloc as alloc
 from transpile.emitters.pallas.hostjax_calls import Call, Untranslatable
-from transpile.emitters.pallas.hostjax_dtypes import device_dtype, host_dtype, spell
 from transpile.emitters.pallas.hostjax_scan import bound, changed_on_host, needs_array
 from transpile.emitters.pallas.hostjax_text import Translator, code, comments, torch_imports
 from transpile.emitters.pallas.hostjax_views import View, view_of
@@ -226,64 +225,35 @@ class HostProgram:
     # -- what a launch passes and gets -----------------------------------------------------------
 
     def operand(self, tensor: ir.Tensor) -> str:
-        """The array that a launch passes for a tensor, in the kernel's element type."""
-        text = self.translator.expression(tensor.host)
-        device = device_dtype(tensor.dtype)
-        if device != host_dtype(tensor.dtype):
-            return f"{text}.astype({spell(device)})"
-        return text
+        """The array that a launch passes for a tensor."""
+        return self.translator.expression(tensor.host)
 
     def output(self, tensor: ir.Tensor, sizes: Iterable[str]) -> Output:
         """What a launch binds for a tensor it writes; ``sizes`` are its dims in host Python."""
         fresh = next((f for f in self.fresh.values() if f.host == tensor.host), None)
         shape = _tuple(sizes)
-        device = device_dtype(tensor.dtype)
-        dtype = spell(device)
         name = tensor.host if tensor.host.isidentifier() else tensor.name
         if fresh is None:
             host = self.translator.expression(tensor.host)
-            dtype = f"{host}.dtype" if device == host_dtype(tensor.dtype) else dtype
-            struct = f"jax.ShapeDtypeStruct({host}.shape, {dtype})"
-            return Output(tensor, name, f"{host}.shape", dtype, False, struct)
+            struct = f"jax.ShapeDtypeStruct({host}.shape, {host}.dtype)"
+            return Output(tensor, name, f"{host}.shape", f"{host}.dtype", False, struct)
         owner = next(n for n, f in self.fresh.items() if f is fresh)
-        if device == host_dtype(tensor.dtype):
-            dtype = f"{owner}.dtype" if fresh.kept else fresh.allocation.dtype
+        dtype = f"{owner}.dtype" if fresh.kept else fresh.allocation.dtype
         if owner == tensor.host:
             shape = f"{owner}.shape" if fresh.kept else fresh.allocation.shape
         struct = f"jax.ShapeDtypeStruct({shape}, {dtype})"
-        if fresh.kept and owner == tensor.host and device == host_dtype(tensor.dtype):
+        if fresh.kept and owner == tensor.host:
             struct = owner
         return Output(tensor, name, shape, dtype, True, struct)
 
     def launched(self, phase: int, launch: list[str], indent: int) -> list[str]:
-        """A launch and what follows from it: results narrowed, and put back if they are views."""
+        """A launch and what follows from it: results put back where they are views."""
         after: list[str] = []
         index = next(i for i, s in enumerate(self.statements) if phase in s.phases)
-        written = self.written[phase]
-        for tensor in written:
+        for tensor in self.written[phase]:
             name = tensor.host if tensor.host.isidentifier() else tensor.name
-            if device_dtype(tensor.dtype) != host_dtype(tensor.dtype):
-                dtype = self._host_dtype(tensor)
-                if len(written) == 1 and launch[-1].endswith(")"):
-                    launch = self._with_cast(launch, f".astype({dtype})", indent)
-                else:
-                    dtype = spell(host_dtype(tensor.dtype)) if dtype == f"{name}.dtype" else dtype
-                    after.append(f"{name} = {name}.astype({dtype})")
             after += self._put_back(name, tensor, index)
         return [*launch, *self._indented(after, indent)]
-
-    def _with_cast(self, launch: list[str], cast: str, indent: int) -> list[str]:
-        """The launch with its one result narrowed at once."""
-        return self._indented([launch[0].strip() + cast], indent) if len(launch) == 1 else [
-            *launch[:-1], launch[-1] + cast]  # fmt: skip
-
-    def _host_dtype(self, tensor: ir.Tensor) -> str:
-        owner = self.fresh.get(self._root(tensor.host))
-        if owner is not None and not owner.kept:
-            return owner.allocation.dtype
-        if tensor.host.isidentifier() and owner is None:
-            return f"{tensor.host}.dtype"  # it had it before the launch
-        return spell(host_dtype(tensor.dtype))
 
     def _put_back(self, name: str, tensor: ir.Tensor, index: int) -> list[str]:
         host = tensor.host

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transpile.emitters.common.layout import render, wrap
 from transpile.emitters.common.names import RESERVED as PYTHON_NAMES
@@ -15,10 +15,12 @@ from transpile.emitters.pallas.call import Call
 from transpile.emitters.pallas.context import Context
 from transpile.emitters.pallas.hostjax import LaunchPlan
 from transpile.emitters.pallas.plan import Plan
+from transpile.emitters.pallas.variation import General, Variation
 from transpile.emitters.pallas.vmem import Needs, check
+from transpile.emitters.pallas.windows import Window
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
-from transpile.ir.sizes import Size
+from transpile.ir.sizes import Size, Sym
 from transpile.passes.schedule import Schedule
 
 #: names a kernel must not bind: modules of the generated file and builtins that it calls
@@ -39,6 +41,7 @@ class LoweredPhase:
     outputs: list[ir.Tensor]
     overwritten: frozenset[ir.Tensor]
     helpers: set[str]
+    typed: list[ir.Tensor]  # results whose element type is an argument
     name: str = ""
 
     @property
@@ -51,6 +54,7 @@ class LoweredPhase:
         passed = [self._operand(plan, t) for t in self.tensors]
         passed += [plan.scalar(name) for name in self.scalars]
         passed += [plan.size(size) for size in (*self.numbers, *self.sizes)]
+        passed += [plan.output(t).dtype for t in self.typed]
         names = ", ".join(plan.output(t).name for t in self.outputs)
         return wrap(f"{names} = {self.name}({', '.join(passed)})", indent)
 
@@ -60,9 +64,45 @@ class LoweredPhase:
         return plan.operand(tensor)
 
 
-def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, title: str) -> LoweredPhase:
-    """Lower one phase; KtError with everything that this target cannot do."""
-    plan = Plan(kernel, phase, schedule, RESERVED)
+@dataclass(eq=False, slots=True)
+class Draft:
+    """A phase lowered to statements, before its variables have names."""
+
+    kernel: ir.Kernel
+    schedule: Schedule
+    title: str
+    plan: Plan
+    ctx: Context
+    refs: list[Var] = field(default_factory=list)
+    shared: list[Var] | None = None  # the keywords of the kernel that stands for this one
+
+    @property
+    def keywords(self) -> list[Var]:
+        """Sizes that the kernel asks for."""
+        if self.shared is not None:
+            return self.shared
+        used = used_variables(self.ctx.body)
+        return [v for v in self.plan.sizes.variables.values() if v in used]
+
+    @property
+    def windows(self) -> list[Window]:
+        """Those that are refs of the kernel."""
+        return [*self.plan.windows.inputs, *self.plan.windows.outputs]
+
+
+def draft(
+    kernel: ir.Kernel,
+    number: int,
+    schedule: Schedule,
+    general: dict[Size, General] | None = None,
+    open_blocks: frozenset[Sym] = frozenset(),
+) -> Draft:
+    """Lower one phase; KtError with everything that this target cannot do.
+
+    ``general`` and ``open_blocks`` are sizes and blocks that are variables though they are known.
+    """
+    title = kernel.name if len(kernel.phases) == 1 else f"{kernel.name}_{number + 1}"
+    plan = Plan(kernel, kernel.phases[number], schedule, RESERVED, general, open_blocks)
     ctx = Context(kernel, plan.phase, plan.sizes, plan.windows)
     lower_body(ctx, plan)
     if ctx.errors:
@@ -70,22 +110,31 @@ def lower(kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, title: str) ->
     tidy(ctx.body)
     used = used_variables(ctx.body)
     plan.windows.inputs = [w for w in plan.windows.inputs if w.ref in used or w.space == "prefetch"]
-    refs = _name_refs(ctx, plan, used)
-    keywords = [v for v in plan.sizes.variables.values() if v in used]
-    Namer(ctx.body, [*refs, *keywords], RESERVED).run()
+    made = Draft(kernel, schedule, title, plan, ctx)
+    made.refs = _name_refs(ctx, plan, used)
     plan.name_letters()
-    needs = Needs(plan, ctx)
-    check(needs, kernel, schedule.arch)
-    call = Call(kernel, plan, ctx, keywords, title, needs)
-    parameters = [v.name for v in refs]
-    head = _signature("def {kernel}", parameters, [v.name for v in keywords])
-    lines = [*head, *render(ctx.body)]
+    check(Needs(plan, ctx), kernel, schedule.arch)
+    return made
+
+
+def finish(made: Draft, variation: Variation | None = None) -> LoweredPhase:
+    """The texts of a phase, for itself or for all signatures of a variation."""
+    kernel, plan, ctx = made.kernel, made.plan, made.ctx
+    if variation is None:
+        variation = Variation({w.tensor.name: (w.tensor.dtype,) for w in made.windows})
+    extras = [var for var, _ in variation.extras]
+    call = Call(kernel, plan, ctx, made.keywords, made.title, Needs(plan, ctx), variation)
+    call_text = call.text()
+    Namer(ctx.body, [*made.refs, *made.keywords, *extras], RESERVED).run()
+    keywords = [v.name for v in (*made.keywords, *extras)]
+    head = _signature("def {kernel}", [v.name for v in made.refs], keywords)
     outputs = [w.tensor for w in plan.windows.outputs]
     scalars = [s.name for s in kernel.scalars if s.name in ctx.scalars]
     return LoweredPhase(
-        "\n".join(lines), call.text(), call.tensors, scalars, list(ctx.numbers),
-        list(call.extra.values()), outputs,
+        "\n".join([*head, *render(ctx.body)]), call_text, call.tensors, scalars,
+        list(ctx.numbers), list(call.extra.values()), outputs,
         frozenset(t for t in outputs if t not in call.tensors), ctx.helpers,
+        [t for t in outputs if t.name in call.choices.asked],
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import re
 from transpile.emitters.common.names import mangle
 from transpile.emitters.common.tree import Var
 from transpile.emitters.pallas.sizes import Sizes
+from transpile.emitters.pallas.variation import General
 from transpile.emitters.pallas.windows import GridDim, Scalars, Windows
 from transpile.ir import ir
 from transpile.ir.sizes import ZERO, Size, Sym
@@ -21,7 +22,13 @@ class Plan:
     """Everything about a phase that is decided before its body is lowered."""
 
     def __init__(
-        self, kernel: ir.Kernel, phase: ir.Phase, schedule: Schedule, reserved: frozenset[str]
+        self,
+        kernel: ir.Kernel,
+        phase: ir.Phase,
+        schedule: Schedule,
+        reserved: frozenset[str],
+        general: dict[Size, General] | None = None,
+        open_blocks: frozenset[Sym] = frozenset(),
     ) -> None:
         self.kernel = kernel
         self.phase = phase
@@ -30,7 +37,10 @@ class Plan:
         taken |= {f"{t.name}_ref" for t in kernel.tensors}
         read = {op.tensor for op in walk(phase.body) if isinstance(op, ir.Load)}
         dims = frozenset(s for t in read for s in t.shape if s.as_int() is None)
-        self.sizes = Sizes(kernel, schedule, taken, reserved, dims=dims)
+        self.sizes = Sizes(
+            kernel, schedule, taken, reserved, dims=dims, general=general or {},
+            open_blocks=open_blocks,
+        )  # fmt: skip
         self.loop = self._promoted()
         self.grid = self._grid()
         self.nested = self._nested()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from transpile.emitters.common.names import mangle
 from transpile.emitters.common.tree import ADD, MUL, Expr, Var, binary, call, lit, ref
+from transpile.emitters.pallas.variation import General
 from transpile.ir import ir
 from transpile.ir.dtypes import I32
 from transpile.ir.sizes import Opaque, Size, Sym
@@ -34,6 +35,8 @@ class Sizes:
     reserved: frozenset[str] = frozenset()
     variables: dict[Size, Var] = field(default_factory=dict)
     dims: frozenset[Size] = frozenset()  # dimensions of tensors that the phase reads
+    general: dict[Size, General] = field(default_factory=dict)  # differ between signatures
+    open_blocks: frozenset[Sym] = frozenset()  # blocks that do
 
     def number(self, size: Size) -> int | None:
         """The value, if it is known at build time."""
@@ -44,7 +47,7 @@ class Sizes:
 
     def block_number(self, sym: Sym) -> int | None:
         """A block's size if it does not depend on the dimensions it is clamped to."""
-        if sym not in self.schedule.blocks:
+        if sym not in self.schedule.blocks or sym in self.open_blocks:
             return None
         size = self.schedule.blocks[sym]
         extents = self.clamps(sym)
@@ -67,6 +70,8 @@ class Sizes:
 
     def expr(self, size: Size) -> Expr:
         """Python for a size: a number, a variable, or arithmetic on variables."""
+        if size in self.general:
+            return ref(self.variable(size), I32)
         number = self.number(size)
         if number is not None:
             return lit(str(number))
@@ -86,6 +91,8 @@ class Sizes:
 
     def hint(self, size: Size) -> str:
         """The source's name for a size, else one made from its symbol."""
+        if size in self.general:
+            return self.general[size].name
         sym = size.as_sym()
         if sym is not None and sym.kind == "block":
             return block_variable(sym.name)

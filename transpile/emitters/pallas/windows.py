@@ -106,7 +106,8 @@ class Scalars:
             return plus(self.sizes.expr(dim.begin), times(ref(dim.letter, I32), dim.step))
         match self.makers.get(value):
             case ir.Const(value=int() as number):
-                return lit(str(int(number)))
+                size = Size.of(int(number))
+                return self.sizes.expr(size) if size in self.sizes.general else lit(str(size))
             case ir.SizeOf(size=size) if all(s.kind != "scalar" for s in size.syms):
                 return self.sizes.expr(size)
             case ir.TileAttr(tile=tile, attr="begin") if tile in self.grid:
