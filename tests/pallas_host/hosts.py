@@ -9,6 +9,7 @@ from transpile import build as pipeline
 from transpile.emitters.common.hostfunctions import tags
 from transpile.emitters.common.layout import wrap
 from transpile.emitters.pallas import hostjax
+from transpile.emitters.pallas.hostjax_variants import host_functions
 from transpile.ir import ir
 from transpile.passes.schedule import resolve
 
@@ -55,7 +56,7 @@ def signatures_text(
         )
         for kernel, tag in zip(kernels, tags(kernels), strict=True)
     ]
-    return hostjax.host_functions(variants)
+    return host_functions(variants)
 
 
 def host_text(tmp_path: Path, source: str, overwritten: bool = False, **args: str) -> str:

@@ -26,8 +26,7 @@ CASES = {
         """
         m, n = x.shape
         # one row more
-        out = _call_0(x, out=jax.ShapeDtypeStruct((m + 1, n), x.dtype))
-        return out
+        return _call_0(x, out=jax.ShapeDtypeStruct((m + 1, n), x.dtype))
         """,
     ),
     # what is asked of it before keeps it as a shape
@@ -65,8 +64,7 @@ CASES = {
         """
         x_flat = x.reshape(-1)
         out_flat = _call_0(x_flat, out_flat=jax.ShapeDtypeStruct((x_flat.shape[0],), x.dtype))
-        out = out_flat.reshape(x.shape)
-        return out
+        return out_flat.reshape(x.shape)
         """,
     ),
     # through a slice: the rest of the tensor stays
@@ -86,8 +84,7 @@ CASES = {
         out = jnp.empty((m, n + 3), x.dtype)
         left = out[:, :n]
         left = _call_0(x, left)
-        out = out.at[:, :n].set(left)
-        return out
+        return out.at[:, :n].set(left)
         """,
     ),
     # zeros hold something: they go in, unless all of them is overwritten
@@ -102,8 +99,7 @@ CASES = {
         """,
         """
         out = jnp.zeros_like(x)
-        out = _call_0(x, out)
-        return out
+        return _call_0(x, out)
         """,
     ),
     # changed parameters are returned
@@ -132,8 +128,7 @@ CASES = {
             return out
         """,
         """
-        out, x = _call_0(x, out=jax.ShapeDtypeStruct(x.shape, x.dtype))
-        return out, x
+        return _call_0(x, out=jax.ShapeDtypeStruct(x.shape, x.dtype))
         """,
     ),
     # a second launch gets what the first one made
@@ -151,8 +146,7 @@ CASES = {
         """,
         """
         y = _call_0(x, y=jax.ShapeDtypeStruct(x.shape, x.dtype))
-        out = _call_1(y, out=jax.ShapeDtypeStruct(x.shape, x.dtype))
-        return out
+        return _call_1(y, out=jax.ShapeDtypeStruct(x.shape, x.dtype))
         """,
     ),
     # an allocation under a condition is an array
@@ -173,8 +167,7 @@ CASES = {
             out = jnp.empty_like(x)
         else:
             out = jnp.zeros_like(x)
-        out = _call_0(x, out)
-        return out
+        return _call_0(x, out)
         """,
     ),
 }
@@ -198,7 +191,7 @@ def test_host_function(tmp_path: Path, name: str) -> None:
 def test_overwritten_zeros_are_an_output(tmp_path: Path) -> None:
     source, _ = CASES["zeros"]
     got = host_text(tmp_path, source, overwritten=True, x="f32[M,N]")
-    assert "out = _call_0(x, out=jax.ShapeDtypeStruct(x.shape, x.dtype))" in got
+    assert "return _call_0(x, out=jax.ShapeDtypeStruct(x.shape, x.dtype))" in got
 
 
 def test_decorator_says_what_is_checked(tmp_path: Path) -> None:
@@ -241,7 +234,8 @@ def test_signatures_are_told_apart_as_arrays(tmp_path: Path) -> None:
     """An i64 tensor is an i32 array: dtypes of 64-bit integers tell nothing."""
     specs = [("bf16[N]", "i64[N]"), ("f32[N]", "i32[N]")]
     got = signatures_text(tmp_path, PICK, [{"x": x, "i": i} for x, i in specs])
-    assert "    if x.dtype == jnp.bfloat16:\n        return _f_bf16_i64(x, i)\n" in got
+    assert "    if x.dtype == jnp.bfloat16:\n        return _call_0_bf16_i64(x, i, " in got
+    assert "\n    return _call_0_f32_i32(x, i, " in got
 
 
 def test_equal_arrays_are_one_signature(tmp_path: Path) -> None:

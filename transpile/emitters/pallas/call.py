@@ -111,10 +111,10 @@ class Call:
         for size in list(self.sizes.variables):  # what they are made of is a variable too
             if _is_block(size):
                 self._block_limits(size)
-            self._quotient(size)
+            self._formula(size)
         found: dict[str, Size] = {}
         for size, var in self.sizes.variables.items():
-            if _is_block(size) or self._quotient(size):
+            if _is_block(size) or self._formula(size):
                 continue
             if not any(size in t.shape for t in self.tensors) and size not in self.ctx.numbers:
                 found[var.name] = size
@@ -124,7 +124,7 @@ class Call:
         """``m, n = x.shape`` and the like, and block sizes."""
         wanted = {s: v.name for s, v in self.sizes.variables.items()
                   if not _is_block(s) and v.name not in self.extra
-                  and not self._quotient(s)}  # fmt: skip
+                  and not self._formula(s)}  # fmt: skip
         lines: list[str] = []
         for tensor in self.tensors:
             here = {d: wanted[s] for d, s in enumerate(tensor.shape) if s in wanted}
@@ -144,21 +144,21 @@ class Call:
                 left = ", ".join(names.get(d, "_") for d in range(rank))
                 lines.append(f"    {left} = {tensor.name}.shape")
         for size, var in self.sizes.variables.items():
-            if text := self._quotient(size):
+            if text := self._formula(size):
                 lines.append(f"    {var.name} = {text}")
         for size, var in self.sizes.variables.items():
             if _is_block(size):
                 lines.append(f"    {var.name} = {self._block(size)}")
         return lines
 
-    def _quotient(self, size: Size) -> str:
-        """``heads // kv_heads`` for a size that no tensor has but which is so in all signatures."""
+    def _formula(self, size: Size) -> str:
+        """``heads // kv_heads`` for a size that no operand has but which is so in all
+        signatures."""
         general = self.sizes.general.get(size)
-        if general is None or general.quotient is None:
+        if general is None or not general.formula:
             return ""
         own = {g: s for s, g in self.sizes.general.items()}
-        over, by = (self.sizes.expr(own[g]).text() for g in general.quotient)
-        return f"{over} // {by}"
+        return general.formula.format(*(self.sizes.expr(own[g]).text() for g in general.parts))
 
     def _block_limits(self, size: Size) -> list[str]:
         """A block size that is known at run time only, and the dimensions that limit a block."""

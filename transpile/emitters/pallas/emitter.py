@@ -6,13 +6,14 @@ import re
 
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
-from transpile.emitters.common.hostfunctions import mentions, tags
+from transpile.emitters.common.hostfunctions import mentions
 from transpile.emitters.common.module import host_imports, joined, kernel_header
 from transpile.emitters.common.templates import render_template
 from transpile.emitters.pallas import hostjax, ops
 from transpile.emitters.pallas.dtypes import NAMES, ON_DEVICE
 from transpile.emitters.pallas.helpers import HELPERS, with_uses
 from transpile.emitters.pallas.hostjax_text import host_calls
+from transpile.emitters.pallas.hostjax_variants import host_functions, suffixes
 from transpile.emitters.pallas.merge import Signature, lowered
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
@@ -64,28 +65,24 @@ def _host_imports(imported: list[str], texts: list[str]) -> list[str]:
 
 
 def _host_functions(group: list[Signature]) -> str:
-    return hostjax.host_functions([hostjax.Variant(v.kernel, v.schedule, v.phases) for v in group])
+    return host_functions([hostjax.Variant(v.kernel, v.schedule, v.phases) for v in group])
 
 
 def _name_phases(group: list[Signature]) -> str:
-    """Kernels and call functions of one source kernel; equal code of two signatures is shared."""
-    names = tags([v.kernel for v in group])
-    known: dict[str, str] = {}
-    taken: set[str] = set()
+    """Kernels and call functions of one source kernel, each text once."""
+    name = group[0].kernel.name
+    several = len(group[0].phases) > 1
     parts: list[str] = []
-    for variant, tag in zip(group, names, strict=True):
-        for i, phase in enumerate(variant.phases):
-            if phase.text not in known:
-                step = f"_{i + 1}" if len(variant.phases) > 1 else ""
-                stem = f"_{variant.kernel.name}{step}"
-                if stem in taken:
-                    stem = f"_{variant.kernel.name}{tag}{step}"
-                while stem in taken:
-                    stem += "_"
-                taken.add(stem)
-                known[phase.text] = stem
-                parts += [_named(phase.kernel_text, stem), _named(phase.call_text, stem)]
-            phase.name = f"{known[phase.text]}_call"
+    for number in range(len(group[0].phases)):
+        step = f"_{number + 1}" if several else ""
+        texts = list(dict.fromkeys(s.phases[number].text for s in group))
+        alike = [[s.kernel for s in group if s.phases[number].text == text] for text in texts]
+        for i, (text, suffix) in enumerate(zip(texts, suffixes(alike), strict=True)):
+            stem = f"_{name}{suffix if i else ''}{step}"  # the first keeps the source's name
+            sharing = [s.phases[number] for s in group if s.phases[number].text == text]
+            for phase in sharing:
+                phase.name = f"{stem}_call"
+            parts += [_named(sharing[0].kernel_text, stem), _named(sharing[0].call_text, stem)]
     return "\n\n\n".join(parts)
 
 

@@ -7,19 +7,18 @@ The device side hands in one :class:`Launch` per phase. It prints the ``pl.palla
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 from transpile.emitters.common import module
-from transpile.emitters.common.dispatch import conditions
-from transpile.emitters.common.hostfunctions import tags
 from transpile.emitters.common.hostprogram import docstring
 from transpile.emitters.common.hostsizes import HostSizes, HostSpelling
 from transpile.emitters.common.layout import WIDTH, wrap
+from transpile.emitters.pallas.hostjax_fold import without_aliases
 from transpile.emitters.pallas.hostjax_program import HostProgram, Output, tensors_of
-from transpile.emitters.pallas.hostjax_text import Translator, torch_imports
+from transpile.emitters.pallas.hostjax_text import Translator, one_line, torch_imports
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.dtypes import DType
@@ -94,21 +93,85 @@ class Variant:
     launches: Sequence[Launch]
 
 
-def host_function(variant: Variant, name: str = "") -> str:
-    """The text of one signature's host function, under its own name or another. Raises KtError."""
-    kernel = variant.kernel
+def program_of(variant: Variant, folded: bool = False) -> HostProgram:
+    """The host program of a signature; ``folded``: without branches that its compile-time values
+    rule out."""
     overwritten = frozenset(t for launch in variant.launches for t in launch.overwritten)
-    program = HostProgram(kernel, variant.schedule.blocks, overwritten)
+    constants = {p.name: p.value for p in variant.kernel.params if p.kind == "constexpr"}
+    return HostProgram(
+        without_aliases(variant.kernel), variant.schedule.blocks, overwritten,
+        constants if folded else {},
+    )  # fmt: skip
+
+
+def host_function(variant: Variant) -> str:
+    """The text of one signature's host function. Raises KtError."""
+    return "\n".join([*host_head(variant), *host_body(variant)])
+
+
+def host_body(variant: Variant, folded: bool = False) -> list[str]:
+    """Its statements."""
+    program = program_of(variant, folded)
     launches: dict[int, list[str]] = {}
     for phase, launch in enumerate(variant.launches):
         plan = LaunchPlan(program, variant.schedule, phase)
         launches[phase] = launch.lines(plan, program.indent_of(phase))
-    body = program.body(launches)
-    lines = _head(kernel, program, name)
-    if kernel.docstring is not None:
-        lines += docstring(kernel.docstring)
-    body = returning(body, program.changed)
-    return "\n".join([*lines, *(body or ["    pass"])])
+    body = returning(program.body(launches), program.changed)
+    return direct(body) or ["    pass"]
+
+
+def host_head(variant: Variant) -> list[str]:
+    """Its first lines: name, parameters, docstring."""
+    lines = _head(variant.kernel, program_of(variant))
+    if variant.kernel.docstring is not None:
+        lines += docstring(variant.kernel.docstring)
+    return lines
+
+
+def direct(body: list[str]) -> list[str]:
+    """``return f(x)`` for ``out = f(x)`` and ``return out``; in branches too."""
+    if not body or not (match := re.fullmatch(r"    return (\w+(?:, \w+)*)", body[-1])):
+        return body
+    bind = f"{match[1]} = "
+    at = max((i for i, line in enumerate(body) if line[:1] == " " and line[4:5] not in (" ", ")")
+              and i < len(body) - 1), default=-1)  # fmt: skip
+    if at < 0:
+        return body
+    if body[at].startswith(f"    {bind}"):
+        text = one_line("\n".join(line[4:] for line in body[at:-1]))
+        return [*body[:at], *wrap(f"return {text.removeprefix(bind)}", 4)]
+    if body[at] != "    else:":
+        return body
+    first = max(i for i in range(at) if body[i].startswith("    if "))
+    return [*body[:first], *_returning_branches(body[first:-1], bind)] if _binds_all(
+        body[first:-1], bind) else body  # fmt: skip
+
+
+def _binds_all(lines: list[str], bind: str) -> bool:
+    """True if each branch of a chain binds the names, and does nothing else."""
+    own = [
+        line[8:] for line in lines if line.startswith("        ") and line[8:9] not in (" ", ")")
+    ]
+    heads = [line for line in lines if line[4:5] not in (" ", ")")]
+    return len(own) == len(heads) and all(line.startswith(bind) for line in own)
+
+
+def _returning_branches(lines: list[str], bind: str) -> list[str]:
+    found: list[str] = []
+    statement: list[str] = []
+    last = False
+    for line in [*lines, "    "]:
+        if line.startswith("        "):
+            statement.append(line[8:])
+            continue
+        if statement:
+            text = one_line("\n".join(statement)).removeprefix(bind)
+            found += wrap(f"return {text}", 4 if last else 8)
+            statement = []
+        last = line == "    else:"
+        if not last and line.strip():
+            found.append(line.replace("    elif ", "    if ", 1))
+    return found
 
 
 def returning(body: list[str], changed: Sequence[str]) -> list[str]:
@@ -136,7 +199,7 @@ def _with(line: str, changed: Sequence[str]) -> str:
     return f"{head}return {', '.join([value, *missing])}" if missing else line
 
 
-def _head(kernel: ir.Kernel, program: HostProgram, name: str) -> list[str]:
+def _head(kernel: ir.Kernel, program: HostProgram) -> list[str]:
     """``def name(x: jax.Array, ...) -> jax.Array:``."""
     t = program.translator
     params = []
@@ -150,10 +213,19 @@ def _head(kernel: ir.Kernel, program: HostProgram, name: str) -> list[str]:
         params.append(text)
     returns = _returns(kernel, program)
     arrow = f" -> {returns}" if returns else ""
-    one = f"def {name or kernel.name}({', '.join(params)}){arrow}:"
+    one = f"def {kernel.name}({', '.join(params)}){arrow}:"
     if len(one) <= WIDTH:
         return [one]
-    return [f"def {name or kernel.name}(", *(f"    {p}," for p in params), f"){arrow}:"]
+    lines = [line for p in params for line in _parameter(p)]
+    return [f"def {kernel.name}(", *lines, f"){arrow}:"]
+
+
+def _parameter(text: str) -> list[str]:
+    """A parameter on lines of its own; a long default in parentheses."""
+    if len(text) + 5 <= WIDTH:
+        return [f"    {text},"]
+    head, _, default = text.partition(" = ")
+    return [f"    {head} = (", *(f"    {line}" for line in wrap(default, 4)), "    ),"]
 
 
 def _default(translator: Translator, param: ir.Param) -> str:
@@ -189,69 +261,26 @@ def preludes(kernels: Sequence[ir.Kernel]) -> tuple[list[str], list[str]]:
     return kept, [translator.statement(text) for text in definitions]
 
 
-def host_functions(group: Sequence[Variant]) -> str:
-    """The function with the source's name for all signatures of a kernel.
-
-    Signatures with the same code share it; else each code has a function of its own, and the one
-    with the source's name chooses. Raises KtError for what JAX cannot do.
-    """
-    checks = _decorator([_checked(v) for v in group])
-    plain = [host_function(v) for v in group]
-    if len(set(plain)) == 1:
-        return "\n".join([*checks, plain[0]])
-    first = group[0].kernel
-    bare = [replace(v, kernel=replace(v.kernel, docstring=None)) for v in group]
-    found = tags([v.kernel for v in group])
-    shared = {
-        text: "".join(t for t, p in zip(found, plain, strict=True) if p == text) for text in plain
-    }
-    names = [f"_{first.name}{shared[text]}" for text in plain]
-    texts = [host_function(v, name) for v, name in zip(bare, names, strict=True)]
-    program = HostProgram(first, group[0].schedule.blocks)
-    lines = [*checks, *_head(first, program, "")]
-    if first.docstring is not None:
-        lines += docstring(first.docstring)
-    lines += _choice(group, names, program.translator)
-    return "\n\n\n".join([*dict.fromkeys(texts), "\n".join(lines)])
-
-
 def distinct(kernels: Sequence[ir.Kernel]) -> list[ir.Kernel]:
     """The kernels of one source kernel without those whose arguments are, as jax.Arrays, the same
     as an earlier one's."""
     found: dict[str, ir.Kernel] = {}
     for kernel in kernels:
-        found.setdefault(_as_arrays(kernel.signature), kernel)
+        found.setdefault(as_arrays(kernel.signature), kernel)
     return list(found.values())
 
 
-def _as_arrays(signature: str) -> str:
+def as_arrays(signature: str) -> str:
     """A signature as jax.Arrays can tell it: without layouts and 64-bit integers."""
     text = re.sub(r"(?<=\])\{[\d, ]*\}", "", signature)
     return re.sub(r"\b([iu])64(?=\[)", r"\g<1>32", text)
-
-
-def _choice(group: Sequence[Variant], names: Sequence[str], translator: Translator) -> list[str]:
-    """``if x.dtype == jnp.float16: return _f_f16(x)``; the decorator has seen that one fits."""
-    kernels = [replace(v.kernel, signature=_as_arrays(v.kernel.signature)) for v in group]
-    _, tests = conditions(kernels, unknown=frozenset({"layout"}))
-    arguments = ", ".join(p.name for p in group[0].kernel.params)
-    last = len(names) - 1
-    while last and names[last - 1] == names[-1]:
-        last -= 1
-    lines = []
-    for own, name in zip(tests[:last], names[:last], strict=True):
-        if not own:
-            continue  # no test tells it from the others: it is what remains
-        asked = " and ".join(translator.expression(t) for t in own)
-        lines += [*wrap(f"if {asked}:", 4), *wrap(f"return {name}({arguments})", 8)]
-    return [*lines, *wrap(f"return {names[-1]}({arguments})", 4)]
 
 
 def _checked(variant: Variant) -> dict[str, str]:
     """What the shim's decorator checks of each parameter, in the words of kt's signatures."""
     kernel = variant.kernel
     specs = dict(parse_items(kernel.signature))
-    static = static_scalars(kernel, HostProgram(kernel, variant.schedule.blocks))
+    static = static_scalars(kernel, program_of(variant))
     dtypes = {s.host: s.dtype.name for s in kernel.scalars} | dict.fromkeys(static, "i32")
     for param in kernel.params:
         if param.name in specs:
@@ -287,8 +316,9 @@ def parse_items(signature: str) -> list[tuple[str, str]]:
     return found
 
 
-def _decorator(signatures: Sequence[Mapping[str, str]]) -> list[str]:
+def decorator(group: Sequence[Variant]) -> list[str]:
     """``@kt.kernel(x="f16[M,K]", y="f16[K,N]")``; several signatures are alternatives."""
+    signatures = [_checked(v) for v in group]
     different = list({tuple(one.items()): None for one in signatures})
     if len(different) == 1:
         inner = ", ".join(f"{name}={_quoted(spec)}" for name, spec in different[0])

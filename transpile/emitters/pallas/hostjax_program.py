@@ -17,6 +17,7 @@ import libcst as cst
 
 from transpile.emitters.pallas import hostjax_alloc as alloc
 from transpile.emitters.pallas.hostjax_calls import Call, Untranslatable
+from transpile.emitters.pallas.hostjax_fold import decided
 from transpile.emitters.pallas.hostjax_scan import bound, changed_on_host, needs_array
 from transpile.emitters.pallas.hostjax_text import Translator, code, comments, torch_imports
 from transpile.emitters.pallas.hostjax_views import View, view_of
@@ -86,12 +87,14 @@ class Fresh:
 class HostProgram:
     """Everything about the host side of one kernel for one signature.
 
-    ``overwritten`` are tensors of which the kernel writes every element, whatever they held.
+    ``overwritten`` are tensors of which the kernel writes every element, whatever they held;
+    ``constants`` are compile-time values whose branches are decided.
     """
 
     kernel: ir.Kernel
     blocks: Mapping[Sym, int] = field(default_factory=dict)
     overwritten: frozenset[ir.Tensor] = frozenset()
+    constants: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kernel = self.kernel
@@ -99,6 +102,8 @@ class HostProgram:
         self.translator = Translator(torch_imports(kernel.prelude) | {"torch": "torch"}, tensors)
         self.translator.span = kernel.span
         self.statements = list(_statements(kernel, self.blocks))
+        if self.constants:
+            self._decide_branches()
         self.translator.check_names(p.name for p in kernel.params)
         self.translator.check_names(n for s in self.statements for n in sorted(bound(s.text)))
         self.written = [_written(phase) for phase in kernel.phases]
@@ -106,6 +111,13 @@ class HostProgram:
         self.translator.tensors |= set(self.views)
         self.fresh = dict(self._find_fresh())
         self.changed = self._changed_parameters()
+
+    def _decide_branches(self) -> None:
+        for statement in self.statements:
+            if statement.text and not statement.inner:
+                statement.text = decided(statement.text, self.constants)
+        ends = (i for i, s in enumerate(self.statements) if re.match(r"return\b", s.text))
+        del self.statements[next(ends, len(self.statements)) + 1 :]
 
     # -- what the statements are -----------------------------------------------------------------
 
@@ -315,6 +327,7 @@ class HostProgram:
                 read |= set(_WORD.findall("\n".join(lines)))
                 continue
             needless = statement.pure or statement.target in self.views
+            needless |= self._allocation(statement) is not None
             if index in dropped or (needless and not read & bound(statement.text)):
                 continue
             read |= statement.words

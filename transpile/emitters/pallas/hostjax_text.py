@@ -8,6 +8,7 @@ import tokenize
 from collections.abc import Iterable
 
 import libcst as cst
+import libcst.matchers as m
 
 from transpile.emitters.common.layout import WIDTH, wrap
 from transpile.emitters.pallas import hostjax_alloc as alloc
@@ -202,6 +203,22 @@ class _Rewriter(cst.CSTTransformer):
             return cst.parse_expression(_NAMES[short])
         return node
 
+    # -- what the source dialect's functions came out as -------------------------------------------
+
+    def leave_UnaryOperation(
+        self, original_node: cst.UnaryOperation, updated_node: cst.UnaryOperation
+    ) -> cst.BaseExpression:
+        """``pl.cdiv(a, b)`` for ``-(-a // b)``."""
+        parts = m.extract(updated_node, _CEILING)
+        return updated_node if parts is None else _called("pl.cdiv", parts["over"], parts["by"])
+
+    def leave_BinaryOperation(
+        self, original_node: cst.BinaryOperation, updated_node: cst.BinaryOperation
+    ) -> cst.BaseExpression:
+        """``pl.next_power_of_2(n)`` for ``1 << (n - 1).bit_length()``."""
+        parts = m.extract(updated_node, _POWER)
+        return updated_node if parts is None else _called("pl.next_power_of_2", parts["n"])
+
     # -- conditions that only torch has ----------------------------------------------------------
 
     def leave_Comparison(
@@ -299,6 +316,40 @@ _NAMES = {
     "Tensor": "jax.Array", "dtype": "jnp.dtype", "device": "jax.Device", "inf": "jnp.inf",
     "nan": "jnp.nan", "pi": "jnp.pi", "e": "jnp.e", "Size": "tuple[int, ...]",
 }  # fmt: skip
+
+_CEILING = m.UnaryOperation(
+    operator=m.Minus(),
+    expression=m.BinaryOperation(
+        left=m.UnaryOperation(
+            operator=m.Minus(), expression=m.SaveMatchedNode(m.DoNotCare(), "over")
+        ),
+        operator=m.FloorDivide(),
+        right=m.SaveMatchedNode(m.DoNotCare(), "by"),
+    ),
+)
+_POWER = m.BinaryOperation(
+    left=m.Integer("1"),
+    operator=m.LeftShift(),
+    right=m.Call(
+        func=m.Attribute(
+            value=m.BinaryOperation(
+                left=m.SaveMatchedNode(m.DoNotCare(), "n"),
+                operator=m.Subtract(),
+                right=m.Integer("1"),
+            ),
+            attr=m.Name("bit_length"),
+        ),
+        args=[],
+    ),
+)
+
+
+def _called(function: str, *args: object) -> cst.BaseExpression:
+    bare = [
+        node.with_changes(lpar=[], rpar=[]) for node in args if isinstance(node, cst.BaseExpression)
+    ]
+    return cst.parse_expression(f"{function}({', '.join(code(a) for a in bare)})")
+
 
 _AUGMENTED: dict[type[cst.BaseAugOp], str] = {
     cst.AddAssign: "add", cst.MultiplyAssign: "multiply", cst.DivideAssign: "divide",

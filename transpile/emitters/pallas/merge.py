@@ -163,11 +163,7 @@ def _generals(kernels: Sequence[ir.Kernel], number: int) -> tuple[General, ...]:
                 if name in known or (name in taken and not _means(kernels[0], name, sizes[0])):
                     name = f"{own[0].name}_{name}"
                 found[sizes] = General(name, sizes)
-    for numbers in _constants(kernels, number):
-        sizes = tuple(Size.of(n) for n in numbers)
-        if sizes not in found and (quotient := _quotient(numbers, list(found.values()))):
-            name = _quotient_name(kernels[0], quotient)
-            found[sizes] = General(name, sizes, quotient)
+    _derive(found, kernels, number)
     for i in range(len(kernels)):  # a size must not go by two names
         if len({g.sizes[i] for g in found.values()}) < len(found):
             raise Different
@@ -218,12 +214,9 @@ def _specified(kernel: ir.Kernel, parameter: str) -> tuple[Size, ...]:
     return tuple(Size.of(int(d)) if d.isdigit() else Size.of(Sym(d, "dim")) for d in dims)
 
 
-def _constants(kernels: Sequence[ir.Kernel], number: int) -> Iterator[tuple[int, ...]]:
+def _constants(phases: Sequence[ir.Phase]) -> Iterator[tuple[int, ...]]:
     """Whole numbers of the phase that differ between the signatures."""
-    columns = [
-        [op.value for op in walk(k.phases[number].body) if isinstance(op, ir.Const)]
-        for k in kernels
-    ]
+    columns = [[op.value for op in walk(p.body) if isinstance(op, ir.Const)] for p in phases]
     if len({len(c) for c in columns}) > 1:
         return
     for values in zip(*columns, strict=True):
@@ -232,27 +225,53 @@ def _constants(kernels: Sequence[ir.Kernel], number: int) -> Iterator[tuple[int,
             yield numbers
 
 
-def _quotient(
+def _derive(
+    found: dict[tuple[Size, ...], General], kernels: Sequence[ir.Kernel], number: int
+) -> None:
+    """Give formulas to what no operand has as a dimension: quotients, and one more or less."""
+    phases = [k.phases[number] for k in kernels]
+    read = [{op.tensor for op in walk(p.body) if isinstance(op, ir.Load)} for p in phases]
+    known = {
+        sizes: general
+        for sizes, general in found.items()
+        if any(sizes[0] in t.shape for t in read[0])
+    }
+    wanted = {sizes: general.name for sizes, general in found.items() if sizes not in known}
+    for numbers in _constants(phases):
+        wanted.setdefault(tuple(Size.of(n) for n in numbers), "")
+    for sizes, name in wanted.items():
+        numbers = tuple(n for s in sizes if (n := s.as_int()) is not None)
+        if sizes in known or len(numbers) < len(sizes):
+            continue
+        if (made := _formula(numbers, list(known.values()))) is not None:
+            named = name or _formula_name(kernels[0], *made)
+            found[sizes] = General(named, sizes, *made)
+
+
+def _formula(
     numbers: tuple[int, ...], generals: Sequence[General]
-) -> tuple[General, General] | None:
-    for over in generals:
-        for by in generals:
-            if over.numbers is None or by.numbers is None or over is by:
-                continue
-            pairs = zip(over.numbers, by.numbers, strict=True)
-            if numbers == tuple(a // b for a, b in pairs):
-                return over, by
+) -> tuple[str, tuple[General, ...]] | None:
+    exact = [(g, g.numbers) for g in generals if g.numbers is not None]
+    for over, dividends in exact:
+        for by, divisors in exact:
+            pairs = zip(dividends, divisors, strict=True)
+            if over is not by and numbers == tuple(a // b for a, b in pairs):
+                return "{0} // {1}", (over, by)
+    for general, known in exact:
+        for more, formula in ((1, "{0} + 1"), (-1, "{0} - 1")):
+            if numbers == tuple(n + more for n in known):
+                return formula, (general,)
     return None
 
 
-def _quotient_name(kernel: ir.Kernel, quotient: tuple[General, General]) -> str:
+def _formula_name(kernel: ir.Kernel, formula: str, parts: Sequence[General]) -> str:
     """The host program's name for a quotient, if it has one."""
-    over, by = (g.name for g in quotient)
+    text = formula.format(*(p.name for p in parts))
     for item in kernel.host:
-        named = re.fullmatch(rf"(\w+) = {over} // {by}", getattr(item, "text", ""))
+        named = re.fullmatch(rf"(\w+) = {re.escape(text)}", getattr(item, "text", ""))
         if named is not None:
             return named[1]
-    return f"{over}_per_{by}"
+    return "_".join(re.findall(r"\w+", text.replace("//", "per")))
 
 
 # -- statements ------------------------------------------------------------------------------------

@@ -21,12 +21,14 @@ from transpile.ir.sizes import Size, Sym
 class General:
     """A size that differs between signatures: one number or symbol each, and one name.
 
-    ``quotient`` are the sizes whose quotient it is, where no tensor has it as a dimension.
+    ``formula`` gives it from others (``{0} // {1}`` of ``parts``) where no operand has it as a
+    dimension.
     """
 
     name: str
     sizes: tuple[Size, ...]
-    quotient: tuple[General, General] | None = None
+    formula: str = ""
+    parts: tuple[General, ...] = ()
 
     @property
     def numbers(self) -> tuple[int, ...] | None:
