@@ -398,6 +398,12 @@ def _dtype_of_torch(value: Any) -> Any:
     return value
 
 
+def widened(*arrays: jax.Array) -> Any:
+    """Arrays as kernels take them: float16, which Mosaic lacks, as float32, others as they are."""
+    wide = [x.astype(jnp.float32) if x.dtype == jnp.float16 else x for x in arrays]
+    return wide[0] if len(wide) == 1 else tuple(wide)
+
+
 # --------------------------------------------------------------------------------------------
 # Memory
 

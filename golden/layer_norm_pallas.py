@@ -3,26 +3,27 @@
 # layer_norm_fwd: x=bf16[M,N], weight=f32[N], bias=None, eps=f32; block_sizes=[256]
 # layer_norm_fwd: x=f32[M,N], weight=f32[N], bias=f32[N], eps=f32; block_sizes=[256]
 # layer_norm_bwd: grad_out=f16[M,128], x=f16[M,128], mean=f32[M], rstd=f32[M], weight=f16[128],
-#   with_bias=True; block_sizes=[1024, 256], num_warps=4
+#   with_bias=True; block_sizes=[1024, 256]
 # layer_norm_bwd: grad_out=f32[M,96], x=f32[M,96], mean=f32[M], rstd=f32[M], weight=f32[96],
-#   with_bias=True; block_sizes=[1024, 256], num_warps=4
+#   with_bias=True; block_sizes=[1024, 256]
 # layer_norm_bwd: grad_out=bf16[M,128], x=bf16[M,128], mean=f32[M], rstd=f32[M], weight=bf16[128],
-#   with_bias=False; block_sizes=[1024, 256], num_warps=4
+#   with_bias=False; block_sizes=[1024, 256]
+# float16 arrays go through kernels as float32: Mosaic has no float16.
 
 from __future__ import annotations
 
 import functools
-
-try:
-    from . import _kt_pallas as kt
-except ImportError:
-    import _kt_pallas as kt
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
+try:
+    from . import _kt_pallas as kt
+except ImportError:
+    import _kt_pallas as kt
 
 
 def _select(keep, x, fill):
@@ -54,6 +55,8 @@ def _layer_norm_fwd_kernel(x_ref, weight_ref, bias_ref, eps_ref, out_ref, mean_r
 
 
 def _layer_norm_fwd_call(x, weight, bias, eps):
+    dtype = x.dtype
+    x, weight, bias = kt.widened(x, weight, bias)
     m, n = x.shape
     block_m = min(256, m)
     in_specs = [
@@ -69,10 +72,10 @@ def _layer_norm_fwd_call(x, weight, bias, eps):
     ]
     out_shape = [
         jax.ShapeDtypeStruct((m, n), x.dtype),
-        jax.ShapeDtypeStruct((m,), x.dtype),
-        jax.ShapeDtypeStruct((m,), x.dtype),
+        jax.ShapeDtypeStruct((m,), jnp.float32),
+        jax.ShapeDtypeStruct((m,), jnp.float32),
     ]
-    return pl.pallas_call(
+    out, mean, rstd = pl.pallas_call(
         functools.partial(_layer_norm_fwd_kernel, n=n),
         grid=(pl.cdiv(m, block_m),),
         in_specs=in_specs,
@@ -91,9 +94,10 @@ def _layer_norm_fwd_call(x, weight, bias, eps):
         name="layer_norm_fwd",
         interpret=kt.INTERPRET,
     )(x, weight, bias, jnp.full((1,), eps, jnp.float32))
+    return out.astype(dtype), mean, rstd
 
 
-def _layer_norm_fwd_bf16_f32_kernel(x_ref, weight_ref, eps_ref, out_ref, mean_ref, rstd_ref, *, n):
+def _layer_norm_fwd_no_bias_kernel(x_ref, weight_ref, eps_ref, out_ref, mean_ref, rstd_ref, *, n):
     row = x_ref[...].astype(jnp.float32)
     mu = jnp.sum(row, axis=1, keepdims=True) / n
     # Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
@@ -106,7 +110,7 @@ def _layer_norm_fwd_bf16_f32_kernel(x_ref, weight_ref, eps_ref, out_ref, mean_re
     rstd_ref[...] = inv[:, 0]
 
 
-def _layer_norm_fwd_bf16_f32_call(x, weight, eps):
+def _layer_norm_fwd_no_bias_call(x, weight, eps):
     m, n = x.shape
     block_m = min(256, m)
     in_specs = [
@@ -125,7 +129,7 @@ def _layer_norm_fwd_bf16_f32_call(x, weight, eps):
         jax.ShapeDtypeStruct((m,), weight.dtype),
     ]
     return pl.pallas_call(
-        functools.partial(_layer_norm_fwd_bf16_f32_kernel, n=n),
+        functools.partial(_layer_norm_fwd_no_bias_kernel, n=n),
         grid=(pl.cdiv(m, block_m),),
         in_specs=in_specs,
         out_specs=out_specs,
@@ -143,45 +147,6 @@ def _layer_norm_fwd_bf16_f32_call(x, weight, eps):
         name="layer_norm_fwd",
         interpret=kt.INTERPRET,
     )(x, weight, jnp.full((1,), eps, jnp.float32))
-
-
-def _layer_norm_fwd_f16(
-    x: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
-    eps: float = 1e-5,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    m, n = x.shape
-    assert weight.shape[0] == n, f"weight has {weight.shape[0]} elements for {n} columns"
-    out, mean, rstd = _layer_norm_fwd_call(
-        x.astype(jnp.float32), weight.astype(jnp.float32), bias.astype(jnp.float32), eps,
-    )
-    out = out.astype(x.dtype)
-    return out, mean, rstd
-
-
-def _layer_norm_fwd_bf16_f32(
-    x: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
-    eps: float = 1e-5,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    m, n = x.shape
-    assert weight.shape[0] == n, f"weight has {weight.shape[0]} elements for {n} columns"
-    out, mean, rstd = _layer_norm_fwd_bf16_f32_call(x, weight, eps)
-    return out, mean, rstd
-
-
-def _layer_norm_fwd_f32(
-    x: jax.Array,
-    weight: jax.Array,
-    bias: jax.Array | None = None,
-    eps: float = 1e-5,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    m, n = x.shape
-    assert weight.shape[0] == n, f"weight has {weight.shape[0]} elements for {n} columns"
-    out, mean, rstd = _layer_norm_fwd_call(x, weight, bias, eps)
-    return out, mean, rstd
 
 
 @kt.kernel(
@@ -207,21 +172,21 @@ def layer_norm_fwd(
         Normalised rows [M, N] in the dtype of ``x``; mean and reciprocal standard deviation
         of each row [M] in float32.
     """
-    if x.dtype == jnp.float16:
-        return _layer_norm_fwd_f16(x, weight, bias, eps)
+    _, n = x.shape
+    assert weight.shape[0] == n, f"weight has {weight.shape[0]} elements for {n} columns"
     if bias is None:
-        return _layer_norm_fwd_bf16_f32(x, weight, bias, eps)
-    return _layer_norm_fwd_f32(x, weight, bias, eps)
+        return _layer_norm_fwd_no_bias_call(x, weight, eps)
+    return _layer_norm_fwd_call(x, weight, bias, eps)
 
 
 def _layer_norm_bwd_kernel(
     weight_ref, grad_out_ref, rstd_ref, x_ref, mean_ref, grad_x_ref, grad_weight_ref, grad_bias_ref,
-    *, m,
+    *, m, n,
 ):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :]
-    grad_w = jnp.zeros((128,), jnp.float32)
-    grad_b = jnp.zeros((128,), jnp.float32)
+    grad_w = jnp.zeros((n,), jnp.float32)
+    grad_b = jnp.zeros((n,), jnp.float32)
     first_m = pid_cta * 1024
     end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
 
@@ -237,8 +202,8 @@ def _layer_norm_bwd_kernel(
         grad_w += jnp.sum(dy * x_hat, axis=0)
         grad_b += jnp.sum(dy, axis=0)
         wdy = w * dy
-        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 128.0
-        shift = jnp.sum(wdy, axis=1, keepdims=True) / 128.0
+        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / n
+        shift = jnp.sum(wdy, axis=1, keepdims=True) / n
         dx = (wdy - x_hat * proj - shift) * inv
         grad_x_ref[pl.ds(j * 256, 256)] = dx
         return grad_w, grad_b
@@ -249,26 +214,29 @@ def _layer_norm_bwd_kernel(
 
 
 def _layer_norm_bwd_call(weight, grad_out, rstd, x, mean, num_ctas):
+    dtype = weight.dtype
+    weight, grad_out, x = kt.widened(weight, grad_out, x)
+    n = weight.shape[0]
     m = grad_out.shape[0]
     grad_x, grad_weight, grad_bias = pl.pallas_call(
-        functools.partial(_layer_norm_bwd_kernel, m=m),
+        functools.partial(_layer_norm_bwd_kernel, m=m, n=n),
         grid=(pl.cdiv(m, 1024),),
         in_specs=[
-            pl.BlockSpec((128,), lambda i: (0,)),
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((n,), lambda i: (0,)),
+            pl.BlockSpec((1024, n), lambda i: (i, 0)),
             pl.BlockSpec((1024,), lambda i: (i,)),
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((1024, n), lambda i: (i, 0)),
             pl.BlockSpec((1024,), lambda i: (i,)),
         ],
         out_specs=[
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
-            pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
-            pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
+            pl.BlockSpec((1024, n), lambda i: (i, 0)),
+            pl.BlockSpec((None, 1, n), lambda i: (i, 0, 0)),
+            pl.BlockSpec((None, 1, n), lambda i: (i, 0, 0)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((m, 128), weight.dtype),
-            jax.ShapeDtypeStruct((num_ctas, 1, 128), weight.dtype),
-            jax.ShapeDtypeStruct((num_ctas, 1, 128), weight.dtype),
+            jax.ShapeDtypeStruct((m, n), weight.dtype),
+            jax.ShapeDtypeStruct((num_ctas, 1, n), rstd.dtype),
+            jax.ShapeDtypeStruct((num_ctas, 1, n), rstd.dtype),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",),
@@ -276,75 +244,10 @@ def _layer_norm_bwd_call(weight, grad_out, rstd, x, mean, num_ctas):
         name="layer_norm_bwd",
         interpret=kt.INTERPRET,
     )(weight, grad_out, rstd, x, mean)
-    return grad_x, grad_weight.squeeze(-2), grad_bias.squeeze(-2)
+    return grad_x.astype(dtype), grad_weight.squeeze(-2), grad_bias.squeeze(-2)
 
 
-def _layer_norm_bwd_f32_kernel(
-    weight_ref, grad_out_ref, rstd_ref, x_ref, mean_ref, grad_x_ref, grad_weight_ref, grad_bias_ref,
-    *, m,
-):
-    pid_cta = pl.program_id(0)
-    w = weight_ref[...][None, :]
-    grad_w = jnp.zeros((96,), jnp.float32)
-    grad_b = jnp.zeros((96,), jnp.float32)
-    first_m = pid_cta * 1024
-    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
-
-    def body(j, carry):
-        grad_w, grad_b = carry
-        start_m = first_m + j * 256
-        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
-        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
-        x_hat = (
-            _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
-            - _mask_tail(mean_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
-        ) * inv
-        grad_w += jnp.sum(dy * x_hat, axis=0)
-        grad_b += jnp.sum(dy, axis=0)
-        wdy = w * dy
-        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 96.0
-        shift = jnp.sum(wdy, axis=1, keepdims=True) / 96.0
-        dx = (wdy - x_hat * proj - shift) * inv
-        grad_x_ref[pl.ds(j * 256, 256)] = dx
-        return grad_w, grad_b
-
-    grad_w, grad_b = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, (grad_w, grad_b))
-    grad_weight_ref[0] = grad_w
-    grad_bias_ref[0] = grad_b
-
-
-def _layer_norm_bwd_f32_call(weight, grad_out, rstd, x, mean, num_ctas):
-    m = grad_out.shape[0]
-    grad_x, grad_weight, grad_bias = pl.pallas_call(
-        functools.partial(_layer_norm_bwd_f32_kernel, m=m),
-        grid=(pl.cdiv(m, 1024),),
-        in_specs=[
-            pl.BlockSpec((96,), lambda i: (0,)),
-            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
-            pl.BlockSpec((1024,), lambda i: (i,)),
-            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
-            pl.BlockSpec((1024,), lambda i: (i,)),
-        ],
-        out_specs=[
-            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
-            pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
-            pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
-        ],
-        out_shape=[
-            jax.ShapeDtypeStruct((m, 96), weight.dtype),
-            jax.ShapeDtypeStruct((num_ctas, 1, 96), weight.dtype),
-            jax.ShapeDtypeStruct((num_ctas, 1, 96), weight.dtype),
-        ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-        ),
-        name="layer_norm_bwd",
-        interpret=kt.INTERPRET,
-    )(weight, grad_out, rstd, x, mean)
-    return grad_x, grad_weight.squeeze(-2), grad_bias.squeeze(-2)
-
-
-def _layer_norm_bwd_bf16_f32_kernel(
+def _layer_norm_bwd_no_bias_kernel(
     weight_ref, grad_out_ref, rstd_ref, x_ref, mean_ref, grad_x_ref, grad_weight_ref,
     *, m,
 ):
@@ -374,10 +277,10 @@ def _layer_norm_bwd_bf16_f32_kernel(
     grad_weight_ref[0] = grad_w
 
 
-def _layer_norm_bwd_bf16_f32_call(weight, grad_out, rstd, x, mean, num_ctas):
+def _layer_norm_bwd_no_bias_call(weight, grad_out, rstd, x, mean, num_ctas):
     m = grad_out.shape[0]
     grad_x, grad_weight = pl.pallas_call(
-        functools.partial(_layer_norm_bwd_bf16_f32_kernel, m=m),
+        functools.partial(_layer_norm_bwd_no_bias_kernel, m=m),
         grid=(pl.cdiv(m, 1024),),
         in_specs=[
             pl.BlockSpec((128,), lambda i: (0,)),
@@ -403,60 +306,19 @@ def _layer_norm_bwd_bf16_f32_call(weight, grad_out, rstd, x, mean, num_ctas):
     return grad_x, grad_weight.squeeze(-2)
 
 
-def _layer_norm_bwd_f16_f32(
-    grad_out: jax.Array,
-    x: jax.Array,
-    mean: jax.Array,
-    rstd: jax.Array,
-    weight: jax.Array,
-    with_bias: bool = True,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+def _layer_norm_bwd_with_bias(grad_out, x, mean, rstd, weight):
     m = x.shape[0]
     grad_x, grad_weight, grad_bias = _layer_norm_bwd_call(
-        weight.astype(jnp.float32), grad_out.astype(jnp.float32), rstd, x.astype(jnp.float32), mean,
-        pl.cdiv(m, 1024),
-    )
-    grad_x = grad_x.astype(x.dtype)
-    if with_bias:
-        return grad_x, grad_weight.sum(0).astype(weight.dtype), grad_bias.sum(0).astype(weight.dtype)
-    return grad_x, grad_weight.sum(0).astype(weight.dtype), None
-
-
-def _layer_norm_bwd_f32(
-    grad_out: jax.Array,
-    x: jax.Array,
-    mean: jax.Array,
-    rstd: jax.Array,
-    weight: jax.Array,
-    with_bias: bool = True,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    m = x.shape[0]
-    grad_x, grad_weight, grad_bias = _layer_norm_bwd_f32_call(
         weight, grad_out, rstd, x, mean, pl.cdiv(m, 1024),
     )
-    if with_bias:
-        return grad_x, grad_weight.sum(0).astype(weight.dtype), grad_bias.sum(0).astype(weight.dtype)
-    return grad_x, grad_weight.sum(0).astype(weight.dtype), None
+    return grad_x, grad_weight.sum(0).astype(weight.dtype), grad_bias.sum(0).astype(weight.dtype)
 
 
-def _layer_norm_bwd_bf16_f32(
-    grad_out: jax.Array,
-    x: jax.Array,
-    mean: jax.Array,
-    rstd: jax.Array,
-    weight: jax.Array,
-    with_bias: bool = True,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+def _layer_norm_bwd_no_bias(grad_out, x, mean, rstd, weight):
     m = x.shape[0]
-    n = x.shape[1]
-    block_m = 1024
-    num_ctas = (m + block_m - 1) // block_m
-    grad_bias = jnp.empty((num_ctas, n), jnp.float32)
-    grad_x, grad_weight = _layer_norm_bwd_bf16_f32_call(
+    grad_x, grad_weight = _layer_norm_bwd_no_bias_call(
         weight, grad_out, rstd, x, mean, pl.cdiv(m, 1024),
     )
-    if with_bias:
-        return grad_x, grad_weight.sum(0).astype(weight.dtype), grad_bias.sum(0).astype(weight.dtype)
     return grad_x, grad_weight.sum(0).astype(weight.dtype), None
 
 
@@ -498,8 +360,6 @@ def layer_norm_bwd(
     Returns:
         Gradients of ``x`` [M, N], ``weight`` [N] and bias [N] (None without a bias).
     """
-    if with_bias and grad_out.dtype == jnp.float16:
-        return _layer_norm_bwd_f16_f32(grad_out, x, mean, rstd, weight, with_bias)
-    if with_bias and grad_out.dtype == jnp.float32:
-        return _layer_norm_bwd_f32(grad_out, x, mean, rstd, weight, with_bias)
-    return _layer_norm_bwd_bf16_f32(grad_out, x, mean, rstd, weight, with_bias)
+    if not with_bias:
+        return _layer_norm_bwd_no_bias(grad_out, x, mean, rstd, weight)
+    return _layer_norm_bwd_with_bias(grad_out, x, mean, rstd, weight)

@@ -2,24 +2,24 @@
 # rms_norm_fwd: x=bf16[M,N], weight=bf16[N], eps=f32; block_sizes=[256]
 # rms_norm_fwd: x=f32[M,N], weight=f32[N], eps=f32; block_sizes=[256]
 # rms_norm_bwd: grad_out=bf16[M,128], x=bf16[M,128], weight=bf16[128], rstd=f32[M];
-#   block_sizes=[1024, 256], num_warps=4
+#   block_sizes=[1024, 256]
 # rms_norm_bwd: grad_out=f32[M,96], x=f32[M,96], weight=f32[96], rstd=f32[M];
-#   block_sizes=[1024, 256], num_warps=4
+#   block_sizes=[1024, 256]
 
 from __future__ import annotations
 
 import functools
-
-try:
-    from . import _kt_pallas as kt
-except ImportError:
-    import _kt_pallas as kt
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
+try:
+    from . import _kt_pallas as kt
+except ImportError:
+    import _kt_pallas as kt
 
 
 def _select(keep, x, fill):
@@ -81,70 +81,6 @@ def _rms_norm_fwd_call(x, weight, eps):
     )(x, weight, jnp.full((1,), eps, jnp.float32))
 
 
-def _rms_norm_fwd_f32_kernel(x_ref, weight_ref, eps_ref, out_ref, rstd_ref, *, n):
-    row = x_ref[...]
-    inv = lax.rsqrt(jnp.sum(row * row, axis=1, keepdims=True) / n + eps_ref[0])
-    normed = row * inv * weight_ref[...][None, :]
-    out_ref[...] = normed
-    rstd_ref[...] = inv[:, 0]
-
-
-def _rms_norm_fwd_f32_call(x, weight, eps):
-    m, n = x.shape
-    block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((n,), lambda i: (0,)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-    ]
-    out_shape = [jax.ShapeDtypeStruct((m, n), x.dtype), jax.ShapeDtypeStruct((m,), x.dtype)]
-    return pl.pallas_call(
-        functools.partial(_rms_norm_fwd_f32_kernel, n=n),
-        grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "rms_norm_fwd",
-                in_specs,
-                (x, weight, jnp.full((1,), eps, jnp.float32)),
-                out_specs,
-                out_shape,
-            ),
-        ),
-        name="rms_norm_fwd",
-        interpret=kt.INTERPRET,
-    )(x, weight, jnp.full((1,), eps, jnp.float32))
-
-
-def _rms_norm_fwd_bf16(
-    x: jax.Array,
-    weight: jax.Array,
-    eps: float = 1e-5,
-) -> tuple[jax.Array, jax.Array]:
-    m, n = x.shape
-    assert weight.shape[0] == n, f"weight has {weight.shape[0]} elements for {n} columns"
-    out, rstd = _rms_norm_fwd_call(x, weight, eps)
-    return out, rstd
-
-
-def _rms_norm_fwd_f32(
-    x: jax.Array,
-    weight: jax.Array,
-    eps: float = 1e-5,
-) -> tuple[jax.Array, jax.Array]:
-    m, n = x.shape
-    assert weight.shape[0] == n, f"weight has {weight.shape[0]} elements for {n} columns"
-    out, rstd = _rms_norm_fwd_f32_call(x, weight, eps)
-    return out, rstd
-
-
 @kt.kernel(
     {"x": "bf16[M,N]", "weight": "bf16[N]", "eps": "f32"},
     {"x": "f32[M,N]", "weight": "f32[N]", "eps": "f32"},
@@ -160,15 +96,18 @@ def rms_norm_fwd(x: jax.Array, weight: jax.Array, eps: float = 1e-5) -> tuple[ja
     Returns:
         Normalised rows [M, N] in the dtype of ``x``, and ``rstd`` [M] in float32 for the backward.
     """
-    if weight.dtype == jnp.bfloat16:
-        return _rms_norm_fwd_bf16(x, weight, eps)
-    return _rms_norm_fwd_f32(x, weight, eps)
+    _, n = x.shape
+    assert weight.shape[0] == n, f"weight has {weight.shape[0]} elements for {n} columns"
+    return _rms_norm_fwd_call(x, weight, eps)
 
 
-def _rms_norm_bwd_kernel(weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, grad_weight_ref, *, m):
+def _rms_norm_bwd_kernel(
+    weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, grad_weight_ref,
+    *, m, n,
+):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :].astype(jnp.float32)
-    grad_w = jnp.zeros((128,), jnp.float32)
+    grad_w = jnp.zeros((n,), jnp.float32)
     first_m = pid_cta * 1024
     end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
 
@@ -179,7 +118,7 @@ def _rms_norm_bwd_kernel(weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, 
         x_hat = _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32) * inv
         grad_w += jnp.sum(dy * x_hat, axis=0)
         wdy = w * dy
-        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 128.0
+        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / n
         grad_x_ref[pl.ds(j * 256, 256)] = ((wdy - x_hat * proj) * inv).astype(grad_x_ref.dtype)
         return grad_w
 
@@ -188,23 +127,24 @@ def _rms_norm_bwd_kernel(weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, 
 
 
 def _rms_norm_bwd_call(weight, grad_out, rstd, x):
+    n = weight.shape[0]
     m = grad_out.shape[0]
     grad_x, grad_weight = pl.pallas_call(
-        functools.partial(_rms_norm_bwd_kernel, m=m),
+        functools.partial(_rms_norm_bwd_kernel, m=m, n=n),
         grid=(pl.cdiv(m, 1024),),
         in_specs=[
-            pl.BlockSpec((128,), lambda i: (0,)),
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((n,), lambda i: (0,)),
+            pl.BlockSpec((1024, n), lambda i: (i, 0)),
             pl.BlockSpec((1024,), lambda i: (i,)),
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((1024, n), lambda i: (i, 0)),
         ],
         out_specs=[
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
-            pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
+            pl.BlockSpec((1024, n), lambda i: (i, 0)),
+            pl.BlockSpec((None, 1, n), lambda i: (i, 0, 0)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((m, 128), weight.dtype),
-            jax.ShapeDtypeStruct((pl.cdiv(m, 1024), 1, 128), rstd.dtype),
+            jax.ShapeDtypeStruct((m, n), weight.dtype),
+            jax.ShapeDtypeStruct((pl.cdiv(m, 1024), 1, n), rstd.dtype),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",),
@@ -213,76 +153,6 @@ def _rms_norm_bwd_call(weight, grad_out, rstd, x):
         interpret=kt.INTERPRET,
     )(weight, grad_out, rstd, x)
     return grad_x, grad_weight.squeeze(-2)
-
-
-def _rms_norm_bwd_f32_kernel(weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, grad_weight_ref, *, m):
-    pid_cta = pl.program_id(0)
-    w = weight_ref[...][None, :]
-    grad_w = jnp.zeros((96,), jnp.float32)
-    first_m = pid_cta * 1024
-    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
-
-    def body(j, grad_w):
-        start_m = first_m + j * 256
-        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
-        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
-        x_hat = _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0) * inv
-        grad_w += jnp.sum(dy * x_hat, axis=0)
-        wdy = w * dy
-        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 96.0
-        grad_x_ref[pl.ds(j * 256, 256)] = (wdy - x_hat * proj) * inv
-        return grad_w
-
-    grad_w = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, grad_w)
-    grad_weight_ref[0] = grad_w
-
-
-def _rms_norm_bwd_f32_call(weight, grad_out, rstd, x):
-    m = grad_out.shape[0]
-    grad_x, grad_weight = pl.pallas_call(
-        functools.partial(_rms_norm_bwd_f32_kernel, m=m),
-        grid=(pl.cdiv(m, 1024),),
-        in_specs=[
-            pl.BlockSpec((96,), lambda i: (0,)),
-            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
-            pl.BlockSpec((1024,), lambda i: (i,)),
-            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
-        ],
-        out_specs=[
-            pl.BlockSpec((1024, 96), lambda i: (i, 0)),
-            pl.BlockSpec((None, 1, 96), lambda i: (i, 0, 0)),
-        ],
-        out_shape=[
-            jax.ShapeDtypeStruct((m, 96), weight.dtype),
-            jax.ShapeDtypeStruct((pl.cdiv(m, 1024), 1, 96), weight.dtype),
-        ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-        ),
-        name="rms_norm_bwd",
-        interpret=kt.INTERPRET,
-    )(weight, grad_out, rstd, x)
-    return grad_x, grad_weight.squeeze(-2)
-
-
-def _rms_norm_bwd_bf16_f32(
-    grad_out: jax.Array,
-    x: jax.Array,
-    weight: jax.Array,
-    rstd: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    grad_x, grad_weight = _rms_norm_bwd_call(weight, grad_out, rstd, x)
-    return grad_x, grad_weight.sum(0).astype(weight.dtype)
-
-
-def _rms_norm_bwd_f32(
-    grad_out: jax.Array,
-    x: jax.Array,
-    weight: jax.Array,
-    rstd: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    grad_x, grad_weight = _rms_norm_bwd_f32_call(weight, grad_out, rstd, x)
-    return grad_x, grad_weight.sum(0).astype(weight.dtype)
 
 
 @kt.kernel(
@@ -309,6 +179,5 @@ def rms_norm_bwd(
     Returns:
         Gradients of ``x`` [M, N] and of ``weight`` [N], in the dtypes of these.
     """
-    if grad_out.dtype == jnp.bfloat16:
-        return _rms_norm_bwd_bf16_f32(grad_out, x, weight, rstd)
-    return _rms_norm_bwd_f32(grad_out, x, weight, rstd)
+    grad_x, grad_weight = _rms_norm_bwd_call(weight, grad_out, rstd, x)
+    return grad_x, grad_weight.sum(0).astype(weight.dtype)

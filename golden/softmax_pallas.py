@@ -3,24 +3,25 @@
 # softmax: x=f32[M,N]; block_sizes=[256]
 # softmax_decomposed: x=bf16[M,N]; block_sizes=[256]
 # softmax_decomposed: x=f32[M,N]; block_sizes=[256]
-# softmax_two_pass: x=f16[M,N]; block_sizes=[1024, 256], num_warps=4
-# softmax_two_pass: x=f32[M,N]; block_sizes=[1024, 256], num_warps=4
-# softmax_two_pass: x=f32[M,N]{0,1}; block_sizes=[1024, 256], num_warps=4
+# softmax_two_pass: x=f16[M,N]; block_sizes=[1024, 256]
+# softmax_two_pass: x=f32[M,N]; block_sizes=[1024, 256]
+# softmax_two_pass: x=f32[M,N]{0,1}; block_sizes=[1024, 256]
+# float16 arrays go through kernels as float32: Mosaic has no float16.
 
 from __future__ import annotations
 
 import functools
-
-try:
-    from . import _kt_pallas as kt
-except ImportError:
-    import _kt_pallas as kt
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
+try:
+    from . import _kt_pallas as kt
+except ImportError:
+    import _kt_pallas as kt
 
 
 def _select(keep, x, fill):
@@ -44,6 +45,8 @@ def _softmax_kernel(x_ref, out_ref):
 
 
 def _softmax_call(x):
+    dtype = x.dtype
+    x = kt.widened(x)
     m, n = x.shape
     block_m = min(256, m)
     in_specs = [pl.BlockSpec((block_m, n), lambda i: (i, 0))]
@@ -61,7 +64,7 @@ def _softmax_call(x):
         ),
         name="softmax",
         interpret=kt.INTERPRET,
-    )(x)
+    )(x).astype(dtype)
 
 
 @kt.kernel({"x": "f16[M,N]"}, {"x": "f32[M,N]"})
@@ -74,8 +77,7 @@ def softmax(x: jax.Array) -> jax.Array:
     Returns:
         [M, N] in the dtype of ``x``; every row sums to one.
     """
-    out = _softmax_call(x.astype(jnp.float32)).astype(x.dtype)
-    return out
+    return _softmax_call(x)
 
 
 def _softmax_decomposed_kernel(x_ref, out_ref):
@@ -112,50 +114,6 @@ def _softmax_decomposed_call(x):
     )(x)
 
 
-def _softmax_decomposed_f32_kernel(x_ref, out_ref):
-    row = x_ref[...]
-    numerator = jnp.exp(row - jnp.max(row, axis=1, keepdims=True))
-    denominator = jnp.sum(numerator, axis=1, keepdims=True)
-    out_ref[...] = numerator / denominator
-
-
-def _softmax_decomposed_f32_call(x):
-    m, n = x.shape
-    block_m = min(256, m)
-    in_specs = [pl.BlockSpec((block_m, n), lambda i: (i, 0))]
-    out_specs = pl.BlockSpec((block_m, n), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
-    return pl.pallas_call(
-        _softmax_decomposed_f32_kernel,
-        grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "softmax_decomposed",
-                in_specs,
-                (x,),
-                out_specs,
-                out_shape,
-            ),
-        ),
-        name="softmax_decomposed",
-        interpret=kt.INTERPRET,
-    )(x)
-
-
-def _softmax_decomposed_bf16(x: jax.Array) -> jax.Array:
-    out = _softmax_decomposed_call(x)
-    return out
-
-
-def _softmax_decomposed_f32(x: jax.Array) -> jax.Array:
-    out = _softmax_decomposed_f32_call(x)
-    return out
-
-
 @kt.kernel({"x": "bf16[M,N]"}, {"x": "f32[M,N]"})
 def softmax_decomposed(x: jax.Array) -> jax.Array:
     """Row softmax spelled out as maximum, exponential, sum and division.
@@ -166,9 +124,7 @@ def softmax_decomposed(x: jax.Array) -> jax.Array:
     Returns:
         [M, N] in the dtype of ``x``.
     """
-    if x.dtype == jnp.bfloat16:
-        return _softmax_decomposed_bf16(x)
-    return _softmax_decomposed_f32(x)
+    return _softmax_decomposed_call(x)
 
 
 def _softmax_two_pass_kernel(x_ref, out_ref, *, block_m, n):
@@ -192,12 +148,13 @@ def _softmax_two_pass_kernel(x_ref, out_ref, *, block_m, n):
         values = x_ref[:, pl.ds(start_n, 1024)]
         probs = jnp.exp(values - row_max) / row_sum
         out_ref[:, pl.ds(start_n, 1024)] = probs
-        return None
 
     lax.fori_loop(0, pl.cdiv(n, 1024), body, None)
 
 
 def _softmax_two_pass_call(x):
+    dtype = x.dtype
+    x = kt.widened(x)
     m, n = x.shape
     block_m = min(256, m)
     in_specs = [pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))]
@@ -221,7 +178,7 @@ def _softmax_two_pass_call(x):
         ),
         name="softmax_two_pass",
         interpret=kt.INTERPRET,
-    )(x)
+    )(x).astype(dtype)
 
 
 @kt.kernel({"x": "f16[M,N]"}, {"x": "f32[M,N]"}, {"x": "f32[M,N]{0,1}"})
@@ -234,5 +191,4 @@ def softmax_two_pass(x: jax.Array) -> jax.Array:
     Returns:
         [M, N] in the dtype of ``x``.
     """
-    out = _softmax_two_pass_call(x.astype(jnp.float32)).astype(x.dtype)
-    return out
+    return _softmax_two_pass_call(x)

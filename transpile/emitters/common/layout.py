@@ -130,6 +130,17 @@ def wrap(text: str, indent: int) -> list[str]:
     return [f"{pad}{head} = (", *_expression(value, indent + 4), pad + ")"]
 
 
+def filled(items: list[str], indent: int) -> list[str]:
+    """Items with commas behind them, as many on a line as fit."""
+    lines: list[str] = []
+    for item in items:
+        if lines and len(lines[-1]) + len(item) + 2 <= WIDTH:
+            lines[-1] += f" {item},"
+        else:
+            lines.append(f"{' ' * indent}{item},")
+    return lines
+
+
 def _contents(head: str, inner: str, indent: int) -> list[str]:
     """What stands in a broken bracket: the arguments of a call, entries, or one expression."""
     items = _split_commas(inner)

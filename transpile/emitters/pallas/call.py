@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transpile.emitters.common.layout import WIDTH, wrap
+from transpile.emitters.common.layout import WIDTH, filled, wrap
 from transpile.emitters.common.tree import Var
 from transpile.emitters.pallas.context import Context
 from transpile.emitters.pallas.dtypes import NAMES, on_device
@@ -78,7 +78,9 @@ class Call:
             index.insert(-1, "0")
         if not self.plan.grid:
             return f"pl.BlockSpec({_tuple(shape)})"
-        return f"pl.BlockSpec({_tuple(shape)}, lambda {self._letters()}: {_tuple(index)})"
+        block, where = _tuple(shape), f"lambda {self._letters()}: {_tuple(index)}"
+        one = f"pl.BlockSpec({block}, {where})"
+        return one if len(one) <= WIDTH - 17 else _bracketed("pl.BlockSpec(", [block, where])
 
     def _extent(self, dim: WindowDim) -> str:
         if dim.kind == "squeezed":
@@ -284,17 +286,18 @@ class Call:
         tail = f"    )({', '.join(operands)})"
         if len(tail) <= WIDTH:
             return [*lines, tail]
-        return [*lines, "    )(", *wrap(", ".join(operands) + ",", 8), "    )"]
+        return [*lines, "    )(", *filled(operands, 8), "    )"]
 
     def _function(self) -> str:
         if not self.keywords and not self.variation.extras:
             return "{kernel}"
         names = [*self.keywords, *(var for var, _ in self.variation.extras)]
-        pairs = ", ".join(f"{v.name}={v.name}" for v in names)
-        one = "functools.partial({kernel}, " + pairs + ")"
+        pairs = [f"{v.name}={v.name}" for v in names]
+        one = f"functools.partial({{kernel}}, {', '.join(pairs)})"
         if len(one) + len(self.title) <= WIDTH - 10:
             return one
-        return "\n".join(["functools.partial(", "    {kernel},", *wrap(pairs + ",", 4), ")"])
+        lines = [line[8:] for line in filled(pairs, 12)]
+        return "\n".join(["functools.partial(", "    {kernel},", *lines, ")"])
 
     def _options(self) -> list[str]:
         found = []
@@ -339,9 +342,10 @@ def _tuple(items: list[str]) -> str:
 
 def _list(name: str, items: list[str]) -> str:
     one = f"{name}=[{', '.join(items)}]"
-    if len(one) <= WIDTH - 12:
+    if len(one) <= WIDTH - 12 and "\n" not in one:
         return one
-    return "\n".join([f"{name}=[", *(f"    {item}," for item in items), "]"])
+    entries = ["    " + item.replace("\n", "\n    ") + "," for item in items]
+    return "\n".join([f"{name}=[", *entries, "]"])
 
 
 def _bracketed(head: str, entries: list[str]) -> str:

@@ -297,7 +297,8 @@ def _scope(
         outs = [ctx.carried(y, p) for y, p in zip(yields, params, strict=True)]
     else:
         outs = [ctx.exact(y) for y in yields]
-    ctx.emit(Return(tuple(outs) if outs else (lit("None"),)))
+    if outs:
+        ctx.emit(Return(tuple(outs)))
     body, ctx.body, ctx.pending = ctx.body, saved, pending
     return carry, body
 

@@ -7,6 +7,7 @@ import re
 from transpile import __version__, resources
 from transpile.emitters import EmitOptions, EmitResult, SourceInfo
 from transpile.emitters.common.hostfunctions import mentions
+from transpile.emitters.common.layout import WIDTH, wrap
 from transpile.emitters.common.module import host_imports, joined, kernel_header
 from transpile.emitters.common.templates import render_template
 from transpile.emitters.pallas import hostjax, ops
@@ -17,6 +18,7 @@ from transpile.emitters.pallas.hostjax_variants import host_functions, suffixes
 from transpile.emitters.pallas.merge import Signature, lowered
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
+from transpile.ir.dtypes import F16
 
 
 def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions) -> EmitResult:
@@ -44,10 +46,10 @@ def _module(source: SourceInfo, groups: list[list[Signature]], options: EmitOpti
         "pallas", "module.py.jinja",
         version=__version__,
         source=source,
-        headers=[line for v in variants for line in kernel_header(v.kernel, v.schedule)],
-        host_imports=_host_imports(imported, [*functions, *definitions]),
+        headers=_headers(variants),
+        host_imports=_host_imports([*imported, "import functools"], texts),
+        jnp=mentions("jnp", texts),
         lax=mentions("lax", texts),
-        partial=any("functools." in text for text in texts),
         prelude=joined(definitions),
         helpers=[HELPERS[h].strip("\n") for h in helpers],
         kernels=kernels,
@@ -56,12 +58,24 @@ def _module(source: SourceInfo, groups: list[list[Signature]], options: EmitOpti
     )  # fmt: skip
 
 
-_OURS = ("import jax", "import jax.numpy as jnp", "from jax import lax", "import functools")
+#: keys of a config that mean something here; the header names no others
+FOLLOWED = frozenset({"block_sizes", "reduction_loops", "pallas_loop_type"})
+
+_OURS = ("import jax", "import jax.numpy as jnp", "from jax import lax")
+
+
+def _headers(variants: list[Signature]) -> list[str]:
+    """What the kernels were built for."""
+    lines = [h for v in variants for h in kernel_header(v.kernel, v.schedule, FOLLOWED)]
+    if any(t.dtype == F16 for v in variants for t in v.kernel.tensors):
+        lines.append("float16 arrays go through kernels as float32: Mosaic has no float16.")
+    return lines
 
 
 def _host_imports(imported: list[str], texts: list[str]) -> list[str]:
     """What the host programs import; torch is mentioned in docstrings only."""
-    return [line for line in host_imports(imported, texts, _OURS) if line != "import torch"]
+    lines = [line for line in host_imports(imported, texts, _OURS) if line != "import torch"]
+    return lines[:-1] if lines[-1:] == [""] else lines
 
 
 def _host_functions(group: list[Signature]) -> str:
@@ -87,7 +101,17 @@ def _name_phases(group: list[Signature]) -> str:
 
 
 def _named(text: str, stem: str) -> str:
-    return re.sub(r"\{(kernel|call)\}", lambda m: f"{stem}_{m[1]}", text)
+    """The text with the functions' names, which may make a line too long."""
+    lines = re.sub(r"\{(kernel|call)\}", lambda m: f"{stem}_{m[1]}", text).split("\n")
+    return "\n".join(line for long in lines for line in _fitted(long))
+
+
+def _fitted(line: str) -> list[str]:
+    if len(line) <= WIDTH or not line.lstrip().startswith(("def ", "functools.partial(")):
+        return [line]
+    after = "," if line.endswith(",") else ""
+    *lines, last = wrap(line.strip().removesuffix(","), len(line) - len(line.lstrip()))
+    return [*lines, last + after]
 
 
 def capabilities() -> dict[str, object]:

@@ -78,7 +78,7 @@ HELPERS: dict[str, str] = {
         moved = tuple(jnp.roll(v, -shift if reverse else shift, axis) for v in values)
         inside = position < n - shift if reverse else position >= shift
         combined = combine(*moved, *values)
-        values = tuple(jnp.where(inside, c, v) for c, v in zip(combined, values))
+        values = tuple(jnp.where(inside, c, v) for c, v in zip(combined, values, strict=True))
         shift *= 2
     return values
 ''',

@@ -330,8 +330,9 @@ class HostProgram:
             needless |= self._allocation(statement) is not None
             if index in dropped or (needless and not read & bound(statement.text)):
                 continue
+            lines = self._statement_lines(index, statement, launches)
+            texts.append(_unused_as_underscores(lines, read) if statement.pure else lines)
             read |= statement.words
-            texts.append(self._statement_lines(index, statement, launches))
         return [line for lines in reversed(texts) for line in lines]
 
     def _statement_lines(
@@ -365,6 +366,15 @@ class HostProgram:
         """Columns before the first line of a launch."""
         indents = {i.phase: i.indent for i in self.kernel.host if isinstance(i, ir.Launch)}
         return 4 + 4 * indents.get(phase, 0)
+
+
+def _unused_as_underscores(lines: list[str], read: set[str]) -> list[str]:
+    """``_, k = x.shape`` where nothing reads the first name."""
+    match = re.match(r"( *)(\w+(?:, \w+)+) = ", lines[-1]) if lines else None
+    if match is None:
+        return lines
+    names = ", ".join(name if name in read else "_" for name in match[2].split(", "))
+    return [*lines[:-1], f"{match[1]}{names} = {lines[-1][match.end() :]}"]
 
 
 def tensors_of(phase: ir.Phase) -> list[ir.Tensor]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from transpile.emitters.common.layout import render, wrap
+from transpile.emitters.common.layout import WIDTH, filled, render, wrap
 from transpile.emitters.common.names import RESERVED as PYTHON_NAMES
 from transpile.emitters.common.names import Namer, mangle
 from transpile.emitters.common.tidy import tidy, used_variables
-from transpile.emitters.common.tree import Var
+from transpile.emitters.common.tree import ATOM, Assign, Eval, Expr, Stmt, Var, blocks, ref
 from transpile.emitters.pallas.body import lower_body
 from transpile.emitters.pallas.call import Call
 from transpile.emitters.pallas.context import Context
@@ -112,6 +112,11 @@ def draft(
     plan.windows.inputs = [w for w in plan.windows.inputs if w.ref in used or w.space == "prefetch"]
     made = Draft(kernel, schedule, title, plan, ctx)
     made.refs = _name_refs(ctx, plan, used)
+    unread = [ref(v) for v in made.refs if v not in used]
+    if unread:
+        names = ", ".join(f"{{{i}}}" for i in range(len(unread)))
+        delete = Expr(f"del {names}  # for the index maps", tuple(unread), (ATOM,) * len(unread))
+        ctx.body.insert(0, Eval(delete))
     plan.name_letters()
     check(Needs(plan, ctx), kernel, schedule.arch)
     return made
@@ -126,6 +131,7 @@ def finish(made: Draft, variation: Variation | None = None) -> LoweredPhase:
     call = Call(kernel, plan, ctx, made.keywords, made.title, Needs(plan, ctx), variation)
     call_text = call.text()
     Namer(ctx.body, [*made.refs, *made.keywords, *extras], RESERVED).run()
+    _blank(ctx.body, used_variables(ctx.body))
     keywords = [v.name for v in (*made.keywords, *extras)]
     head = _signature("def {kernel}", [v.name for v in made.refs], keywords)
     outputs = [w.tensor for w in plan.windows.outputs]
@@ -136,6 +142,16 @@ def finish(made: Draft, variation: Variation | None = None) -> LoweredPhase:
         frozenset(t for t in outputs if t not in call.tensors), ctx.helpers,
         [t for t in outputs if t.name in call.choices.asked],
     )  # fmt: skip
+
+
+def _blank(body: list[Stmt], used: set[Var]) -> None:
+    """``_`` for parts of a tuple that nothing reads."""
+    for stmt in body:
+        if isinstance(stmt, Assign) and len(stmt.targets) > 1:
+            for var in stmt.targets:
+                var.name = var.name if var in used else "_"
+        for block in blocks(stmt):
+            _blank(block, used)
 
 
 def _name_refs(ctx: Context, plan: Plan, used: set[Var]) -> list[Var]:
@@ -161,10 +177,10 @@ def _name_refs(ctx: Context, plan: Plan, used: set[Var]) -> list[Var]:
 def _signature(head: str, parameters: list[str], keywords: list[str]) -> list[str]:
     every = [*parameters, *(["*", *keywords] if keywords else [])]
     one = f"{head}({', '.join(every)}):"
-    if len(re.sub(r"\{kernel\}", "_kernel_name_here", one)) <= 100:
+    if len(re.sub(r"\{kernel\}", "_kernel_name_here", one)) <= WIDTH:
         return [one]
     lines = [f"{head}("]
-    for group in (parameters, ["*", *keywords] if keywords else []):
-        if group:
-            lines += wrap(", ".join(group) + ",", 4)
+    lines += filled(parameters, 4)
+    if keywords:
+        lines += filled(["*", *keywords], 4)
     return [*lines, "):"]

@@ -14,7 +14,7 @@ from transpile.ir.sizes import ZERO, Size, Sym
 from transpile.ir.walk import walk
 from transpile.passes.schedule import Schedule
 
-_LETTERS = "ijklpqrstuvw"
+_LETTERS = "ijkpqrstuvw"
 _LANES = 128  # of a vector register; a multiple of the sublanes of every dtype
 
 

@@ -100,7 +100,7 @@ class Sizes:
         if name is not None:
             return name
         if sym is not None:
-            return sym.name.lower()
+            return {"l": "length"}.get(sym.name.lower(), sym.name.lower())  # not 1
         words = "".join(c if c.isalnum() else "_" for c in str(size)).strip("_").lower()
         while "__" in words:
             words = words.replace("__", "_")

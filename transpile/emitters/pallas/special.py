@@ -35,7 +35,8 @@ def _bind(ctx: Context, op: ir.Op, call: Expr, hint: str) -> None:
 def lower_split(ctx: Context, op: ir.Split) -> None:
     """The two halves of a last axis of 2."""
     value = ctx.exact(op.value)
-    value = ctx.let("pairs", value)
+    if value.var is None:
+        value = ctx.let("pairs", value)
     ctx.consume(op)
     for i, result in enumerate(op.results):
         half = postfix(value, f"[..., {i}]", result.dtype, result.shape)
