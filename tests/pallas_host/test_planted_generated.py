@@ -58,7 +58,7 @@ BUGS = {
     "output block visited again": Bug(
         "column_sum", r"out_specs=(.*)lambda i, j: \(i,\)", r"out_specs=\1lambda i, j: (j % 2,)"
     ),
-    "slice past the end": Bug("segment_sum", r"pl\.cdiv\(l, 16\) \* 16 \+ 16", "16"),
+    "slice past the end": Bug("segment_sum", r"pl\.cdiv\(length, 16\) \* 16 \+ 16", "16"),
     "rows before the segment not masked": Bug(
         "segment_sum", r"start = (offsets_ref\[\w+\])", r"start = \1 // 8 * 8"
     ),

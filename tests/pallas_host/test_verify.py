@@ -134,12 +134,12 @@ MUTATIONS = {
         frozenset(SHAPES),
     ),
     "raises": Mutation(
-        _sub(r"    out = _matmul_", "    raise ValueError(7)\n    out = _matmul_"),
+        _sub(r"    return _matmul_", "    raise ValueError(7)\n    return _matmul_"),
         "matmul",
         frozenset(COMPILED | SHAPES),
     ),
     "dies": Mutation(
-        _sub(r"    out = _matmul_", "    import os\n    os._exit(3)\n    out = _matmul_"),
+        _sub(r"    return _matmul_", "    import os\n    os._exit(3)\n    return _matmul_"),
         "matmul",
         frozenset(COMPILED | SHAPES),
     ),
@@ -149,7 +149,7 @@ MUTATIONS = {
         frozenset(SHAPES),
     ),
     "not returned": Mutation(
-        _sub(r"    return x\n", "    return None\n"), "scale", frozenset(SHAPES)
+        _sub(r"    return (_scale_call.*)", r"    \1\n    return None"), "scale", frozenset(SHAPES)
     ),
     "syntax": Mutation(lambda text: text + "\n("),
 }
