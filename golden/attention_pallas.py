@@ -49,19 +49,20 @@ def _mask_outside(x, axis, start, first, stop, fill):
 
 def _across(x, n):
     """``x``, each row the same in its 128 lanes, as rows of ``n`` lanes."""
-    return jnp.tile(x, n // 128) if n % 128 == 0 else jnp.tile(x, n // 128 + 1)[..., :n]
+    wide = x if n <= 128 else jnp.tile(x, pl.cdiv(n, 128))
+    return wide if n % 128 == 0 else wide[..., :n]
 
 
 def _attention_kernel(
     q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_ref, row_sum_ref, acc_ref, row_max_ref,
-    *, block_m, block_n, n,
+    *, block_m, block_n, n, head_dim, precision, scale,
 ):
     pid_n = pl.program_id(2)
 
     @pl.when(pid_n == 0)
     def _():
         row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        acc_ref[...] = jnp.zeros((block_m, 64), jnp.float32)
+        acc_ref[...] = jnp.zeros((block_m, head_dim), jnp.float32)
         row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
 
     q_tile = q_flat_ref[...]
@@ -69,55 +70,62 @@ def _attention_kernel(
     scores = lax.dot_general(
         q_tile, k_flat_ref[...], (((1,), (1,)), ((), ())),
         preferred_element_type=jnp.float32,
-        precision=lax.Precision.HIGHEST,
-    ) * 0.18033688011112042
+        precision=precision,
+    ) * scale
     scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
     new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
     probs = jnp.exp2(scores - _across(new_max, block_n))
     correction = jnp.exp2(row_max - new_max)
     row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction[:, :64] + jnp.dot(
+    acc_ref[...] = acc_ref[...] * _across(correction, head_dim) + jnp.dot(
         probs,
         _mask_tail(v_flat_ref[...], 0, pid_n * block_n, n, 0.0),
         preferred_element_type=jnp.float32,
-        precision=lax.Precision.HIGHEST,
+        precision=precision,
     )
     row_max_ref[...] = new_max
 
     @pl.when(pid_n == pl.num_programs(2) - 1)
     def _():
         row_sum = row_sum_ref[...]
-        out_ref[...] = acc_ref[...] / row_sum[:, :64]
+        out_ref[...] = acc_ref[...] / _across(row_sum, head_dim)
         lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
 def _attention_call(q_flat, k_flat, v_flat):
     dtype = q_flat.dtype
     q_flat, k_flat, v_flat = kt.widened(q_flat, k_flat, v_flat)
-    b_h, m, _ = q_flat.shape
+    b_h, m, head_dim = q_flat.shape
     n = k_flat.shape[1]
     block_m = min(1024, m)
     block_n = min(1024, n)
+    # One pass of the matrix unit keeps 8 bits, float16 has 11.
+    precision = lax.Precision.HIGHEST if dtype == jnp.float16 else None
+    scale = 1.4426950408889634 / head_dim**0.5
     in_specs = [
-        pl.BlockSpec((None, block_m, 64), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, block_n, 64), lambda i, j, k: (i, k, 0)),
-        pl.BlockSpec((None, block_n, 64), lambda i, j, k: (i, k, 0)),
+        pl.BlockSpec((None, block_m, head_dim), lambda i, j, k: (i, j, 0)),
+        pl.BlockSpec((None, block_n, head_dim), lambda i, j, k: (i, k, 0)),
+        pl.BlockSpec((None, block_n, head_dim), lambda i, j, k: (i, k, 0)),
     ]
     out_specs = [
-        pl.BlockSpec((None, block_m, 64), lambda i, j, k: (i, j, 0)),
+        pl.BlockSpec((None, block_m, head_dim), lambda i, j, k: (i, j, 0)),
         pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
     ]
     scratch_shapes = [
         pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, 64), jnp.float32),
+        pltpu.VMEM((block_m, head_dim), jnp.float32),
         pltpu.VMEM((block_m, 128), jnp.float32),
     ]
     out_shape = [
-        jax.ShapeDtypeStruct((b_h, m, 64), q_flat.dtype),
+        jax.ShapeDtypeStruct((b_h, m, head_dim), q_flat.dtype),
         jax.ShapeDtypeStruct((b_h, 1, m), jnp.float32),
     ]
     out, lse = pl.pallas_call(
-        functools.partial(_attention_kernel, block_m=block_m, block_n=block_n, n=n),
+        functools.partial(
+            _attention_kernel,
+            block_m=block_m, block_n=block_n, n=n, head_dim=head_dim, precision=precision,
+            scale=scale,
+        ),
         grid=(b_h, pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
         in_specs=in_specs,
         out_specs=out_specs,
@@ -140,90 +148,6 @@ def _attention_call(q_flat, k_flat, v_flat):
     return out.astype(dtype), lse.squeeze(-2)
 
 
-def _attention_2_kernel(
-    q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_ref, row_sum_ref, acc_ref, row_max_ref,
-    *, block_m, block_n, n,
-):
-    pid_n = pl.program_id(2)
-
-    @pl.when(pid_n == 0)
-    def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        acc_ref[...] = jnp.zeros((block_m, 32), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
-
-    q_tile = q_flat_ref[...]
-    row_max = row_max_ref[...]
-    scores = lax.dot_general(
-        q_tile, k_flat_ref[...], (((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    ) * 0.25503486164919736
-    scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
-    new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - _across(new_max, block_n))
-    correction = jnp.exp2(row_max - new_max)
-    row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction[:, :32] + jnp.dot(
-        probs,
-        _mask_tail(v_flat_ref[...], 0, pid_n * block_n, n, 0.0),
-        preferred_element_type=jnp.float32,
-    )
-    row_max_ref[...] = new_max
-
-    @pl.when(pid_n == pl.num_programs(2) - 1)
-    def _():
-        row_sum = row_sum_ref[...]
-        out_ref[...] = acc_ref[...] / row_sum[:, :32]
-        lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
-
-
-def _attention_2_call(q_flat, k_flat, v_flat):
-    b_h, m, _ = q_flat.shape
-    n = k_flat.shape[1]
-    block_m = min(1024, m)
-    block_n = min(1024, n)
-    in_specs = [
-        pl.BlockSpec((None, block_m, 32), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, block_n, 32), lambda i, j, k: (i, k, 0)),
-        pl.BlockSpec((None, block_n, 32), lambda i, j, k: (i, k, 0)),
-    ]
-    out_specs = [
-        pl.BlockSpec((None, block_m, 32), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
-    ]
-    scratch_shapes = [
-        pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, 32), jnp.float32),
-        pltpu.VMEM((block_m, 128), jnp.float32),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((b_h, m, 32), q_flat.dtype),
-        jax.ShapeDtypeStruct((b_h, 1, m), q_flat.dtype),
-    ]
-    out, lse = pl.pallas_call(
-        functools.partial(_attention_2_kernel, block_m=block_m, block_n=block_n, n=n),
-        grid=(b_h, pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "attention",
-                in_specs,
-                (q_flat, k_flat, v_flat),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
-        ),
-        name="attention",
-        interpret=kt.INTERPRET,
-    )(q_flat, k_flat, v_flat)
-    return out, lse.squeeze(-2)
-
-
 @kt.kernel(
     {"q": "f16[B,H,M,64]", "k": "f16[B,H,N,64]", "v": "f16[B,H,N,64]"},
     {"q": "f32[B,H,M,32]", "k": "f32[B,H,N,32]", "v": "f32[B,H,N,32]"},
@@ -244,10 +168,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.
     q_flat = q.reshape(b * h, m, d)
     k_flat = k.reshape(b * h, n, d)
     v_flat = v.reshape(b * h, n, d)
-    if k.dtype == jnp.float16:
-        out, lse = _attention_call(q_flat, k_flat, v_flat)
-    else:
-        out, lse = _attention_2_call(q_flat, k_flat, v_flat)
+    out, lse = _attention_call(q_flat, k_flat, v_flat)
     return out.reshape(b, h, m, d), lse.reshape(b, h, m)
 
 
@@ -450,14 +371,14 @@ def attention_causal(
 
 def _attention_gqa_kernel(
     q_ref, k_ref, v_ref, sm_scale_ref, out_ref, lse_ref, row_sum_ref, acc_ref, row_max_ref,
-    *, block_m, block_n, n,
+    *, block_m, block_n, n, head_dim,
 ):
     pid_n = pl.program_id(3)
 
     @pl.when(pid_n == 0)
     def _():
         row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        acc_ref[...] = jnp.zeros((block_m, 64), jnp.float32)
+        acc_ref[...] = jnp.zeros((block_m, head_dim), jnp.float32)
         row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
 
     q_tile = q_ref[...]
@@ -472,8 +393,8 @@ def _attention_gqa_kernel(
     probs = jnp.exp2(scores - _across(new_max, block_n))
     correction = jnp.exp2(row_max - new_max)
     row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction[:, :64] + jnp.dot(
-        probs.astype(jnp.bfloat16),
+    acc_ref[...] = acc_ref[...] * _across(correction, head_dim) + jnp.dot(
+        probs.astype(q_ref.dtype),
         _mask_tail(v_ref[...], 0, pid_n * block_n, n, 0.0),
         preferred_element_type=jnp.float32,
     )
@@ -482,123 +403,47 @@ def _attention_gqa_kernel(
     @pl.when(pid_n == pl.num_programs(3) - 1)
     def _():
         row_sum = row_sum_ref[...]
-        out_ref[...] = (acc_ref[...] / row_sum[:, :64]).astype(out_ref.dtype)
+        out_ref[...] = (acc_ref[...] / _across(row_sum, head_dim)).astype(out_ref.dtype)
         lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
 def _attention_gqa_call(q, k, v, sm_scale):
-    b, _, m, _ = q.shape
-    n = k.shape[2]
+    b, heads, m, head_dim = q.shape
+    _, kv_heads, n, _ = k.shape
+    group = heads // kv_heads
     block_m = min(1024, m)
     block_n = min(1024, n)
     in_specs = [
-        pl.BlockSpec((None, None, block_m, 64), lambda i, j, k, p: (i, j, k, 0)),
-        pl.BlockSpec((None, None, block_n, 64), lambda i, j, k, p: (i, j // 4, p, 0)),
-        pl.BlockSpec((None, None, block_n, 64), lambda i, j, k, p: (i, j // 4, p, 0)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = [
-        pl.BlockSpec((None, None, block_m, 64), lambda i, j, k, p: (i, j, k, 0)),
-        pl.BlockSpec((None, None, 1, block_m), lambda i, j, k, p: (i, j, 0, k)),
-    ]
-    scratch_shapes = [
-        pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, 64), jnp.float32),
-        pltpu.VMEM((block_m, 128), jnp.float32),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((b, 8, m, 64), q.dtype),
-        jax.ShapeDtypeStruct((b, 8, 1, m), jnp.float32),
-    ]
-    out, lse = pl.pallas_call(
-        functools.partial(_attention_gqa_kernel, block_m=block_m, block_n=block_n, n=n),
-        grid=(b, 8, pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "attention_gqa",
-                in_specs,
-                (q, k, v, jnp.full((1,), sm_scale, jnp.float32)),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+        pl.BlockSpec((None, None, block_m, head_dim), lambda i, j, k, p: (i, j, k, 0)),
+        pl.BlockSpec(
+            (None, None, block_n, head_dim),
+            lambda i, j, k, p: (i, j // group, p, 0),
         ),
-        name="attention_gqa",
-        interpret=kt.INTERPRET,
-    )(q, k, v, jnp.full((1,), sm_scale, jnp.float32))
-    return out, lse.squeeze(-2)
-
-
-def _attention_gqa_f32_kernel(
-    q_ref, k_ref, v_ref, sm_scale_ref, out_ref, lse_ref, row_sum_ref, acc_ref, row_max_ref,
-    *, block_m, block_n, n,
-):
-    pid_n = pl.program_id(3)
-
-    @pl.when(pid_n == 0)
-    def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        acc_ref[...] = jnp.zeros((block_m, 32), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
-
-    q_tile = q_ref[...]
-    row_max = row_max_ref[...]
-    scores = lax.dot_general(
-        q_tile, k_ref[...], (((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
-    scores *= sm_scale_ref[0] * 1.4426950408889634
-    scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
-    new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - _across(new_max, block_n))
-    correction = jnp.exp2(row_max - new_max)
-    row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction[:, :32] + jnp.dot(
-        probs,
-        _mask_tail(v_ref[...], 0, pid_n * block_n, n, 0.0),
-        preferred_element_type=jnp.float32,
-    )
-    row_max_ref[...] = new_max
-
-    @pl.when(pid_n == pl.num_programs(3) - 1)
-    def _():
-        row_sum = row_sum_ref[...]
-        out_ref[...] = acc_ref[...] / row_sum[:, :32]
-        lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
-
-
-def _attention_gqa_f32_call(q, k, v, sm_scale):
-    b, _, m, _ = q.shape
-    n = k.shape[2]
-    block_m = min(1024, m)
-    block_n = min(1024, n)
-    in_specs = [
-        pl.BlockSpec((None, None, block_m, 32), lambda i, j, k, p: (i, j, k, 0)),
-        pl.BlockSpec((None, None, block_n, 32), lambda i, j, k, p: (i, j // 2, p, 0)),
-        pl.BlockSpec((None, None, block_n, 32), lambda i, j, k, p: (i, j // 2, p, 0)),
+        pl.BlockSpec(
+            (None, None, block_n, head_dim),
+            lambda i, j, k, p: (i, j // group, p, 0),
+        ),
         pl.BlockSpec(memory_space=pltpu.SMEM),
     ]
     out_specs = [
-        pl.BlockSpec((None, None, block_m, 32), lambda i, j, k, p: (i, j, k, 0)),
+        pl.BlockSpec((None, None, block_m, head_dim), lambda i, j, k, p: (i, j, k, 0)),
         pl.BlockSpec((None, None, 1, block_m), lambda i, j, k, p: (i, j, 0, k)),
     ]
     scratch_shapes = [
         pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, 32), jnp.float32),
+        pltpu.VMEM((block_m, head_dim), jnp.float32),
         pltpu.VMEM((block_m, 128), jnp.float32),
     ]
     out_shape = [
-        jax.ShapeDtypeStruct((b, 6, m, 32), q.dtype),
-        jax.ShapeDtypeStruct((b, 6, 1, m), q.dtype),
+        jax.ShapeDtypeStruct((b, heads, m, head_dim), q.dtype),
+        jax.ShapeDtypeStruct((b, heads, 1, m), jnp.float32),
     ]
     out, lse = pl.pallas_call(
-        functools.partial(_attention_gqa_f32_kernel, block_m=block_m, block_n=block_n, n=n),
-        grid=(b, 6, pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
+        functools.partial(
+            _attention_gqa_kernel,
+            block_m=block_m, block_n=block_n, n=n, head_dim=head_dim,
+        ),
+        grid=(b, heads, pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
         in_specs=in_specs,
         out_specs=out_specs,
         scratch_shapes=scratch_shapes,
@@ -645,6 +490,4 @@ def attention_gqa(
     _, heads, _, _ = q.shape
     kv_heads = k.shape[1]
     assert heads % kv_heads == 0, f"{heads} query heads do not divide into {kv_heads} groups"
-    if k.dtype == jnp.bfloat16:
-        return _attention_gqa_call(q, k, v, sm_scale)
-    return _attention_gqa_f32_call(q, k, v, sm_scale)
+    return _attention_gqa_call(q, k, v, sm_scale)

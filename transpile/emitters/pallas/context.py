@@ -121,11 +121,14 @@ class Context:
     def across(self, value: Value, length: Size) -> Expr:
         """The value to meet rows of a length: a replicated column once for each of their lanes."""
         expr = self.held(value)
-        if value not in self.replicated or expr.shape[-1:] != (LANES,) or length == LANES:
+        general = length in self.sizes.general
+        if value not in self.replicated or expr.shape[-1:] != (LANES,):
+            return expr
+        if length == LANES and not general:
             return expr
         number = length.as_int()
         shape = (*expr.shape[:-1], length)
-        if number is not None and number < 128:
+        if number is not None and number < 128 and not general:
             return postfix(expr, f"[{_colons(value)}:{number}]", expr.dtype, shape)
         self.helpers.add("_across")
         return call("_across", expr, self.size(length), dtype=expr.dtype, shape=shape)

@@ -26,7 +26,8 @@ HELPERS: dict[str, str] = {
 ''',
     "_across": '''def _across(x, n):
     """``x``, each row the same in its 128 lanes, as rows of ``n`` lanes."""
-    return jnp.tile(x, n // 128) if n % 128 == 0 else jnp.tile(x, n // 128 + 1)[..., :n]
+    wide = x if n <= 128 else jnp.tile(x, pl.cdiv(n, 128))
+    return wide if n % 128 == 0 else wide[..., :n]
 ''',
     "_expm1": '''def _expm1(x):
     """exp(x) - 1 without cancellation near 0."""
