@@ -184,32 +184,32 @@ struct SqueezeExcitationParams {
       simdgroup_multiply_accumulate(gate_acc[j], hidden[kk], w2_frag, gate_acc[j]);
     }
   }
-  float2 gate[8];
+  // scaled = x[tile_b, :, tile_s].to(torch.float32) * gate[:, :, None]
   // gates[tile_b, :] = gate
   UNROLL for (short i = 0; i < 8; ++i) {
-    gate[i] = 1.0f / (1.0f + precise::exp(-elements(gate_acc[i])));
-    if (b_2 < params.b) {
-      *(device float2*)(gates + b_2 * 64 + d_2 + i * 8) = gate[i];
+    float2 gate;
+    UNROLL for (short j = 0; j < 2; ++j) {
+      gate[j] = 1.0f / (1.0f + precise::exp(-gate_acc[i].thread_elements()[j]));
+      exchange_shared[sg * 8 + lane / 16 * 4 + lane / 2 % 4][lane / 8 % 2 * 4 + lane % 2 * 2 + i * 8
+          + j][0] = gate[j];
     }
+    if (b_2 < params.b) {
+      *(device float2*)(gates + b_2 * 64 + d_2 + i * 8) = gate;
+    }
+  }
+  float x_tile[32];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short i = 0; i < 32; ++i) {
+    x_tile[i] = exchange_shared[i][tid / 2][0];
   }
   for (int tile_s = 0; tile_s < params.s; tile_s += 8) {
     int s = tile_s + lane % 2 * 4;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // scaled = x[tile_b, :, tile_s].to(torch.float32) * gate[:, :, None]
-    UNROLL for (short i = 0; i < 8; ++i) {
-      UNROLL for (short j = 0; j < 2; ++j) {
-        exchange_shared[sg * 8 + lane / 16 * 4 + lane / 2 % 4][lane / 8 % 2 * 4 + lane % 2 * 2
-            + i * 8 + j][0] = gate[i][j];
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
     // out[tile_b, :, tile_s] = scaled.to(x.dtype)
     UNROLL for (short i = 0; i < 32; ++i) {
-      half4 x_tile = b + i < params.b
+      half4 x_tile_2 = b + i < params.b
           ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + s, params.s - s)
           : half4(0.0h);
-      float x_tile_2 = exchange_shared[i][tid / 2][0];
-      float4 scaled = float4(x_tile) * x_tile_2;
+      float4 scaled = float4(x_tile_2) * x_tile[i];
       half4 out_tile = half4(scaled);
       if (b + i < params.b) {
         store_first<4>(out + (b + i) * params.s * 64 + d * params.s + s, out_tile, params.s - s);
@@ -315,31 +315,32 @@ struct SqueezeExcitationParams {
       simdgroup_multiply_accumulate(gate_acc[j], hidden[kk], w2_frag, gate_acc[j]);
     }
   }
-  float2 gate[12];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  // scaled = x[tile_b, :, tile_s].to(torch.float32) * gate[:, :, None]
   // gates[tile_b, :] = gate
   UNROLL for (short i = 0; i < 12; ++i) {
-    gate[i] = 1.0f / (1.0f + precise::exp(-elements(gate_acc[i])));
+    float2 gate;
+    UNROLL for (short j = 0; j < 2; ++j) {
+      gate[j] = 1.0f / (1.0f + precise::exp(-gate_acc[i].thread_elements()[j]));
+      exchange_shared[sg * 8 + lane / 16 * 4 + lane / 2 % 4][lane / 8 % 2 * 4 + lane % 2 * 2 + i * 8
+          + j][0] = gate[j];
+    }
     if (b_2 < params.b) {
-      *(device float2*)(gates + b_2 * 96 + d_2 + i * 8) = gate[i];
+      *(device float2*)(gates + b_2 * 96 + d_2 + i * 8) = gate;
     }
   }
+  float x_tile[32];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  UNROLL for (short i = 0; i < 32; ++i) {
+    x_tile[i] = tid < 96 ? exchange_shared[i][tid][0] : 0.0f;
+  }
   for (int tile_s = 0; tile_s < params.s; tile_s += 4) {
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // scaled = x[tile_b, :, tile_s].to(torch.float32) * gate[:, :, None]
-    UNROLL for (short i = 0; i < 12; ++i) {
-      UNROLL for (short j = 0; j < 2; ++j) {
-        exchange_shared[sg * 8 + lane / 16 * 4 + lane / 2 % 4][lane / 8 % 2 * 4 + lane % 2 * 2
-            + i * 8 + j][0] = gate[i][j];
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
     // out[tile_b, :, tile_s] = scaled.to(x.dtype)
     UNROLL for (short i = 0; i < 32; ++i) {
-      float4 x_tile = b + i < params.b && d < 96
+      float4 x_tile_2 = b + i < params.b && d < 96
           ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + tile_s,
           params.s - tile_s) : float4(0.0f);
-      float x_tile_2 = tid < 96 ? exchange_shared[i][tid][0] : 0.0f;
-      float4 scaled = x_tile * x_tile_2;
+      float4 scaled = x_tile_2 * x_tile[i];
       if (b + i < params.b && d < 96) {
         store_first<4>(out + (b + i) * params.s * 96 + d * params.s + tile_s, scaled,
             params.s - tile_s);

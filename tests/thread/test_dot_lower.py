@@ -100,6 +100,27 @@ def test_operands_that_a_loop_does_not_change_are_copied_before_it():
     assert (inside, outside) == ({"k_shared"}, {"a_shared"})
 
 
+GATED = """
+def gated(x, w, z):
+    m, k = x.size()
+    n = z.size(2)
+    k = hl.specialize(k)
+    out = torch.empty_like(z)
+    for tile_m in hl.tile(m):
+        gate = torch.sigmoid(hl.dot(x[tile_m, :], w[:, :]))
+        for tile_n in hl.tile(n):
+            out[tile_m, :, tile_n] = z[tile_m, :, tile_n] * gate[:, :, None]
+    return out
+"""
+
+
+def test_what_a_loop_does_not_change_changes_its_distribution_before_it():
+    kernel = lowered(GATED, "x=f16[M,64] w=f16[64,64] z=f32[M,64,N]", [32, 4])
+    (loop,) = statements(kernel.body, ir.For)
+    assert not statements(loop.body, ir.SharedStore)
+    assert not statements(loop.body, ir.Barrier)
+
+
 def test_steps_are_halved_until_the_operands_fit():
     kernel, schedule = prepared(MATMUL, "x=f16[M,K] y=f16[K,N] bias=f32[N]", [128, 128, 64])
     limits = Limits("test", matrices=UNIT)

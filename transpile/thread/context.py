@@ -73,6 +73,9 @@ class Run:
     start: Expr | None = None  # where its loop begins
 
 
+_KEPT = 64  # registers of a value that is kept around a loop, at most
+
+
 class Lowering:
     """Lowers one phase; the operations' own functions are in the modules beside."""
 
@@ -116,8 +119,21 @@ class Lowering:
         if layout is None or not known.sources or self.fits(known.layout, layout):
             return known if layout is None else known.moved(layout)
         if (value, layout) not in self.copies:
-            self.copies[value, layout] = self.exchange(known, layout, value)
+            self.copies[value, layout] = self._exchanged(known, layout, value)
         return self.copies[value, layout]
+
+    def _exchanged(self, tile: Tile, layout: Layout, value: ir.Value) -> Tile:
+        """The tile in another layout, before the loops around that do not change it."""
+        homes = [held.item.scope for held in tile.sources if held.item is not None]
+        saved = self.scope, self.whole
+        if len(homes) == len(tile.sources) and layout.elements <= _KEPT:
+            around = self.scope.around()
+            if homes and all(home in around for home in homes):
+                self.scope = min((h for h in homes if h is not None), key=around.index)
+                self.whole = frozenset()
+        found = self.exchange(tile, layout, value)
+        self.scope, self.whole = saved
+        return found
 
     @staticmethod
     def fits(have: Layout, want: Layout) -> bool:

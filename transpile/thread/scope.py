@@ -27,6 +27,13 @@ class Scope:
         nest = self._nest(item, at)
         self._put(item, nest)
 
+    def around(self) -> list[Scope]:
+        """This block and those around it, outwards."""
+        found = [self]
+        while (parent := found[-1].parent) is not None:
+            found.append(parent)
+        return found
+
     def add(self, control: Control) -> None:
         """Control flow, after everything that is there."""
         self.segments.append(control)
