@@ -179,7 +179,12 @@ def _padded(array: Any, *, always: bool = False) -> Any:
 # -- kernels -----------------------------------------------------------------------------------
 
 _KERNEL = re.compile(
-    r"^\[\[kernel, [^\n]*\]\] void (\w+)\(\n(.*?)\) \{\n(.*?)^\}\n", re.DOTALL | re.MULTILINE
+    r"^(?:template <([^\n]*)>\n)?\[\[kernel, [^\n]*\]\] void (\w+)\(\n(.*?)\) \{\n(.*?)^\}\n",
+    re.DOTALL | re.MULTILINE,
+)
+_INSTANCE = re.compile(
+    r'^template \[\[host_name\("(\w+)"\)\]\] \[\[kernel\]\]\s+decltype\([^;]*\) (\w+)<([^;]*)>;\n',
+    re.MULTILINE,
 )
 _IDS = {
     "tgid": "uint3 tgid = threadgroup_position_in_grid;",
@@ -211,9 +216,15 @@ def _kernel(launcher: Any, inputs: tuple[tuple[str, bool], ...], outputs: tuple[
 def split(source: str, kernel: str, inputs: dict[str, bool]) -> tuple[str, str]:
     """What stands before the kernels of a .metal file, and the body of one of them, which begins
     with its parameters as variables. ``inputs``: see :func:`_kernel`."""
-    found = {match[1]: match for match in _KERNEL.finditer(source)}
-    parameters, body = found[kernel][2], found[kernel][3]
+    functions = {match[2]: match for match in _KERNEL.finditer(source)}
+    instances = {match[1]: match for match in _INSTANCE.finditer(source)}
     first = []
+    if kernel in instances:
+        made, given = functions[instances[kernel][2]], instances[kernel][3]
+        first = _bound(made[1], given)
+    else:
+        made = functions[kernel]
+    parameters, body = made[3], made[4]
     for parameter in parameters.split(",\n"):
         text, _, attribute = parameter.strip().partition(" [[")
         kind, _, name = text.rpartition(" ")
@@ -227,7 +238,20 @@ def split(source: str, kernel: str, inputs: dict[str, bool]) -> tuple[str, str]:
             first.append(_IDS[name])
         else:  # an output, which MLX declares under this name
             assert attribute.startswith("buffer")
-    return _KERNEL.sub("", source), "\n".join([*(f"  {line}" for line in first), body])
+    header = _INSTANCE.sub("", _KERNEL.sub("", source))
+    return header, "\n".join([*(f"  {line}" for line in first), body])
+
+
+def _bound(parameters: str, arguments: str) -> list[str]:
+    """The parameters of a template as types and constants of one instance."""
+    lines = []
+    for parameter, value in zip(parameters.split(", "), arguments.split(", "), strict=True):
+        kind, name = parameter.split(" ")
+        lines.append(
+            f"using {name} = {value};" if kind == "typename"
+            else f"constexpr {kind} {name} = {value};"
+        )  # fmt: skip
+    return lines
 
 
 # -- dtypes ------------------------------------------------------------------------------------

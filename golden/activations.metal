@@ -128,32 +128,24 @@ struct SiluParams {
   int M_N;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void silu_1(
-    const device bfloat* x_flat [[buffer(0)]],
-    device bfloat* out_flat [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void silu(
+    const device T* x_flat [[buffer(0)]],
+    device T* out_flat [[buffer(1)]],
     constant SiluParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int block = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int block = int(tgid.x) * BLOCK + tid * 4;
   // out_flat[tile] = F.silu(x_flat[tile])
-  bfloat4 x_flat_tile = load_aligned<4>(x_flat + block, params.M_N - block);
+  vec<T, 4> x_flat_tile = load_aligned<4>(x_flat + block, params.M_N - block);
   float4 x_flat_f32 = float4(x_flat_tile);
-  bfloat4 out_flat_tile = bfloat4(x_flat_f32 * (1.0f / (1.0f + precise::exp(-x_flat_f32))));
+  vec<T, 4> out_flat_tile = vec<T, 4>(x_flat_f32 * (1.0f / (1.0f + precise::exp(-x_flat_f32))));
   store_aligned<4>(out_flat + block, out_flat_tile, params.M_N - block);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void silu_2(
-    const device float* x_flat [[buffer(0)]],
-    device float* out_flat [[buffer(1)]],
-    constant SiluParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int block = int(tgid.x) * 1024 + tid * 4;
-  // out_flat[tile] = F.silu(x_flat[tile])
-  float4 x_flat_tile = load_aligned<4>(x_flat + block, params.M_N - block);
-  float4 out_flat_tile = x_flat_tile * (1.0f / (1.0f + precise::exp(-x_flat_tile)));
-  store_aligned<4>(out_flat + block, out_flat_tile, params.M_N - block);
-}
+template [[host_name("silu_1")]] [[kernel]] decltype(silu<bfloat>) silu<bfloat>;
+template [[host_name("silu_2")]] [[kernel]] decltype(silu<float>) silu<float>;
 
 struct GeluErfParams {
   int n;
@@ -165,7 +157,8 @@ struct GeluErfParams {
     constant GeluErfParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // value = x[tile].to(torch.float32)
   half4 x_tile = load_aligned<4>(x + n, params.n - n);
   // out[tile] = (0.5 * value * (1.0 + torch.erf(value * 0.7071067811865476))).to(x.dtype)
@@ -189,8 +182,9 @@ struct GeluErfF32Params {
     constant GeluErfF32Params& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short B1 = 1024;
   int pid_0 = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * B1 + tid * 4;
   // value = x[tile].to(torch.float32)
   float4 value = load_first<4>(x + pid_0 * params.x_stride_0 + n, params.n - n);
   // out[tile] = (0.5 * value * (1.0 + torch.erf(value * 0.7071067811865476))).to(x.dtype)
@@ -201,37 +195,25 @@ struct GeluErfF32Params {
   store_first<4>(out + pid_0 * params.n + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void gelu_tanh_bf16(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void gelu_tanh(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant GeluErfF32Params& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // value = x[tile_m, tile_n].to(torch.float32)
-  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+  vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = (0.5 * value * (1.0 + torch.tanh(inner))).to(x.dtype)
   // inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
   float4 value = float4(x_tile);
   float4 inner = 0.7978846f * (value + 0.044715f * value * value * value);
-  bfloat4 out_tile = bfloat4(0.5f * value * (1.0f + precise::tanh(inner)));
+  vec<T, 4> out_tile = vec<T, 4>(0.5f * value * (1.0f + precise::tanh(inner)));
   store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void gelu_tanh_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant GeluErfF32Params& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // value = x[tile_m, tile_n].to(torch.float32)
-  float4 value = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // out[tile_m, tile_n] = (0.5 * value * (1.0 + torch.tanh(inner))).to(x.dtype)
-  // inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
-  float4 inner = 0.7978846f * (value + 0.044715f * value * value * value);
-  float4 out_tile = 0.5f * value * (1.0f + precise::tanh(inner));
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
+template [[host_name("gelu_tanh_bf16")]] [[kernel]] decltype(gelu_tanh<bfloat>) gelu_tanh<bfloat>;
+template [[host_name("gelu_tanh_f32")]] [[kernel]] decltype(gelu_tanh<float>) gelu_tanh<float>;

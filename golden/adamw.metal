@@ -49,51 +49,19 @@ struct AdamwStepParams {
   int n;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void adamw_step_f32(
-    const device float* grad [[buffer(0)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void adamw_step(
+    const device T* grad [[buffer(0)]],
     device float* exp_avg [[buffer(1)]],
     device float* exp_avg_sq [[buffer(2)]],
-    device float* param [[buffer(3)]],
+    device T* param [[buffer(3)]],
     constant AdamwStepParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // first = beta1 * exp_avg[tile] + (1.0 - beta1) * g
-  float4 exp_avg_tile = load_aligned<4>(exp_avg + n, params.n - n);
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // g = grad[tile].to(torch.float32)
-  float4 g = load_aligned<4>(grad + n, params.n - n);
-  float difference = 1.0f - params.beta1;
-  // second = beta2 * exp_avg_sq[tile] + (1.0 - beta2) * g * g
-  float4 exp_avg_sq_tile = load_aligned<4>(exp_avg_sq + n, params.n - n);
-  float difference_2 = 1.0f - params.beta2;
-  // decayed = param[tile].to(torch.float32) * (1.0 - lr * weight_decay)
-  float4 param_tile = load_aligned<4>(param + n, params.n - n);
-  float difference_3 = 1.0f - params.lr * params.weight_decay;
-  // param[tile] = (decayed - lr * (first / correction1) / denominator).to(param.dtype)
-  // denominator = torch.sqrt(second / correction2) + eps
-  float4 first = params.beta1 * exp_avg_tile + difference * g;
-  float4 second = params.beta2 * exp_avg_sq_tile + difference_2 * g * g;
-  float4 denominator = precise::sqrt(second / params.correction2) + params.eps;
-  float4 decayed = param_tile * difference_3;
-  float4 param_tile_2 = decayed - params.lr * (first / params.correction1) / denominator;
-  store_aligned<4>(param + n, param_tile_2, params.n - n);
-  // exp_avg[tile] = first
-  store_aligned<4>(exp_avg + n, first, params.n - n);
-  // exp_avg_sq[tile] = second
-  store_aligned<4>(exp_avg_sq + n, second, params.n - n);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void adamw_step_bf16_f32(
-    const device bfloat* grad [[buffer(0)]],
-    device float* exp_avg [[buffer(1)]],
-    device float* exp_avg_sq [[buffer(2)]],
-    device bfloat* param [[buffer(3)]],
-    constant AdamwStepParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // g = grad[tile].to(torch.float32)
-  bfloat4 grad_tile = load_aligned<4>(grad + n, params.n - n);
+  vec<T, 4> grad_tile = load_aligned<4>(grad + n, params.n - n);
   // first = beta1 * exp_avg[tile] + (1.0 - beta1) * g
   float4 exp_avg_tile = load_aligned<4>(exp_avg + n, params.n - n);
   float difference = 1.0f - params.beta1;
@@ -101,7 +69,7 @@ struct AdamwStepParams {
   float4 exp_avg_sq_tile = load_aligned<4>(exp_avg_sq + n, params.n - n);
   float difference_2 = 1.0f - params.beta2;
   // decayed = param[tile].to(torch.float32) * (1.0 - lr * weight_decay)
-  bfloat4 param_tile = load_aligned<4>(param + n, params.n - n);
+  vec<T, 4> param_tile = load_aligned<4>(param + n, params.n - n);
   float difference_3 = 1.0f - params.lr * params.weight_decay;
   // param[tile] = (decayed - lr * (first / correction1) / denominator).to(param.dtype)
   // denominator = torch.sqrt(second / correction2) + eps
@@ -110,10 +78,15 @@ struct AdamwStepParams {
   float4 second = params.beta2 * exp_avg_sq_tile + difference_2 * g * g;
   float4 denominator = precise::sqrt(second / params.correction2) + params.eps;
   float4 decayed = float4(param_tile) * difference_3;
-  bfloat4 param_tile_2 = bfloat4(decayed - params.lr * (first / params.correction1) / denominator);
+  vec<T, 4> param_tile_2 =
+      vec<T, 4>(decayed - params.lr * (first / params.correction1) / denominator);
   store_aligned<4>(param + n, param_tile_2, params.n - n);
   // exp_avg[tile] = first
   store_aligned<4>(exp_avg + n, first, params.n - n);
   // exp_avg_sq[tile] = second
   store_aligned<4>(exp_avg_sq + n, second, params.n - n);
 }
+
+template [[host_name("adamw_step_f32")]] [[kernel]] decltype(adamw_step<float>) adamw_step<float>;
+template [[host_name("adamw_step_bf16_f32")]] [[kernel]]
+decltype(adamw_step<bfloat>) adamw_step<bfloat>;

@@ -85,8 +85,9 @@ struct AddParams {
     constant AddParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short B1 = 1024;
   int pid_0 = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * B1 + tid * 4;
   // out[tile] = x[tile] + y[tile]
   bfloat4 x_tile = load_first<4>(x + pid_0 * params.x_stride_0 + n, params.n - n);
   bfloat4 y_tile = load_first<4>(y + pid_0 * params.y_stride_0 + n, params.n - n);
@@ -106,8 +107,9 @@ struct Add2Params {
     constant Add2Params& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short B1 = 1024;
   int pid_0 = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * B1 + tid * 4;
   // out[tile] = x[tile] + y[tile]
   float4 x_tile = load_first<4>(x + pid_0 * params.x_stride_0 + n, params.n - n);
   float4 y_tile = load_aligned<4>(y + n, params.n - n);
@@ -130,9 +132,10 @@ struct Add3Params {
     constant Add3Params& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short B2 = 1024;
   int pid_1 = int(tgid.y);
   int pid_0 = int(tgid.z);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * B2 + tid * 4;
   // out[tile] = x[tile] + y[tile]
   float4 x_tile =
       load_first<4>(x + pid_0 * params.x_stride_0 + pid_1 * params.x_stride_1 + n, params.n - n);

@@ -142,9 +142,10 @@ struct RowArgmaxParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup half max_shared[8];
-  threadgroup half max_shared_1[8];
-  threadgroup int max_shared_2[8];
+  constexpr short THREADS = 256;
+  threadgroup half max_shared[THREADS / 32];
+  threadgroup half max_shared_1[THREADS / 32];
+  threadgroup int max_shared_2[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -165,7 +166,7 @@ struct RowArgmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
@@ -218,7 +219,7 @@ struct RowArgmaxParams {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
   max_index = max_shared_2[0];
-  UNROLL for (short s = 0; s < 7; ++s) {
+  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
     half other_max_6 = max_shared_1[s + 1];
     int other_max_index_6 = max_shared_2[s + 1];
     if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
@@ -242,9 +243,10 @@ struct RowArgmaxParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup half max_shared[8];
-  threadgroup half max_shared_1[8];
-  threadgroup int max_shared_2[8];
+  constexpr short THREADS = 256;
+  threadgroup half max_shared[THREADS / 32];
+  threadgroup half max_shared_1[THREADS / 32];
+  threadgroup int max_shared_2[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -252,14 +254,14 @@ struct RowArgmaxParams {
   // indices[tile_m] = torch.argmax(row, dim=1)
   half max_2 = half(-INFINITY);
   int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-        params.n - (n + i * 1024), half(-INFINITY));
+  UNROLL for (short i = 0; i < 4096 / (THREADS * 4); ++i) {
+    half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4), half(-INFINITY));
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[j]);
       if (row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))) {
         max_2 = row[j];
-        max_index = tid * 4 + i * 1024 + j;
+        max_index = tid * 4 + i * THREADS * 4 + j;
       }
     }
   }
@@ -268,7 +270,7 @@ struct RowArgmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
@@ -321,7 +323,7 @@ struct RowArgmaxParams {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
   max_index = max_shared_2[0];
-  UNROLL for (short s = 0; s < 7; ++s) {
+  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
     half other_max_6 = max_shared_1[s + 1];
     int other_max_index_6 = max_shared_2[s + 1];
     if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
@@ -336,69 +338,74 @@ struct RowArgmaxParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f16_long(
-    const device half* x [[buffer(0)]],
-    device half* values [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_long(
+    const device T* x [[buffer(0)]],
+    device T* values [[buffer(1)]],
     device long* indices [[buffer(2)]],
     constant RowArgmaxParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup half max_shared[8];
-  threadgroup half max_shared_1[8];
-  threadgroup int min_shared[8];
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup T max_shared[THREADS / 32];
+  threadgroup T max_shared_1[THREADS / 32];
+  threadgroup int min_shared[THREADS / 32];
   int pid_m = int(tgid.x);
-  half4 acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    acc[i] = half4(half(-INFINITY));
+  vec<T, 4> acc[BN / (THREADS * 4)];
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+    acc[i] = vec<T, 4>(T(-INFINITY));
   }
-  half4 best[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    best[i] = half4(half(-INFINITY));
+  vec<T, 4> best[BN / (THREADS * 4)];
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+    best[i] = vec<T, 4>(T(-INFINITY));
   }
-  int4 place[4] = {};
+  int4 place[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // values[tile_m] = torch.amax(row, dim=1)
     // indices[tile_m] = torch.argmax(row, dim=1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-          params.n - (n + i * 1024), half(-INFINITY));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4), T(-INFINITY));
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = nan_max(acc[i][j], row[j]);
-        bool either = row[j] > best[i][j] || (isnan(row[j]) && !isnan(best[i][j]));
-        best[i][j] = either ? row[j] : best[i][j];
-        place[i][j] = either ? n + i * 1024 + j : place[i][j];
+        acc[i][j] = T(nan_max(float(acc[i][j]), float(row[j])));
+        bool either = float(row[j]) > float(best[i][j])
+            || (isnan(float(row[j])) && !isnan(float(best[i][j])));
+        best[i][j] = T(either ? float(row[j]) : float(best[i][j]));
+        place[i][j] = either ? n + i * THREADS * 4 + j : place[i][j];
       }
     }
   }
-  half max_ = half(-INFINITY);
-  half max_2 = half(-INFINITY);
-  UNROLL for (short i = 0; i < 4; ++i) {
+  T max_ = T(-INFINITY);
+  T max_2 = T(-INFINITY);
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, acc[i][j]);
-      max_2 = nan_max(max_2, best[i][j]);
+      max_ = T(nan_max(float(max_), float(acc[i][j])));
+      max_2 = T(nan_max(float(max_2), float(best[i][j])));
     }
   }
-  max_ = simd_nan_max(max_);
+  max_ = T(simd_nan_max(float(max_)));
   if (lane == 0) {
     max_shared[sg] = max_;
   }
-  max_2 = simd_nan_max(max_2);
+  max_2 = T(simd_nan_max(float(max_2)));
   if (lane == 0) {
     max_shared_1[sg] = max_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  max_ = T(simd_xor_nan_max<7>(float(max_shared[lane % (THREADS / 32)])));
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  max_2 = simd_xor_nan_max<7>(max_shared_1[lane % 8]);
+  max_2 = T(simd_xor_nan_max<7>(float(max_shared_1[lane % (THREADS / 32)])));
   int min_ = 2147483647;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
-      min_ = min(min_, best[i][j] == max_2 || isnan(best[i][j]) ? place[i][j] : 2147483647);
+      min_ = min(min_,
+          float(best[i][j]) == float(max_2) || isnan(float(best[i][j])) ? place[i][j] : 2147483647);
     }
   }
   min_ = simd_min(min_);
@@ -406,11 +413,16 @@ struct RowArgmaxParams {
     min_shared[sg] = min_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  min_ = simd_xor_min<7>(min_shared[lane % 8]);
+  min_ = simd_xor_min<7>(min_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
     indices[pid_m] = long(min_);
   }
 }
+
+template [[host_name("row_argmax_f16_long")]] [[kernel]]
+decltype(row_argmax_long<half>) row_argmax_long<half>;
+template [[host_name("row_argmax_f32_long")]] [[kernel]]
+decltype(row_argmax_long<float>) row_argmax_long<float>;
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f32_1024(
     const device float* x [[buffer(0)]],
@@ -421,9 +433,10 @@ struct RowArgmaxParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float max_shared_1[8];
-  threadgroup int max_shared_2[8];
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float max_shared_1[THREADS / 32];
+  threadgroup int max_shared_2[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -444,7 +457,7 @@ struct RowArgmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
@@ -497,7 +510,7 @@ struct RowArgmaxParams {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
   max_index = max_shared_2[0];
-  UNROLL for (short s = 0; s < 7; ++s) {
+  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
     float other_max_6 = max_shared_1[s + 1];
     int other_max_index_6 = max_shared_2[s + 1];
     if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
@@ -521,9 +534,10 @@ struct RowArgmaxParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float max_shared_1[8];
-  threadgroup int max_shared_2[8];
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float max_shared_1[THREADS / 32];
+  threadgroup int max_shared_2[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -531,14 +545,14 @@ struct RowArgmaxParams {
   // indices[tile_m] = torch.argmax(row, dim=1)
   float max_2 = -INFINITY;
   int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-        params.n - (n + i * 1024), -INFINITY);
+  UNROLL for (short i = 0; i < 4096 / (THREADS * 4); ++i) {
+    float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4), -INFINITY);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[j]);
       if (row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))) {
         max_2 = row[j];
-        max_index = tid * 4 + i * 1024 + j;
+        max_index = tid * 4 + i * THREADS * 4 + j;
       }
     }
   }
@@ -547,7 +561,7 @@ struct RowArgmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
     values[pid_m] = max_;
   }
@@ -600,7 +614,7 @@ struct RowArgmaxParams {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
   max_index = max_shared_2[0];
-  UNROLL for (short s = 0; s < 7; ++s) {
+  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
     float other_max_6 = max_shared_1[s + 1];
     int other_max_index_6 = max_shared_2[s + 1];
     if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
@@ -612,82 +626,6 @@ struct RowArgmaxParams {
   }
   if (tid == 0) {
     indices[pid_m] = long(max_index);
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f32_long(
-    const device float* x [[buffer(0)]],
-    device float* values [[buffer(1)]],
-    device long* indices [[buffer(2)]],
-    constant RowArgmaxParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float max_shared_1[8];
-  threadgroup int min_shared[8];
-  int pid_m = int(tgid.x);
-  float4 acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    acc[i] = float4(-INFINITY);
-  }
-  float4 best[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    best[i] = float4(-INFINITY);
-  }
-  int4 place[4] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // values[tile_m] = torch.amax(row, dim=1)
-    // indices[tile_m] = torch.argmax(row, dim=1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-          params.n - (n + i * 1024), -INFINITY);
-      UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = nan_max(acc[i][j], row[j]);
-        bool either = row[j] > best[i][j] || (isnan(row[j]) && !isnan(best[i][j]));
-        best[i][j] = either ? row[j] : best[i][j];
-        place[i][j] = either ? n + i * 1024 + j : place[i][j];
-      }
-    }
-  }
-  float max_ = -INFINITY;
-  float max_2 = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, acc[i][j]);
-      max_2 = nan_max(max_2, best[i][j]);
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  max_2 = simd_nan_max(max_2);
-  if (lane == 0) {
-    max_shared_1[sg] = max_2;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  if (tid == 0) {
-    values[pid_m] = max_;
-  }
-  max_2 = simd_xor_nan_max<7>(max_shared_1[lane % 8]);
-  int min_ = 2147483647;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      min_ = min(min_, best[i][j] == max_2 || isnan(best[i][j]) ? place[i][j] : 2147483647);
-    }
-  }
-  min_ = simd_min(min_);
-  if (lane == 0) {
-    min_shared[sg] = min_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  min_ = simd_xor_min<7>(min_shared[lane % 8]);
-  if (tid == 0) {
-    indices[pid_m] = long(min_);
   }
 }
 
@@ -707,113 +645,123 @@ struct NearestCodeParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float norms_shared[64];
-  alignas(16) threadgroup half codes_shared[64][72];
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  constexpr short BM = 64;
+  constexpr short WM = 2;
+  constexpr short BV = 64;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short TV = BV / (WN * 8);
+  constexpr short RHS_ROWS = THREADS / 8;
+  threadgroup float norms_shared[BV];
+  alignas(16) threadgroup half codes_shared[BV][64 + PAD];
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int d_2 = lane % 16 * 4;
   int load_d = lane % 8 * 8;
-  int best_index[4] = {};
-  float best[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  int best_index[TM] = {};
+  float best[TM];
+  UNROLL for (short i = 0; i < TM; ++i) {
     best[i] = INFINITY;
   }
   // vectors = x[tile_m, :]
-  simdgroup_half8x8 vectors[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  simdgroup_half8x8 vectors[TM][8];
+  UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < 8; ++j) {
       set_elements(vectors[i][j],
-          m + i * 16 < params.m ? load_any<2>(x + (m + i * 16) * params.x_stride_0 + d + j * 8)
-          : half2(0.0h));
+          m + i * WM * 8 < params.m
+          ? load_any<2>(x + (m + i * WM * 8) * params.x_stride_0 + d + j * 8) : half2(0.0h));
     }
   }
-  for (int tile_v = 0; tile_v < params.v; tile_v += 64) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 16;
     int load_v = tile_v + tid / 8;
     // codes = codebook[tile_v, :]
     // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
     // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
-    UNROLL for (short i = 0; i < 16; ++i) {
-      half4 codes = v_2 + i * 4 < params.v
-          ? load_any<4>(codebook + (v_2 + i * 4) * params.codebook_stride_0 + d_2) : half4(0.0h);
+    UNROLL for (short i = 0; i < BV / (THREADS / 16); ++i) {
+      half4 codes = v_2 + i * THREADS / 16 < params.v
+          ? load_any<4>(codebook + (v_2 + i * THREADS / 16) * params.codebook_stride_0 + d_2)
+          : half4(0.0h);
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
       }
       norms = simd_xor_sum<15>(norms);
       if (lane % 16 == 0) {
-        norms_shared[tid / 16 + i * 4] = norms;
+        norms_shared[tid / 16 + i * THREADS / 16] = norms;
       }
     }
-    float2 norms[8];
+    float2 norms[TV];
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 8; ++i) {
+    UNROLL for (short i = 0; i < TV; ++i) {
       UNROLL for (short j = 0; j < 2; ++j) {
-        norms[i][j] = norms_shared[lane / 8 % 2 * 4 + lane % 2 * 2 + i * 8 + j];
+        norms[i][j] = norms_shared[lane / 8 % 2 * 4 + lane % 2 * 2 + i * WN * 8 + j];
       }
     }
-    simdgroup_float8x8 distance_acc[4][8];
-    UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 8; ++j) {
+    simdgroup_float8x8 distance_acc[TM][TV];
+    UNROLL for (short i = 0; i < TM; ++i) {
+      UNROLL for (short j = 0; j < TV; ++j) {
         distance_acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
       }
     }
-    if (tile_v + 64 <= params.v) {
-      UNROLL for (short i = 0; i < 8; ++i) {
+    if (tile_v + BV <= params.v) {
+      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
         Pack<half, 8> codes =
-            load_pack<8>(codebook + (load_v + i * 8) * params.codebook_stride_0 + load_d);
-        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * 8][lane % 8 * 8] = codes;
+            load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = codes;
       }
     } else {
-      UNROLL for (short i = 0; i < 8; ++i) {
-        Pack<half, 8> codes = load_v + i * 8 < params.v
-            ? load_pack<8>(codebook + (load_v + i * 8) * params.codebook_stride_0 + load_d)
+      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
+        Pack<half, 8> codes = load_v + i * RHS_ROWS < params.v
+            ? load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
             : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * 8][lane % 8 * 8] = codes;
+        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 8; ++kk) {
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TV; ++j) {
         simdgroup_half8x8 codes_frag;
-        simdgroup_load(codes_frag, &codes_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(codes_frag, &codes_shared[j * WN * 8][kk * 8], 64 + PAD, ulong2(0, 0), true);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(distance_acc[i][j], vectors[i][kk], codes_frag,
               distance_acc[i][j]);
         }
       }
     }
     // nearest = torch.amin(distance, dim=1)
-    float nearest[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    float nearest[TM];
+    UNROLL for (short i = 0; i < TM; ++i) {
       nearest[i] = INFINITY;
     }
     // index = torch.argmin(distance, dim=1).to(torch.int32) + tile_v.begin
-    float min_[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    float min_[TM];
+    UNROLL for (short i = 0; i < TM; ++i) {
       min_[i] = INFINITY;
     }
-    int min_index[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    int min_index[TM];
+    UNROLL for (short i = 0; i < TM; ++i) {
       min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2;
     }
-    UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 8; ++j) {
+    UNROLL for (short i = 0; i < TM; ++i) {
+      UNROLL for (short j = 0; j < TV; ++j) {
         UNROLL for (short k = 0; k < 2; ++k) {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
-          distance_ = v + j * 8 + k < params.v ? distance_ : INFINITY;
+          distance_ = v + j * WN * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
           if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
             min_[i] = distance_;
-            min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * 8 + k;
+            min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * WN * 8 + k;
           }
         }
       }
     }
     // best_index = torch.where(nearest < best, index, best_index)
     // best = torch.minimum(best, nearest)
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TM; ++i) {
       float other_min = simd_shuffle_xor(min_[i], 1);
       int other_min_index = simd_shuffle_xor(min_index[i], 1);
       if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
@@ -837,9 +785,9 @@ struct NearestCodeParams {
     }
   }
   // out[tile_m] = best_index
-  UNROLL for (short i = 0; i < 4; ++i) {
-    if (lane % 2 == 0 && lane / 8 % 2 == 0 && m + i * 16 < params.m) {
-      out[m + i * 16] = best_index[i];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    if (lane % 2 == 0 && lane / 8 % 2 == 0 && m + i * WM * 8 < params.m) {
+      out[m + i * WM * 8] = best_index[i];
     }
   }
 }
@@ -853,36 +801,46 @@ struct NearestCodeParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float norms_shared[64];
-  alignas(16) threadgroup bfloat codes_shared[64][40];
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  constexpr short BM = 64;
+  constexpr short WM = 2;
+  constexpr short BV = 64;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short TV = BV / (WN * 8);
+  constexpr short RHS_ROWS = THREADS / 4;
+  threadgroup float norms_shared[BV];
+  alignas(16) threadgroup bfloat codes_shared[BV][32 + PAD];
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int d_2 = lane % 8 * 4;
   int load_d = lane % 4 * 8;
-  int best_index[4] = {};
-  float best[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  int best_index[TM] = {};
+  float best[TM];
+  UNROLL for (short i = 0; i < TM; ++i) {
     best[i] = INFINITY;
   }
   // vectors = x[tile_m, :]
-  simdgroup_bfloat8x8 vectors[4][4];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  simdgroup_bfloat8x8 vectors[TM][4];
+  UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       set_elements(vectors[i][j],
-          m + i * 16 < params.m ? load_any<2>(x + (m + i * 16) * params.x_stride_0 + d + j * 8)
+          m + i * WM * 8 < params.m
+          ? load_any<2>(x + (m + i * WM * 8) * params.x_stride_0 + d + j * 8)
           : bfloat2(bfloat(0.0f)));
     }
   }
-  for (int tile_v = 0; tile_v < params.v; tile_v += 64) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 8;
     int load_v = tile_v + tid / 4;
     // codes = codebook[tile_v, :]
     // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
     // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
-    UNROLL for (short i = 0; i < 8; ++i) {
-      bfloat4 codes = v_2 + i * 8 < params.v
-          ? load_any<4>(codebook + (v_2 + i * 8) * params.codebook_stride_0 + d_2)
+    UNROLL for (short i = 0; i < BV / (THREADS / 8); ++i) {
+      bfloat4 codes = v_2 + i * THREADS / 8 < params.v
+          ? load_any<4>(codebook + (v_2 + i * THREADS / 8) * params.codebook_stride_0 + d_2)
           : bfloat4(bfloat(0.0f));
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -890,77 +848,77 @@ struct NearestCodeParams {
       }
       norms = simd_xor_sum<7>(norms);
       if (lane % 8 == 0) {
-        norms_shared[tid / 8 + i * 8] = norms;
+        norms_shared[tid / 8 + i * THREADS / 8] = norms;
       }
     }
-    float2 norms[8];
+    float2 norms[TV];
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 8; ++i) {
+    UNROLL for (short i = 0; i < TV; ++i) {
       UNROLL for (short j = 0; j < 2; ++j) {
-        norms[i][j] = norms_shared[lane / 8 % 2 * 4 + lane % 2 * 2 + i * 8 + j];
+        norms[i][j] = norms_shared[lane / 8 % 2 * 4 + lane % 2 * 2 + i * WN * 8 + j];
       }
     }
-    simdgroup_float8x8 distance_acc[4][8];
-    UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 8; ++j) {
+    simdgroup_float8x8 distance_acc[TM][TV];
+    UNROLL for (short i = 0; i < TM; ++i) {
+      UNROLL for (short j = 0; j < TV; ++j) {
         distance_acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
       }
     }
-    if (tile_v + 64 <= params.v) {
-      UNROLL for (short i = 0; i < 4; ++i) {
+    if (tile_v + BV <= params.v) {
+      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
         Pack<bfloat, 8> codes =
-            load_pack<8>(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * 16][lane % 4 * 8] = codes;
+            load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 8] = codes;
       }
     } else {
-      UNROLL for (short i = 0; i < 4; ++i) {
-        Pack<bfloat, 8> codes = load_v + i * 16 < params.v
-            ? load_pack<8>(codebook + (load_v + i * 16) * params.codebook_stride_0 + load_d)
+      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
+        Pack<bfloat, 8> codes = load_v + i * RHS_ROWS < params.v
+            ? load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
             : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * 16][lane % 4 * 8] = codes;
+        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 8] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TV; ++j) {
         simdgroup_bfloat8x8 codes_frag;
-        simdgroup_load(codes_frag, &codes_shared[j * 8][kk * 8], 40, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(codes_frag, &codes_shared[j * WN * 8][kk * 8], 32 + PAD, ulong2(0, 0), true);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(distance_acc[i][j], vectors[i][kk], codes_frag,
               distance_acc[i][j]);
         }
       }
     }
     // nearest = torch.amin(distance, dim=1)
-    float nearest[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    float nearest[TM];
+    UNROLL for (short i = 0; i < TM; ++i) {
       nearest[i] = INFINITY;
     }
     // index = torch.argmin(distance, dim=1).to(torch.int32) + tile_v.begin
-    float min_[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    float min_[TM];
+    UNROLL for (short i = 0; i < TM; ++i) {
       min_[i] = INFINITY;
     }
-    int min_index[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    int min_index[TM];
+    UNROLL for (short i = 0; i < TM; ++i) {
       min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2;
     }
-    UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 8; ++j) {
+    UNROLL for (short i = 0; i < TM; ++i) {
+      UNROLL for (short j = 0; j < TV; ++j) {
         UNROLL for (short k = 0; k < 2; ++k) {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
-          distance_ = v + j * 8 + k < params.v ? distance_ : INFINITY;
+          distance_ = v + j * WN * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
           if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
             min_[i] = distance_;
-            min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * 8 + k;
+            min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * WN * 8 + k;
           }
         }
       }
     }
     // best_index = torch.where(nearest < best, index, best_index)
     // best = torch.minimum(best, nearest)
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TM; ++i) {
       float other_min = simd_shuffle_xor(min_[i], 1);
       int other_min_index = simd_shuffle_xor(min_index[i], 1);
       if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
@@ -984,9 +942,9 @@ struct NearestCodeParams {
     }
   }
   // out[tile_m] = best_index
-  UNROLL for (short i = 0; i < 4; ++i) {
-    if (lane % 2 == 0 && lane / 8 % 2 == 0 && m + i * 16 < params.m) {
-      out[m + i * 16] = best_index[i];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    if (lane % 2 == 0 && lane / 8 % 2 == 0 && m + i * WM * 8 < params.m) {
+      out[m + i * WM * 8] = best_index[i];
     }
   }
 }

@@ -104,10 +104,17 @@ struct AttentionParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half k_tile_shared[32][72];
-  alignas(16) threadgroup half v_flat_shared[32][72];
+  constexpr short BM = 32;
+  constexpr short BN = 32;
+  constexpr short THREADS = 128;
+  constexpr short PAD = 8;
+  constexpr short TN = BN / 8;
+  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short V_FLAT_ROWS = THREADS / 8;
+  alignas(16) threadgroup half k_tile_shared[BN][64 + PAD];
+  alignas(16) threadgroup half v_flat_shared[BN][64 + PAD];
   int pid_b = int(tgid.y);
-  int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int load_d = lane % 8 * 8;
   float row_sum = 0.0f;
@@ -123,41 +130,43 @@ struct AttentionParams {
         m < params.m ? load_any<2>(q_flat + pid_b * params.q_flat_stride_0
         + m * params.q_flat_stride_1 + d + i * 8) : half2(0.0h));
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int load_n = tile_n + tid / 8;
-    simdgroup_float8x8 scores_acc[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    simdgroup_float8x8 scores_acc[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
-    if (tile_n + 32 <= params.n) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.n) {
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
         Pack<half, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, 8>*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
+            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup Pack<half, 8>*)&k_tile_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] =
+            k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> k_flat_tile = load_n + i * 16 < params.n
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        Pack<half, 8> k_flat_tile = load_n + i * RHS_ROWS < params.n
             ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
+            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&k_tile_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] =
+            k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 8; ++kk) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 k_tile_frag;
-        simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
+        simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][kk * 8], 64 + PAD, ulong2(0, 0), true);
         simdgroup_multiply_accumulate(scores_acc[j], q_tile[kk], k_tile_frag, scores_acc[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
-    float2 scores[4];
+    float2 scores[TN];
     float max_ = -INFINITY;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_2 = elements(scores_acc[i]) * 0.18033688f;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores[i][j] = n + i * 8 + j < params.n ? scores_2[j] : -INFINITY;
@@ -172,9 +181,9 @@ struct AttentionParams {
     float product = row_sum * correction;
     float sum = 0.0f;
     // acc = torch.baddbmm(acc, probs.to(v.dtype), v_flat[tile_b, tile_n, :])
-    simdgroup_half8x8 probs_f16[4];
+    simdgroup_half8x8 probs_f16[TN];
     // probs = torch.exp2(scores - new_max[:, :, None])
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 probs = precise::exp2(scores[i] - new_max);
       set_elements(probs_f16[i], half2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
@@ -187,25 +196,27 @@ struct AttentionParams {
     UNROLL for (short i = 0; i < 8; ++i) {
       set_elements(acc[i], elements(acc[i]) * correction);
     }
-    if (tile_n + 32 <= params.n) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.n) {
+      UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
         Pack<half, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d);
+        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 8] =
+            v_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> v_flat_tile = load_n + i * 16 < params.n
+      UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
+        Pack<half, 8> v_flat_tile = load_n + i * V_FLAT_ROWS < params.n
             ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 8] =
+            v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
+    UNROLL for (short kk = 0; kk < BN / 8; ++kk) {
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_half8x8 v_flat_frag;
-        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 72);
+        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 64 + PAD);
         simdgroup_multiply_accumulate(acc[j], probs_f16[kk], v_flat_frag, acc[j]);
       }
     }
@@ -235,10 +246,17 @@ struct AttentionParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float k_tile_shared[32][36];
-  alignas(16) threadgroup float v_flat_shared[32][36];
+  constexpr short BM = 32;
+  constexpr short BN = 32;
+  constexpr short THREADS = 128;
+  constexpr short PAD = 4;
+  constexpr short TN = BN / 8;
+  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short V_FLAT_ROWS = THREADS / 8;
+  alignas(16) threadgroup float k_tile_shared[BN][32 + PAD];
+  alignas(16) threadgroup float v_flat_shared[BN][32 + PAD];
   int pid_b = int(tgid.y);
-  int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int load_d = lane % 8 * 4;
   float row_sum = 0.0f;
@@ -254,41 +272,41 @@ struct AttentionParams {
         m < params.m ? load_any<2>(q_flat + pid_b * params.q_flat_stride_0
         + m * params.q_flat_stride_1 + d + i * 8) : float2(0.0f));
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int load_n = tile_n + tid / 8;
-    simdgroup_float8x8 scores_acc[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    simdgroup_float8x8 scores_acc[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
-    if (tile_n + 32 <= params.n) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.n) {
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
         float4 k_flat_tile = load_any<4>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
-        *(threadgroup float4*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 4] = k_flat_tile;
+            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup float4*)&k_tile_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 4] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 k_flat_tile = load_n + i * 16 < params.n
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        float4 k_flat_tile = load_n + i * RHS_ROWS < params.n
             ? load_any<4>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_tile_shared[tid / 8 + i * 16][lane % 8 * 4] = k_flat_tile;
+            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_tile_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 4] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 k_tile_frag;
-        simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][kk * 8], 36, ulong2(0, 0), true);
+        simdgroup_load(k_tile_frag, &k_tile_shared[j * 8][kk * 8], 32 + PAD, ulong2(0, 0), true);
         simdgroup_multiply_accumulate(scores_acc[j], q_tile[kk], k_tile_frag, scores_acc[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
-    float2 scores[4];
+    float2 scores[TN];
     float max_ = -INFINITY;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_2 = elements(scores_acc[i]) * 0.25503486f;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores[i][j] = n + i * 8 + j < params.n ? scores_2[j] : -INFINITY;
@@ -302,9 +320,9 @@ struct AttentionParams {
     // row_sum = row_sum * correction + torch.sum(probs, dim=-1)
     float product = row_sum * correction;
     // probs = torch.exp2(scores - new_max[:, :, None])
-    simdgroup_float8x8 probs[4];
+    simdgroup_float8x8 probs[TN];
     float sum = 0.0f;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       set_elements(probs[i], precise::exp2(scores[i] - new_max));
       UNROLL for (short j = 0; j < 2; ++j) {
         sum += probs[i].thread_elements()[j];
@@ -317,25 +335,25 @@ struct AttentionParams {
       set_elements(acc[i], elements(acc[i]) * correction);
     }
     // acc = torch.baddbmm(acc, probs.to(v.dtype), v_flat[tile_b, tile_n, :])
-    if (tile_n + 32 <= params.n) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.n) {
+      UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
         float4 v_flat_tile = load_any<4>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
-        *(threadgroup float4*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 4] = v_flat_tile;
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d);
+        *(threadgroup float4*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 4] = v_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 v_flat_tile = load_n + i * 16 < params.n
+      UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
+        float4 v_flat_tile = load_n + i * V_FLAT_ROWS < params.n
             ? load_any<4>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 4] = v_flat_tile;
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 4] = v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
+    UNROLL for (short kk = 0; kk < BN / 8; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 v_flat_frag;
-        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 36);
+        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 32 + PAD);
         simdgroup_multiply_accumulate(acc[j], probs[kk], v_flat_frag, acc[j]);
       }
     }
@@ -375,10 +393,17 @@ struct AttentionCausalParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat k_flat_shared[32][72];
-  alignas(16) threadgroup bfloat v_flat_shared[32][72];
+  constexpr short BM = 32;
+  constexpr short BN = 32;
+  constexpr short THREADS = 128;
+  constexpr short PAD = 8;
+  constexpr short TN = BN / 8;
+  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short V_FLAT_ROWS = THREADS / 8;
+  alignas(16) threadgroup bfloat k_flat_shared[BN][64 + PAD];
+  alignas(16) threadgroup bfloat v_flat_shared[BN][64 + PAD];
   int pid_b = int(tgid.y);
-  int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int load_d = lane % 8 * 8;
   float row_sum = 0.0f;
@@ -394,47 +419,49 @@ struct AttentionCausalParams {
         m < params.t ? load_any<2>(q_flat + pid_b * params.q_flat_stride_0
         + m * params.q_flat_stride_1 + d + i * 8) : bfloat2(bfloat(0.0f)));
   }
-  for (int tile_n = 0; tile_n < min(int(tgid.x) * 32 + 32, params.t); tile_n += 32) {
+  for (int tile_n = 0; tile_n < min(int(tgid.x) * BM + BM, params.t); tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int load_n = tile_n + tid / 8;
-    simdgroup_float8x8 scores_acc[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    simdgroup_float8x8 scores_acc[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
-    if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= min(int(tgid.x) * BM + BM, params.t)) {
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
         Pack<bfloat, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 16) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
+            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&k_flat_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] =
+            k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> k_flat_tile = load_n + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        Pack<bfloat, 8> k_flat_tile = load_n + i * RHS_ROWS < min(int(tgid.x) * BM + BM, params.t)
             ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 16) * params.k_flat_stride_1 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&k_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = k_flat_tile;
+            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&k_flat_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] =
+            k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 8; ++kk) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_bfloat8x8 k_flat_frag;
-        simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
+        simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][kk * 8], 64 + PAD, ulong2(0, 0), true);
         simdgroup_multiply_accumulate(scores_acc[j], q_tile[kk], k_flat_frag, scores_acc[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
-    float2 scores[4];
+    float2 scores[TN];
     float max_ = -INFINITY;
     // visible = tile_m.index[:, None] >= tile_n.index[None, :]
     // scores = torch.where(visible, scores, float("-inf"))
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_2 = elements(scores_acc[i]) * 0.18033688f;
       UNROLL for (short j = 0; j < 2; ++j) {
         bool visible_ = m >= n + i * 8 + j;
         float scores_3 = visible_ ? scores_2[j] : -INFINITY;
-        scores[i][j] = n + i * 8 + j < min(int(tgid.x) * 32 + 32, params.t) ? scores_3 : -INFINITY;
+        scores[i][j] = n + i * 8 + j < min(int(tgid.x) * BM + BM, params.t) ? scores_3 : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);
       }
     }
@@ -446,9 +473,9 @@ struct AttentionCausalParams {
     float product = row_sum * correction;
     float sum = 0.0f;
     // acc = hl.dot(probs.to(v.dtype), v_flat[head, tile_n, :], acc=acc)
-    simdgroup_bfloat8x8 probs_bf16[4];
+    simdgroup_bfloat8x8 probs_bf16[TN];
     // probs = torch.exp2(scores - new_max[:, None])
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 probs = precise::exp2(scores[i] - new_max);
       set_elements(probs_bf16[i], bfloat2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
@@ -461,25 +488,28 @@ struct AttentionCausalParams {
     UNROLL for (short i = 0; i < 8; ++i) {
       set_elements(acc[i], elements(acc[i]) * correction);
     }
-    if (tile_n + 32 <= min(int(tgid.x) * 32 + 32, params.t)) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= min(int(tgid.x) * BM + BM, params.t)) {
+      UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
         Pack<bfloat, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 16) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 8] =
+            v_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> v_flat_tile = load_n + i * 16 < min(int(tgid.x) * 32 + 32, params.t)
+      UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
+        Pack<bfloat, 8> v_flat_tile = load_n + i * V_FLAT_ROWS
+            < min(int(tgid.x) * BM + BM, params.t)
             ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 16) * params.v_flat_stride_1 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&v_flat_shared[tid / 8 + i * 16][lane % 8 * 8] = v_flat_tile;
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 8] =
+            v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
+    UNROLL for (short kk = 0; kk < BN / 8; ++kk) {
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 v_flat_frag;
-        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 72);
+        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 64 + PAD);
         simdgroup_multiply_accumulate(acc[j], probs_bf16[kk], v_flat_frag, acc[j]);
       }
     }
@@ -509,10 +539,17 @@ struct AttentionCausalParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half k_flat_shared[16][136];
-  alignas(16) threadgroup half v_flat_shared[16][136];
+  constexpr short BM = 32;
+  constexpr short BN = 16;
+  constexpr short THREADS = 128;
+  constexpr short PAD = 8;
+  constexpr short TN = BN / 8;
+  constexpr short RHS_ROWS = THREADS / 16;
+  constexpr short V_FLAT_ROWS = THREADS / 16;
+  alignas(16) threadgroup half k_flat_shared[BN][128 + PAD];
+  alignas(16) threadgroup half v_flat_shared[BN][128 + PAD];
   int pid_b = int(tgid.y);
-  int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int load_d = lane % 16 * 8;
   float row_sum = 0.0f;
@@ -528,40 +565,42 @@ struct AttentionCausalParams {
         m < params.t ? load_any<2>(q_flat + pid_b * params.q_flat_stride_0
         + m * params.q_flat_stride_1 + d + i * 8) : half2(0.0h));
   }
-  for (int tile_n = 0; tile_n < params.t; tile_n += 16) {
+  for (int tile_n = 0; tile_n < params.t; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int load_n = tile_n + tid / 16;
-    simdgroup_float8x8 scores_acc[2];
-    UNROLL for (short i = 0; i < 2; ++i) {
+    simdgroup_float8x8 scores_acc[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
-    if (tile_n + 16 <= params.t) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.t) {
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
         Pack<half, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 8) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, 8>*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
+            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup Pack<half, 8>*)&k_flat_shared[tid / 16 + i * RHS_ROWS][lane % 16 * 8] =
+            k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> k_flat_tile = load_n + i * 8 < params.t
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        Pack<half, 8> k_flat_tile = load_n + i * RHS_ROWS < params.t
             ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * 8) * params.k_flat_stride_1 + load_d) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&k_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = k_flat_tile;
+            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&k_flat_shared[tid / 16 + i * RHS_ROWS][lane % 16 * 8] =
+            k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 16; ++kk) {
-      UNROLL for (short j = 0; j < 2; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 k_flat_frag;
-        simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][kk * 8], 136, ulong2(0, 0), true);
+        simdgroup_load(k_flat_frag, &k_flat_shared[j * 8][kk * 8], 128 + PAD, ulong2(0, 0), true);
         simdgroup_multiply_accumulate(scores_acc[j], q_tile[kk], k_flat_frag, scores_acc[j]);
       }
     }
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
-    float2 scores[2];
+    float2 scores[TN];
     float max_ = -INFINITY;
-    UNROLL for (short i = 0; i < 2; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_2 = elements(scores_acc[i]) * 0.12751743f;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores[i][j] = n + i * 8 + j < params.t ? scores_2[j] : -INFINITY;
@@ -576,9 +615,9 @@ struct AttentionCausalParams {
     float product = row_sum * correction;
     float sum = 0.0f;
     // acc = hl.dot(probs.to(v.dtype), v_flat[head, tile_n, :], acc=acc)
-    simdgroup_half8x8 probs_f16[2];
+    simdgroup_half8x8 probs_f16[TN];
     // probs = torch.exp2(scores - new_max[:, None])
-    UNROLL for (short i = 0; i < 2; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 probs = precise::exp2(scores[i] - new_max);
       set_elements(probs_f16[i], half2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
@@ -591,25 +630,27 @@ struct AttentionCausalParams {
     UNROLL for (short i = 0; i < 16; ++i) {
       set_elements(acc[i], elements(acc[i]) * correction);
     }
-    if (tile_n + 16 <= params.t) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.t) {
+      UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
         Pack<half, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 8) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d);
+        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 16 + i * V_FLAT_ROWS][lane % 16 * 8] =
+            v_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> v_flat_tile = load_n + i * 8 < params.t
+      UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
+        Pack<half, 8> v_flat_tile = load_n + i * V_FLAT_ROWS < params.t
             ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * 8) * params.v_flat_stride_1 + load_d) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 16 + i * 8][lane % 16 * 8] = v_flat_tile;
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 16 + i * V_FLAT_ROWS][lane % 16 * 8] =
+            v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
+    UNROLL for (short kk = 0; kk < BN / 8; ++kk) {
       UNROLL for (short j = 0; j < 16; ++j) {
         simdgroup_half8x8 v_flat_frag;
-        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 136);
+        simdgroup_load(v_flat_frag, &v_flat_shared[kk * 8][j * 8], 128 + PAD);
         simdgroup_multiply_accumulate(acc[j], probs_f16[kk], v_flat_frag, acc[j]);
       }
     }
@@ -654,11 +695,18 @@ struct AttentionGqaParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat k_shared[32][72];
-  alignas(16) threadgroup bfloat v_shared[32][72];
+  constexpr short BM = 32;
+  constexpr short BN = 32;
+  constexpr short THREADS = 128;
+  constexpr short PAD = 8;
+  constexpr short TN = BN / 8;
+  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short V_ROWS = THREADS / 8;
+  alignas(16) threadgroup bfloat k_shared[BN][64 + PAD];
+  alignas(16) threadgroup bfloat v_shared[BN][64 + PAD];
   int pid_b = int(tgid.y);
   int pid_h = int(tgid.z);
-  int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int load_d = lane % 8 * 8;
   float row_sum = 0.0f;
@@ -676,42 +724,42 @@ struct AttentionGqaParams {
         m < params.m ? load_any<2>(q + pid_b * params.q_stride_0 + pid_h * params.q_stride_1
         + m * params.q_stride_2 + d + i * 8) : bfloat2(bfloat(0.0f)));
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int load_n = tile_n + tid / 8;
-    simdgroup_float8x8 scores[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    simdgroup_float8x8 scores[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
-    if (tile_n + 32 <= params.n) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.n) {
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
         Pack<bfloat, 8> k_tile = load_pack<8>(k + pid_b * params.k_stride_0
-            + kv_head * params.k_stride_1 + (load_n + i * 16) * params.k_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
+            + kv_head * params.k_stride_1 + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> k_tile = load_n + i * 16 < params.n
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        Pack<bfloat, 8> k_tile = load_n + i * RHS_ROWS < params.n
             ? load_pack<8>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * 16) * params.k_stride_2 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * 16][lane % 8 * 8] = k_tile;
+            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = k_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 8; ++kk) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_bfloat8x8 k_frag;
-        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
+        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 64 + PAD, ulong2(0, 0), true);
         simdgroup_multiply_accumulate(scores[j], q_tile[kk], k_frag, scores[j]);
       }
     }
     // scores = scores * (sm_scale * 1.4426950408889634)
     float product = params.sm_scale * 1.442695f;
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
-    float2 scores_2[4];
+    float2 scores_2[TN];
     float max_ = -INFINITY;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_3 = elements(scores[i]) * product;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores_2[i][j] = n + i * 8 + j < params.n ? scores_3[j] : -INFINITY;
@@ -726,9 +774,9 @@ struct AttentionGqaParams {
     float product_2 = row_sum * correction;
     float sum = 0.0f;
     // acc = hl.dot(probs.to(v.dtype), v[batch, kv_head, tile_n, :], acc=acc)
-    simdgroup_bfloat8x8 probs_bf16[4];
+    simdgroup_bfloat8x8 probs_bf16[TN];
     // probs = torch.exp2(scores - new_max[:, None])
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 probs = precise::exp2(scores_2[i] - new_max);
       set_elements(probs_bf16[i], bfloat2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
@@ -741,25 +789,25 @@ struct AttentionGqaParams {
     UNROLL for (short i = 0; i < 8; ++i) {
       set_elements(acc[i], elements(acc[i]) * correction);
     }
-    if (tile_n + 32 <= params.n) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.n) {
+      UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
         Pack<bfloat, 8> v_tile = load_pack<8>(v + pid_b * params.v_stride_0
-            + kv_head * params.v_stride_1 + (load_n + i * 16) * params.v_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
+            + kv_head * params.v_stride_1 + (load_n + i * V_ROWS) * params.v_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * V_ROWS][lane % 8 * 8] = v_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> v_tile = load_n + i * 16 < params.n
+      UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
+        Pack<bfloat, 8> v_tile = load_n + i * V_ROWS < params.n
             ? load_pack<8>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (load_n + i * 16) * params.v_stride_2 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * 16][lane % 8 * 8] = v_tile;
+            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * V_ROWS][lane % 8 * 8] = v_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
+    UNROLL for (short kk = 0; kk < BN / 8; ++kk) {
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 v_frag;
-        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 72);
+        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 64 + PAD);
         simdgroup_multiply_accumulate(acc[j], probs_bf16[kk], v_frag, acc[j]);
       }
     }
@@ -791,11 +839,18 @@ struct AttentionGqaParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float k_shared[32][36];
-  alignas(16) threadgroup float v_shared[32][36];
+  constexpr short BM = 32;
+  constexpr short BN = 32;
+  constexpr short THREADS = 128;
+  constexpr short PAD = 4;
+  constexpr short TN = BN / 8;
+  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short V_ROWS = THREADS / 8;
+  alignas(16) threadgroup float k_shared[BN][32 + PAD];
+  alignas(16) threadgroup float v_shared[BN][32 + PAD];
   int pid_b = int(tgid.y);
   int pid_h = int(tgid.z);
-  int m = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int load_d = lane % 8 * 4;
   float row_sum = 0.0f;
@@ -813,42 +868,42 @@ struct AttentionGqaParams {
         m < params.m ? load_any<2>(q + pid_b * params.q_stride_0 + pid_h * params.q_stride_1
         + m * params.q_stride_2 + d + i * 8) : float2(0.0f));
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
     int load_n = tile_n + tid / 8;
-    simdgroup_float8x8 scores[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    simdgroup_float8x8 scores[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
-    if (tile_n + 32 <= params.n) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.n) {
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
         float4 k_tile = load_any<4>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * 16) * params.k_stride_2 + load_d);
-        *(threadgroup float4*)&k_shared[tid / 8 + i * 16][lane % 8 * 4] = k_tile;
+            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup float4*)&k_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 4] = k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 k_tile = load_n + i * 16 < params.n
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        float4 k_tile = load_n + i * RHS_ROWS < params.n
             ? load_any<4>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * 16) * params.k_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_shared[tid / 8 + i * 16][lane % 8 * 4] = k_tile;
+            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 4] = k_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 k_frag;
-        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 36, ulong2(0, 0), true);
+        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 32 + PAD, ulong2(0, 0), true);
         simdgroup_multiply_accumulate(scores[j], q_tile[kk], k_frag, scores[j]);
       }
     }
     // scores = scores * (sm_scale * 1.4426950408889634)
     float product = params.sm_scale * 1.442695f;
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
-    float2 scores_2[4];
+    float2 scores_2[TN];
     float max_ = -INFINITY;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_3 = elements(scores[i]) * product;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores_2[i][j] = n + i * 8 + j < params.n ? scores_3[j] : -INFINITY;
@@ -862,9 +917,9 @@ struct AttentionGqaParams {
     // row_sum = row_sum * correction + torch.sum(probs, dim=-1)
     float product_2 = row_sum * correction;
     // probs = torch.exp2(scores - new_max[:, None])
-    simdgroup_float8x8 probs[4];
+    simdgroup_float8x8 probs[TN];
     float sum = 0.0f;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       set_elements(probs[i], precise::exp2(scores_2[i] - new_max));
       UNROLL for (short j = 0; j < 2; ++j) {
         sum += probs[i].thread_elements()[j];
@@ -877,25 +932,25 @@ struct AttentionGqaParams {
       set_elements(acc[i], elements(acc[i]) * correction);
     }
     // acc = hl.dot(probs.to(v.dtype), v[batch, kv_head, tile_n, :], acc=acc)
-    if (tile_n + 32 <= params.n) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+    if (tile_n + BN <= params.n) {
+      UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
         float4 v_tile = load_any<4>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (load_n + i * 16) * params.v_stride_2 + load_d);
-        *(threadgroup float4*)&v_shared[tid / 8 + i * 16][lane % 8 * 4] = v_tile;
+            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d);
+        *(threadgroup float4*)&v_shared[tid / 8 + i * V_ROWS][lane % 8 * 4] = v_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 v_tile = load_n + i * 16 < params.n
+      UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
+        float4 v_tile = load_n + i * V_ROWS < params.n
             ? load_any<4>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (load_n + i * 16) * params.v_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&v_shared[tid / 8 + i * 16][lane % 8 * 4] = v_tile;
+            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&v_shared[tid / 8 + i * V_ROWS][lane % 8 * 4] = v_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
+    UNROLL for (short kk = 0; kk < BN / 8; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 v_frag;
-        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 36);
+        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 32 + PAD);
         simdgroup_multiply_accumulate(acc[j], probs[kk], v_frag, acc[j]);
       }
     }

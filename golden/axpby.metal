@@ -107,38 +107,27 @@ struct AxpbyParams {
   int n;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void axpby_f16(
-    const device half* x [[buffer(0)]],
-    const device half* y [[buffer(1)]],
-    device half* out [[buffer(2)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void axpby(
+    const device T* x [[buffer(0)]],
+    const device T* y [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant AxpbyParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // total = alpha * x[tile].to(torch.float32) + beta * y[tile].to(torch.float32)
-  half4 x_tile = load_aligned<4>(x + n, params.n - n);
-  half4 y_tile = load_aligned<4>(y + n, params.n - n);
+  vec<T, 4> x_tile = load_aligned<4>(x + n, params.n - n);
+  vec<T, 4> y_tile = load_aligned<4>(y + n, params.n - n);
   // out[tile] = total.to(x.dtype)
   float4 total = params.alpha * float4(x_tile) + params.beta * float4(y_tile);
-  half4 out_tile = half4(total);
+  vec<T, 4> out_tile = vec<T, 4>(total);
   store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void axpby_f32(
-    const device float* x [[buffer(0)]],
-    const device float* y [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant AxpbyParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // total = alpha * x[tile].to(torch.float32) + beta * y[tile].to(torch.float32)
-  float4 x_tile = load_aligned<4>(x + n, params.n - n);
-  float4 y_tile = load_aligned<4>(y + n, params.n - n);
-  float4 total = params.alpha * x_tile + params.beta * y_tile;
-  // out[tile] = total.to(x.dtype)
-  store_aligned<4>(out + n, total, params.n - n);
-}
+template [[host_name("axpby_f16")]] [[kernel]] decltype(axpby<half>) axpby<half>;
+template [[host_name("axpby_f32")]] [[kernel]] decltype(axpby<float>) axpby<float>;
 
 struct ClampParams {
   float low;
@@ -146,38 +135,27 @@ struct ClampParams {
   int n;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void clamp_bf16(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void clamp_kernel(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant ClampParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // out[tile] = torch.clamp(x[tile], low, high)
-  bfloat4 x_tile = load_aligned<4>(x + n, params.n - n);
-  bfloat4 out_tile;
+  vec<T, 4> x_tile = load_aligned<4>(x + n, params.n - n);
+  vec<T, 4> out_tile;
   UNROLL for (short i = 0; i < 4; ++i) {
-    out_tile[i] = bfloat(nan_min(float(bfloat(nan_max(float(x_tile[i]),
-        float(bfloat(params.low))))), float(bfloat(params.high))));
+    out_tile[i] = T(nan_min(float(T(nan_max(float(x_tile[i]), float(T(params.low))))),
+        float(T(params.high))));
   }
   store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void clamp_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant ClampParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // out[tile] = torch.clamp(x[tile], low, high)
-  float4 x_tile = load_aligned<4>(x + n, params.n - n);
-  float4 out_tile;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    out_tile[i] = nan_min(nan_max(x_tile[i], params.low), params.high);
-  }
-  store_aligned<4>(out + n, out_tile, params.n - n);
-}
+template [[host_name("clamp_bf16")]] [[kernel]] decltype(clamp_kernel<bfloat>) clamp_kernel<bfloat>;
+template [[host_name("clamp_f32")]] [[kernel]] decltype(clamp_kernel<float>) clamp_kernel<float>;
 
 struct QuantizeInt8Params {
   float inv_scale;
@@ -186,16 +164,18 @@ struct QuantizeInt8Params {
   int zero_point;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_int8_f16(
-    const device half* x [[buffer(0)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_int8(
+    const device T* x [[buffer(0)]],
     device char* out [[buffer(1)]],
     constant QuantizeInt8Params& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // steps = torch.round(x[tile_m, tile_n].to(torch.float32) * inv_scale)
-  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+  vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = shifted.to(torch.int8)
   char4 out_tile;
   // Clamped before the conversion, whose result is undefined out of range.
@@ -207,23 +187,7 @@ struct QuantizeInt8Params {
   store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_int8_f32(
-    const device float* x [[buffer(0)]],
-    device char* out [[buffer(1)]],
-    constant QuantizeInt8Params& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // steps = torch.round(x[tile_m, tile_n].to(torch.float32) * inv_scale)
-  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // out[tile_m, tile_n] = shifted.to(torch.int8)
-  char4 out_tile;
-  // Clamped before the conversion, whose result is undefined out of range.
-  float4 steps = rint(x_tile * params.inv_scale);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float shifted = nan_min(nan_max(steps[i] + float(params.zero_point), -128.0f), 127.0f);
-    out_tile[i] = char(shifted);
-  }
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
+template [[host_name("quantize_int8_f16")]] [[kernel]]
+decltype(quantize_int8<half>) quantize_int8<half>;
+template [[host_name("quantize_int8_f32")]] [[kernel]]
+decltype(quantize_int8<float>) quantize_int8<float>;

@@ -115,102 +115,123 @@ struct BmmParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat x_shared[64][24];
-  alignas(16) threadgroup bfloat y_shared[16][72];
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 8;
+  constexpr short Y_COLS = BN / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 8);
+  constexpr short Y_ROWS = THREADS / (BN / 8);
+  alignas(16) threadgroup bfloat x_shared[BM][BK + PAD];
+  alignas(16) threadgroup bfloat y_shared[BK][BN + PAD];
   int pid_b = int(tgid.z);
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 2;
-  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % Y_COLS * 8;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
         Pack<bfloat, 8> x_tile = load_pack<8>(x + pid_b * params.x_stride_0
-            + (load_m + i * 32) * params.x_stride_1 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+            + (load_m + i * X_ROWS) * params.x_stride_1 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
         Pack<bfloat, 8> y_tile = load_pack<8>(y + pid_b * params.y_stride_0
-            + (load_k_2 + i * 8) * params.y_stride_1 + load_n);
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+            + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n);
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
-            ? load_pack<8>(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<8>(x + pid_b * params.x_stride_0 + (load_m + i * X_ROWS) * params.x_stride_1
             + load_k) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
         Pack<bfloat, 8> y_tile = load_pack_first<8>(y + pid_b * params.y_stride_0
-            + (load_k_2 + i * 8) * params.y_stride_1 + load_n, params.n - load_n);
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+            + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n);
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_bfloat8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
-          ? load_pack_first<8>(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
-          + load_k, params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<8>(x + pid_b * params.x_stride_0
+          + (load_m + i * X_ROWS) * params.x_stride_1 + load_k, params.k - load_k)
+          : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+          x_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<bfloat, 8> y_tile = load_k_2 + i * 8 < params.k
+    UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+      Pack<bfloat, 8> y_tile = load_k_2 + i * Y_ROWS < params.k
           ? load_pack_first<8>(y + pid_b * params.y_stride_0
-          + (load_k_2 + i * 8) * params.y_stride_1 + load_n, params.n - load_n) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+          + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n)
+          : Pack<bfloat, 8>{};
+      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+          y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_bfloat8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_b, tile_m, tile_n] = acc.to(out.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 8,
-            out_tile, params.n - (n + j * 8));
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + pid_b * params.m * params.n + (m + i * WM * 8) * params.n + n
+            + j * WN * 8, out_tile, params.n - (n + j * WN * 8));
       }
     }
   }
@@ -225,102 +246,115 @@ struct BmmParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float x_shared[64][20];
-  alignas(16) threadgroup float y_shared[16][68];
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short PAD = 4;
+  constexpr short X_COLS = BK / 4;
+  constexpr short Y_COLS = BN / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 4);
+  constexpr short Y_ROWS = THREADS / (BN / 4);
+  alignas(16) threadgroup float x_shared[BM][BK + PAD];
+  alignas(16) threadgroup float y_shared[BK][BN + PAD];
   int pid_b = int(tgid.z);
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 4;
-  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % Y_COLS * 4;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
         float4 x_tile = load_any<4>(x + pid_b * params.x_stride_0
-            + (load_m + i * 32) * params.x_stride_1 + load_k);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+            + (load_m + i * X_ROWS) * params.x_stride_1 + load_k);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
         float4 y_tile = load_any<4>(y + pid_b * params.y_stride_0
-            + (load_k_2 + i * 8) * params.y_stride_1 + load_n);
-        *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+            + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n);
+        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_m + i * 32 < params.m
-            ? load_any<4>(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_m + i * X_ROWS < params.m
+            ? load_any<4>(x + pid_b * params.x_stride_0 + (load_m + i * X_ROWS) * params.x_stride_1
             + load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
         float4 y_tile = load_first<4>(y + pid_b * params.y_stride_0
-            + (load_k_2 + i * 8) * params.y_stride_1 + load_n, params.n - load_n);
-        *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+            + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n);
+        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = load_m + i * 32 < params.m
-          ? load_first<4>(x + pid_b * params.x_stride_0 + (load_m + i * 32) * params.x_stride_1
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      float4 x_tile = load_m + i * X_ROWS < params.m
+          ? load_first<4>(x + pid_b * params.x_stride_0 + (load_m + i * X_ROWS) * params.x_stride_1
           + load_k, params.k - load_k) : float4(0.0f);
-      *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float4 y_tile = load_k_2 + i * 8 < params.k
-          ? load_first<4>(y + pid_b * params.y_stride_0 + (load_k_2 + i * 8) * params.y_stride_1
-          + load_n, params.n - load_n) : float4(0.0f);
-      *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+    UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+      float4 y_tile = load_k_2 + i * Y_ROWS < params.k
+          ? load_first<4>(y + pid_b * params.y_stride_0
+          + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n) : float4(0.0f);
+      *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_b, tile_m, tile_n] = acc.to(out.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + pid_b * params.m * params.n + (m + i * 16) * params.n + n + j * 16,
-            float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * 16));
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + pid_b * params.m * params.n + (m + i * WM * 8) * params.n + n
+            + j * WN * 8, float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
+            params.n - (n + j * WN * 8));
       }
     }
   }
@@ -343,99 +377,119 @@ struct BroadcastMatmulParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_flat_shared[64][24];
-  alignas(16) threadgroup half w_shared[16][72];
-  bool interior = int(tgid.x) * 64 + 64 <= params.rows && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 2;
-  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_FLAT_COLS = BK / 8;
+  constexpr short W_COLS = BN / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_FLAT_ROWS = THREADS / (BK / 8);
+  constexpr short W_ROWS = THREADS / (BN / 8);
+  alignas(16) threadgroup half x_flat_shared[BM][BK + PAD];
+  alignas(16) threadgroup half w_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.rows && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_FLAT_COLS;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * 8;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_FLAT_COLS * 8;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
         Pack<half, 8> x_flat_tile =
-            load_pack<8>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+            load_pack<8>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / X_FLAT_COLS
+            + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 8] = x_flat_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        Pack<half, 8> w_tile =
+            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+            w_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_flat_tile = load_m + i * 32 < params.rows
-            ? load_pack<8>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k)
+      UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
+        Pack<half, 8> x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
+            ? load_pack<8>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k)
             : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+        *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / X_FLAT_COLS
+            + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 8] = x_flat_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> w_tile = load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        Pack<half, 8> w_tile = load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
             + load_n, params.n - load_n);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+            w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_flat_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_flat_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_FLAT_COLS * 8;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> x_flat_tile = load_m + i * 32 < params.rows
-          ? load_pack_first<8>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k,
-          params.k - load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / 2 + i * 32][lane % 2 * 8] = x_flat_tile;
+    UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
+      Pack<half, 8> x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
+          ? load_pack_first<8>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0
+          + load_k, params.k - load_k) : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / X_FLAT_COLS
+          + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 8] = x_flat_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> w_tile = load_k_2 + i * 8 < params.k
-          ? load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n,
+    UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+      Pack<half, 8> w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
           params.n - load_n) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_flat_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_flat_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
-      if (m + i * 16 < params.rows) {
-        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+      if (m + i * WM * 8 < params.rows) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
+            params.n - (n + j * WN * 8));
       }
     }
   }
@@ -450,100 +504,116 @@ struct BroadcastMatmulParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float x_flat_shared[64][20];
-  alignas(16) threadgroup float w_shared[16][68];
-  bool interior = int(tgid.x) * 64 + 64 <= params.rows && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 4;
-  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short PAD = 4;
+  constexpr short X_FLAT_COLS = BK / 4;
+  constexpr short W_COLS = BN / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_FLAT_ROWS = THREADS / (BK / 4);
+  constexpr short W_ROWS = THREADS / (BN / 4);
+  alignas(16) threadgroup float x_flat_shared[BM][BK + PAD];
+  alignas(16) threadgroup float w_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.rows && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_FLAT_COLS;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * 4;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_FLAT_COLS * 4;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
         float4 x_flat_tile =
-            load_any<4>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k);
-        *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
+            load_any<4>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k);
+        *(threadgroup float4*)&x_flat_shared[tid / X_FLAT_COLS
+            + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 4] = x_flat_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load_any<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
-        *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        float4 w_tile = load_any<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_flat_tile = load_m + i * 32 < params.rows
-            ? load_any<4>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k)
+      UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
+        float4 x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
+            ? load_any<4>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k)
             : float4(0.0f);
-        *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
+        *(threadgroup float4*)&x_flat_shared[tid / X_FLAT_COLS
+            + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 4] = x_flat_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile =
-            load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n);
-        *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        float4 w_tile = load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+            params.n - load_n);
+        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_flat_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_flat_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_FLAT_COLS * 4;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_flat_tile = load_m + i * 32 < params.rows
-          ? load_first<4>(x_flat + (load_m + i * 32) * params.x_flat_stride_0 + load_k,
+    UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
+      float4 x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
+          ? load_first<4>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k,
           params.k - load_k) : float4(0.0f);
-      *(threadgroup float4*)&x_flat_shared[tid / 4 + i * 32][lane % 4 * 4] = x_flat_tile;
+      *(threadgroup float4*)&x_flat_shared[tid / X_FLAT_COLS
+          + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 4] = x_flat_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float4 w_tile = load_k_2 + i * 8 < params.k
-          ? load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
-          : float4(0.0f);
-      *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
+    UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+      float4 w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+          params.n - load_n) : float4(0.0f);
+      *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_flat_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_flat_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      if (m + i * 16 < params.rows) {
-        store_first<2>(out + (m + i * 16) * params.n + n + j * 16,
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
+      if (m + i * WM * 8 < params.rows) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * 16));
+            params.n - (n + j * WN * 8));
       }
     }
   }

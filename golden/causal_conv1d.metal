@@ -48,9 +48,11 @@ struct CausalConv1dParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
+  constexpr short BC = 32;
+  constexpr short BT = 32;
   int pid_b = int(tgid.z);
-  int c = int(tgid.y) * 32 + tid / 8;
-  int t = int(tgid.x) * 32 + lane % 8 * 4;
+  int c = int(tgid.y) * BC + tid / 8;
+  int t = int(tgid.x) * BT + lane % 8 * 4;
   // acc = acc + bias[tile_c].to(torch.float32)[None, :, None]
   float bias_f32 = float(c < params.c ? bias[c] : bfloat(0.0f));
   // tap = weight[tile_c, k].to(torch.float32)[None, :, None]
@@ -96,9 +98,11 @@ struct CausalConv1dParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
+  constexpr short BC = 32;
+  constexpr short BT = 32;
   int pid_b = int(tgid.z);
-  int c = int(tgid.y) * 32 + tid / 8;
-  int t = int(tgid.x) * 32 + lane % 8 * 4;
+  int c = int(tgid.y) * BC + tid / 8;
+  int t = int(tgid.x) * BT + lane % 8 * 4;
   // acc = acc + bias[tile_c].to(torch.float32)[None, :, None]
   float bias_tile = c < params.c ? bias[c] : 0.0f;
   // tap = weight[tile_c, k].to(torch.float32)[None, :, None]

@@ -66,10 +66,11 @@ struct ConcatColumnsParams {
   int y_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_f16_1024(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
-    const device half* y [[buffer(2)]],
+template <typename T, short THREADS, short N1_READS, short N2_READS>
+[[kernel, max_total_threads_per_threadgroup(THREADS)]] void concat_columns(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
+    const device T* y [[buffer(2)]],
     constant ConcatColumnsParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
@@ -77,136 +78,34 @@ struct ConcatColumnsParams {
   int n1 = tid * 4;
   int n2 = tid * 4;
   // out[tile_m, :n1] = x[tile_m, :]
-  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n1, params.n1 - n1);
-  store_first<4>(out + pid_m * params.N1_N2 + n1, x_tile, params.n1 - n1);
-  // out[tile_m, n1:] = y[tile_m, :]
-  half4 y_tile = load_first<4>(y + pid_m * params.y_stride_0 + n2, params.n2 - n2);
-  threadgroup_barrier(mem_flags::mem_device);
-  store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2, y_tile, params.n2 - n2);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_f16_4096(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
-    const device half* y [[buffer(2)]],
-    constant ConcatColumnsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.x);
-  int n1 = tid * 4;
-  int n2 = tid * 4;
-  // out[tile_m, :n1] = x[tile_m, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * 1024, params.n1 - (n1 + i * 1024));
-    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * 1024, x_tile, params.n1 - (n1 + i * 1024));
+  UNROLL for (short i = 0; i < N1_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * THREADS * 4,
+        params.n1 - (n1 + i * THREADS * 4));
+    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * THREADS * 4, x_tile,
+        params.n1 - (n1 + i * THREADS * 4));
   }
   threadgroup_barrier(mem_flags::mem_device);
   // out[tile_m, n1:] = y[tile_m, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 y_tile =
-        load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * 1024, params.n2 - (n2 + i * 1024));
-    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 1024, y_tile,
-        params.n2 - (n2 + i * 1024));
+  UNROLL for (short i = 0; i < N2_READS / 4; ++i) {
+    vec<T, 4> y_tile = load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * THREADS * 4,
+        params.n2 - (n2 + i * THREADS * 4));
+    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * THREADS * 4, y_tile,
+        params.n2 - (n2 + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(1024)]] void concat_columns_f16_16384(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
-    const device half* y [[buffer(2)]],
-    constant ConcatColumnsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.x);
-  int n1 = tid * 4;
-  int n2 = tid * 4;
-  // out[tile_m, :n1] = x[tile_m, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * 4096, params.n1 - (n1 + i * 4096));
-    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * 4096, x_tile, params.n1 - (n1 + i * 4096));
-  }
-  threadgroup_barrier(mem_flags::mem_device);
-  // out[tile_m, n1:] = y[tile_m, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 y_tile =
-        load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * 4096, params.n2 - (n2 + i * 4096));
-    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 4096, y_tile,
-        params.n2 - (n2 + i * 4096));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_f32_1024(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    const device float* y [[buffer(2)]],
-    constant ConcatColumnsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.x);
-  int n1 = tid * 4;
-  int n2 = tid * 4;
-  // out[tile_m, :n1] = x[tile_m, :]
-  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n1, params.n1 - n1);
-  store_first<4>(out + pid_m * params.N1_N2 + n1, x_tile, params.n1 - n1);
-  // out[tile_m, n1:] = y[tile_m, :]
-  float4 y_tile = load_first<4>(y + pid_m * params.y_stride_0 + n2, params.n2 - n2);
-  threadgroup_barrier(mem_flags::mem_device);
-  store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2, y_tile, params.n2 - n2);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_f32_4096(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    const device float* y [[buffer(2)]],
-    constant ConcatColumnsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.x);
-  int n1 = tid * 4;
-  int n2 = tid * 4;
-  // out[tile_m, :n1] = x[tile_m, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * 1024, params.n1 - (n1 + i * 1024));
-    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * 1024, x_tile, params.n1 - (n1 + i * 1024));
-  }
-  threadgroup_barrier(mem_flags::mem_device);
-  // out[tile_m, n1:] = y[tile_m, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 y_tile =
-        load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * 1024, params.n2 - (n2 + i * 1024));
-    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 1024, y_tile,
-        params.n2 - (n2 + i * 1024));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(1024)]] void concat_columns_f32_16384(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    const device float* y [[buffer(2)]],
-    constant ConcatColumnsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.x);
-  int n1 = tid * 4;
-  int n2 = tid * 4;
-  // out[tile_m, :n1] = x[tile_m, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n1 + i * 4096, params.n1 - (n1 + i * 4096));
-    store_first<4>(out + pid_m * params.N1_N2 + n1 + i * 4096, x_tile, params.n1 - (n1 + i * 4096));
-  }
-  threadgroup_barrier(mem_flags::mem_device);
-  // out[tile_m, n1:] = y[tile_m, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 y_tile =
-        load_first<4>(y + pid_m * params.y_stride_0 + n2 + i * 4096, params.n2 - (n2 + i * 4096));
-    store_first<4>(out + pid_m * params.N1_N2 + params.n1 + n2 + i * 4096, y_tile,
-        params.n2 - (n2 + i * 4096));
-  }
-}
+template [[host_name("concat_columns_f16_1024")]] [[kernel]]
+decltype(concat_columns<half, 256, 4, 4>) concat_columns<half, 256, 4, 4>;
+template [[host_name("concat_columns_f16_4096")]] [[kernel]]
+decltype(concat_columns<half, 256, 16, 16>) concat_columns<half, 256, 16, 16>;
+template [[host_name("concat_columns_f16_16384")]] [[kernel]]
+decltype(concat_columns<half, 1024, 16, 16>) concat_columns<half, 1024, 16, 16>;
+template [[host_name("concat_columns_f32_1024")]] [[kernel]]
+decltype(concat_columns<float, 256, 4, 4>) concat_columns<float, 256, 4, 4>;
+template [[host_name("concat_columns_f32_4096")]] [[kernel]]
+decltype(concat_columns<float, 256, 16, 16>) concat_columns<float, 256, 16, 16>;
+template [[host_name("concat_columns_f32_16384")]] [[kernel]]
+decltype(concat_columns<float, 1024, 16, 16>) concat_columns<float, 1024, 16, 16>;
 
 struct ConcatColumnsMaskedParams {
   int n1;
@@ -215,53 +114,34 @@ struct ConcatColumnsMaskedParams {
   int y_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_masked_bf16(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* y [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_masked(
+    const device T* x [[buffer(0)]],
+    const device T* y [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant ConcatColumnsMaskedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // right = hl.load(y, [tile_m, tile_n.index - n1], extra_mask=tile_n.index[None, :] >= n1)
   int neg = -params.n1;
   // out[tile_m, tile_n] = torch.where(from_x, left, right)
-  bfloat4 out_tile;
+  vec<T, 4> out_tile;
   // from_x = (tile_n.index < n1)[None, :]
   // left = hl.load(x, [tile_m, tile_n], extra_mask=from_x)
   UNROLL for (short i = 0; i < 4; ++i) {
     bool condition = n + i < params.n1;
-    bfloat left =
-        n + i < params.N1_N2 && condition ? x[pid_m * params.x_stride_0 + n + i] : bfloat(0.0f);
-    bfloat right = n + i < params.N1_N2 && n + i >= params.n1
-        ? y[pid_m * params.y_stride_0 + n + i + neg] : bfloat(0.0f);
-    out_tile[i] = bfloat(condition ? float(left) : float(right));
+    T left = n + i < params.N1_N2 && condition ? x[pid_m * params.x_stride_0 + n + i] : T(0.0f);
+    T right = n + i < params.N1_N2 && n + i >= params.n1
+        ? y[pid_m * params.y_stride_0 + n + i + neg] : T(0.0f);
+    out_tile[i] = T(condition ? float(left) : float(right));
   }
   store_first<4>(out + pid_m * params.N1_N2 + n, out_tile, params.N1_N2 - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void concat_columns_masked_f32(
-    const device float* x [[buffer(0)]],
-    const device float* y [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant ConcatColumnsMaskedParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // right = hl.load(y, [tile_m, tile_n.index - n1], extra_mask=tile_n.index[None, :] >= n1)
-  int neg = -params.n1;
-  // out[tile_m, tile_n] = torch.where(from_x, left, right)
-  float4 out_tile;
-  // from_x = (tile_n.index < n1)[None, :]
-  // left = hl.load(x, [tile_m, tile_n], extra_mask=from_x)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bool condition = n + i < params.n1;
-    float left = n + i < params.N1_N2 && condition ? x[pid_m * params.x_stride_0 + n + i] : 0.0f;
-    float right = n + i < params.N1_N2 && n + i >= params.n1
-        ? y[pid_m * params.y_stride_0 + n + i + neg] : 0.0f;
-    out_tile[i] = condition ? left : right;
-  }
-  store_first<4>(out + pid_m * params.N1_N2 + n, out_tile, params.N1_N2 - n);
-}
+template [[host_name("concat_columns_masked_bf16")]] [[kernel]]
+decltype(concat_columns_masked<bfloat>) concat_columns_masked<bfloat>;
+template [[host_name("concat_columns_masked_f32")]] [[kernel]]
+decltype(concat_columns_masked<float>) concat_columns_masked<float>;

@@ -90,15 +90,17 @@ struct IntegerPowerParams {
   int exponent;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void integer_power_f16(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void integer_power(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant IntegerPowerParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // base = x[tile].to(torch.float32)
-  half4 x_tile = load_aligned<4>(x + n, params.n - n);
+  vec<T, 4> x_tile = load_aligned<4>(x + n, params.n - n);
   float4 base = float4(x_tile);
   float4 power = float4(1.0f);
   // while remaining > 0:
@@ -128,49 +130,14 @@ struct IntegerPowerParams {
     remaining = remaining_2;
   }
   // out[tile] = power.to(x.dtype)
-  half4 out_tile = half4(power);
+  vec<T, 4> out_tile = vec<T, 4>(power);
   store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void integer_power_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant IntegerPowerParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // base = x[tile].to(torch.float32)
-  float4 base = load_aligned<4>(x + n, params.n - n);
-  float4 power = float4(1.0f);
-  // while remaining > 0:
-  int remaining = params.exponent;
-  float4 base_2 = base;
-  while (true) {
-    bool condition = remaining > 0;
-    if (!(condition)) {
-      break;
-    }
-    // if (remaining & 1) != 0:
-    bool condition_2 = (remaining & 1) != 0;
-    float4 power_2;
-    if (condition_2) {
-      // power = power * base
-      float4 power_3 = power * base_2;
-      power_2 = power_3;
-    } else {
-      power_2 = power;
-    }
-    // base = base * base
-    // remaining = remaining >> 1
-    float4 base_3 = base_2 * base_2;
-    power = power_2;
-    base_2 = base_3;
-    int remaining_2 = remaining >> 1;
-    remaining = remaining_2;
-  }
-  // out[tile] = power.to(x.dtype)
-  store_aligned<4>(out + n, power, params.n - n);
-}
+template [[host_name("integer_power_f16")]] [[kernel]]
+decltype(integer_power<half>) integer_power<half>;
+template [[host_name("integer_power_f32")]] [[kernel]]
+decltype(integer_power<float>) integer_power<float>;
 
 struct StochasticDepthParams {
   float scale;
@@ -179,58 +146,39 @@ struct StochasticDepthParams {
   int branch_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void stochastic_depth_bf16_i32(
-    const device bfloat* x [[buffer(0)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void stochastic_depth(
+    const device T* x [[buffer(0)]],
     const device int* keep [[buffer(1)]],
-    const device bfloat* branch [[buffer(2)]],
-    device bfloat* out [[buffer(3)]],
+    const device T* branch [[buffer(2)]],
+    device T* out [[buffer(3)]],
     constant StochasticDepthParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_b = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // if keep[sample] != 0:
   bool condition = keep[pid_b] != 0;
   // value = x[sample, tile_n].to(torch.float32)
-  bfloat4 x_tile = load_first<4>(x + pid_b * params.x_stride_0 + n, params.n - n);
+  vec<T, 4> x_tile = load_first<4>(x + pid_b * params.x_stride_0 + n, params.n - n);
   float4 value_2;
   float4 value = float4(x_tile);
   if (condition) {
     // value = value + scale * branch[sample, tile_n].to(torch.float32)
-    bfloat4 branch_tile = load_first<4>(branch + pid_b * params.branch_stride_0 + n, params.n - n);
+    vec<T, 4> branch_tile =
+        load_first<4>(branch + pid_b * params.branch_stride_0 + n, params.n - n);
     float4 value_3 = value + params.scale * float4(branch_tile);
     value_2 = value_3;
   } else {
     value_2 = value;
   }
   // out[sample, tile_n] = value.to(x.dtype)
-  bfloat4 out_tile = bfloat4(value_2);
+  vec<T, 4> out_tile = vec<T, 4>(value_2);
   store_first<4>(out + pid_b * params.n + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void stochastic_depth_f32_i32(
-    const device float* x [[buffer(0)]],
-    const device int* keep [[buffer(1)]],
-    const device float* branch [[buffer(2)]],
-    device float* out [[buffer(3)]],
-    constant StochasticDepthParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_b = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // if keep[sample] != 0:
-  bool condition = keep[pid_b] != 0;
-  float4 value;
-  // value = x[sample, tile_n].to(torch.float32)
-  float4 value_2 = load_first<4>(x + pid_b * params.x_stride_0 + n, params.n - n);
-  if (condition) {
-    // value = value + scale * branch[sample, tile_n].to(torch.float32)
-    float4 branch_tile = load_first<4>(branch + pid_b * params.branch_stride_0 + n, params.n - n);
-    float4 value_3 = value_2 + params.scale * branch_tile;
-    value = value_3;
-  } else {
-    value = value_2;
-  }
-  // out[sample, tile_n] = value.to(x.dtype)
-  store_first<4>(out + pid_b * params.n + n, value, params.n - n);
-}
+template [[host_name("stochastic_depth_bf16_i32")]] [[kernel]]
+decltype(stochastic_depth<bfloat>) stochastic_depth<bfloat>;
+template [[host_name("stochastic_depth_f32_i32")]] [[kernel]]
+decltype(stochastic_depth<float>) stochastic_depth<float>;

@@ -99,7 +99,8 @@ struct CrossEntropyParams {
   int logits_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_i64_bf16_1024(
+template <short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy(
     const device long* labels [[buffer(0)]],
     const device bfloat* logits_flat [[buffer(1)]],
     const device bfloat* logits [[buffer(2)]],
@@ -109,66 +110,18 @@ struct CrossEntropyParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_n = int(tgid.x);
-  int v = tid * 4;
-  // row_max = torch.amax(rows, dim=-1)
-  bfloat4 logits_tile =
-      load_first<4>(logits + pid_n * params.logits_stride_0 + v, params.v - v, bfloat(-INFINITY));
-  // rows = logits[tile_n, :].to(torch.float32)
-  float row_max = -INFINITY;
-  float4 rows = float4(logits_tile);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    row_max = nan_max(row_max, rows[i]);
-  }
-  row_max = simd_nan_max(row_max);
-  if (lane == 0) {
-    max_shared[sg] = row_max;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
-  float sum_exp = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum_exp += precise::exp(rows[i] - row_max);
-  }
-  sum_exp = simd_sum(sum_exp);
-  if (lane == 0) {
-    sum_shared[sg] = sum_exp;
-  }
-  // One element per row: gathered from the flat view rather than selected from the tile.
-  bfloat logits_flat_tile = logits_flat[int(long(pid_n * params.v) + labels[pid_n])];
-  float target = float(logits_flat_tile);
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
-  // losses[tile_n] = row_max + torch.log(sum_exp) - target
-  if (tid == 0) {
-    losses[pid_n] = row_max + precise::log(sum_exp) - target;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_i64_bf16_4096(
-    const device long* labels [[buffer(0)]],
-    const device bfloat* logits_flat [[buffer(1)]],
-    const device bfloat* logits [[buffer(2)]],
-    device float* losses [[buffer(3)]],
-    constant CrossEntropyParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_n = int(tgid.x);
   int v = tid * 4;
   // rows = logits[tile_n, :].to(torch.float32)
-  float4 rows[4];
+  float4 rows[N_READS / 4];
   // row_max = torch.amax(rows, dim=-1)
   float row_max = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
-        params.v - (v + i * 1024), bfloat(-INFINITY));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
+        + i * THREADS * 4, params.v - (v + i * THREADS * 4), bfloat(-INFINITY));
     rows[i] = float4(logits_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       row_max = nan_max(row_max, rows[i][j]);
@@ -179,10 +132,10 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  row_max = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
   float sum_exp = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum_exp += precise::exp(rows[i][j] - row_max);
     }
@@ -195,12 +148,17 @@ struct CrossEntropyParams {
   bfloat logits_flat_tile = logits_flat[int(long(pid_n * params.v) + labels[pid_n])];
   float target = float(logits_flat_tile);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
   }
 }
+
+template [[host_name("cross_entropy_i64_bf16_1024")]] [[kernel]]
+decltype(cross_entropy<4>) cross_entropy<4>;
+template [[host_name("cross_entropy_i64_bf16_4096")]] [[kernel]]
+decltype(cross_entropy<16>) cross_entropy<16>;
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_i64_bf16_long(
     const device long* labels [[buffer(0)]],
@@ -212,29 +170,31 @@ struct CrossEntropyParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short BV = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_n = int(tgid.x);
-  float4 row_max_acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  float4 row_max_acc[BV / (THREADS * 4)];
+  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
     row_max_acc[i] = float4(-INFINITY);
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
     int v = tile_v + tid * 4;
     // rows = logits[tile_n, :].to(torch.float32)
     // row_max = torch.amax(rows, dim=-1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
-          params.v - (v + i * 1024));
+    UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
+      bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
+          + i * THREADS * 4, params.v - (v + i * THREADS * 4));
       float4 rows = float4(logits_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
         row_max_acc[i][j] =
-            nan_max(row_max_acc[i][j], v + i * 1024 + j < params.v ? rows[j] : -INFINITY);
+            nan_max(row_max_acc[i][j], v + i * THREADS * 4 + j < params.v ? rows[j] : -INFINITY);
       }
     }
   }
   float row_max = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       row_max = nan_max(row_max, row_max_acc[i][j]);
     }
@@ -244,22 +204,23 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 sum_exp_acc[4] = {};
+  row_max = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
+  float4 sum_exp_acc[BV / (THREADS * 4)] = {};
   for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
     int v = tile_v + tid * 4;
     // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
-          params.v - (v + i * 1024));
+    UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
+      bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
+          + i * THREADS * 4, params.v - (v + i * THREADS * 4));
       float4 rows = float4(logits_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
-        sum_exp_acc[i][j] += v + i * 1024 + j < params.v ? precise::exp(rows[j] - row_max) : 0.0f;
+        sum_exp_acc[i][j] += v + i * THREADS * 4 + j < params.v ? precise::exp(rows[j] - row_max)
+            : 0.0f;
       }
     }
   }
   float sum_exp = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum_exp += sum_exp_acc[i][j];
     }
@@ -272,14 +233,15 @@ struct CrossEntropyParams {
   bfloat logits_flat_tile = logits_flat[int(long(pid_n * params.v) + labels[pid_n])];
   float target = float(logits_flat_tile);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_i32_f32_1024(
+template <short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_2(
     const device int* labels [[buffer(0)]],
     const device float* logits_flat [[buffer(1)]],
     const device float* logits [[buffer(2)]],
@@ -289,61 +251,17 @@ struct CrossEntropyParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_n = int(tgid.x);
   int v = tid * 4;
   // row_max = torch.amax(rows, dim=-1)
-  float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v, params.v - v, -INFINITY);
+  float4 rows[N_READS / 4];
   float row_max = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    row_max = nan_max(row_max, rows[i]);
-  }
-  row_max = simd_nan_max(row_max);
-  if (lane == 0) {
-    max_shared[sg] = row_max;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
-  float sum_exp = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum_exp += precise::exp(rows[i] - row_max);
-  }
-  sum_exp = simd_sum(sum_exp);
-  if (lane == 0) {
-    sum_shared[sg] = sum_exp;
-  }
-  // One element per row: gathered from the flat view rather than selected from the tile.
-  float target = logits_flat[pid_n * params.v + labels[pid_n]];
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
-  // losses[tile_n] = row_max + torch.log(sum_exp) - target
-  if (tid == 0) {
-    losses[pid_n] = row_max + precise::log(sum_exp) - target;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_i32_f32_4096(
-    const device int* labels [[buffer(0)]],
-    const device float* logits_flat [[buffer(1)]],
-    const device float* logits [[buffer(2)]],
-    device float* losses [[buffer(3)]],
-    constant CrossEntropyParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_n = int(tgid.x);
-  int v = tid * 4;
-  // row_max = torch.amax(rows, dim=-1)
-  float4 rows[4];
-  float row_max = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    rows[i] = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
-        params.v - (v + i * 1024), -INFINITY);
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    rows[i] = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * THREADS * 4,
+        params.v - (v + i * THREADS * 4), -INFINITY);
     UNROLL for (short j = 0; j < 4; ++j) {
       row_max = nan_max(row_max, rows[i][j]);
     }
@@ -353,10 +271,10 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  row_max = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
   float sum_exp = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum_exp += precise::exp(rows[i][j] - row_max);
     }
@@ -368,12 +286,17 @@ struct CrossEntropyParams {
   // One element per row: gathered from the flat view rather than selected from the tile.
   float target = logits_flat[pid_n * params.v + labels[pid_n]];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
   }
 }
+
+template [[host_name("cross_entropy_i32_f32_1024")]] [[kernel]]
+decltype(cross_entropy_2<4>) cross_entropy_2<4>;
+template [[host_name("cross_entropy_i32_f32_4096")]] [[kernel]]
+decltype(cross_entropy_2<16>) cross_entropy_2<16>;
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_i32_f32_long(
     const device int* labels [[buffer(0)]],
@@ -385,26 +308,28 @@ struct CrossEntropyParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short BV = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_n = int(tgid.x);
-  float4 row_max_acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  float4 row_max_acc[BV / (THREADS * 4)];
+  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
     row_max_acc[i] = float4(-INFINITY);
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
     int v = tile_v + tid * 4;
     // row_max = torch.amax(rows, dim=-1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
-          params.v - (v + i * 1024), -INFINITY);
+    UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
+      float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * THREADS * 4,
+          params.v - (v + i * THREADS * 4), -INFINITY);
       UNROLL for (short j = 0; j < 4; ++j) {
         row_max_acc[i][j] = nan_max(row_max_acc[i][j], rows[j]);
       }
     }
   }
   float row_max = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       row_max = nan_max(row_max, row_max_acc[i][j]);
     }
@@ -414,22 +339,23 @@ struct CrossEntropyParams {
     max_shared[sg] = row_max;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 sum_exp_acc[4] = {};
+  row_max = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
+  float4 sum_exp_acc[BV / (THREADS * 4)] = {};
   for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
     int v = tile_v + tid * 4;
     // rows = logits[tile_n, :].to(torch.float32)
     // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * 1024,
-          params.v - (v + i * 1024));
+    UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
+      float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * THREADS * 4,
+          params.v - (v + i * THREADS * 4));
       UNROLL for (short j = 0; j < 4; ++j) {
-        sum_exp_acc[i][j] += v + i * 1024 + j < params.v ? precise::exp(rows[j] - row_max) : 0.0f;
+        sum_exp_acc[i][j] += v + i * THREADS * 4 + j < params.v ? precise::exp(rows[j] - row_max)
+            : 0.0f;
       }
     }
   }
   float sum_exp = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum_exp += sum_exp_acc[i][j];
     }
@@ -441,7 +367,7 @@ struct CrossEntropyParams {
   // One element per row: gathered from the flat view rather than selected from the tile.
   float target = logits_flat[pid_n * params.v + labels[pid_n]];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum_exp = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   // losses[tile_n] = row_max + torch.log(sum_exp) - target
   if (tid == 0) {
     losses[pid_n] = row_max + precise::log(sum_exp) - target;
@@ -464,8 +390,10 @@ struct CrossEntropyBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  int n = int(tgid.y) * 32 + tid / 8;
-  int v = int(tgid.x) * 32 + lane % 8 * 4;
+  constexpr short BN = 32;
+  constexpr short BV = 32;
+  int n = int(tgid.y) * BN + tid / 8;
+  int v = int(tgid.x) * BV + lane % 8 * 4;
   // probs = torch.exp(logits[tile_n, tile_v].to(torch.float32) - lse[tile_n][:, None])
   half4 logits_tile = n < params.n
       ? load_first<4>(logits + n * params.logits_stride_0 + v, params.v - v) : half4(0.0h);
@@ -503,8 +431,10 @@ struct CrossEntropyBwdI32F32Params {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  int n = int(tgid.y) * 32 + tid / 8;
-  int v = int(tgid.x) * 32 + lane % 8 * 4;
+  constexpr short BN = 32;
+  constexpr short BV = 32;
+  int n = int(tgid.y) * BN + tid / 8;
+  int v = int(tgid.x) * BV + lane % 8 * 4;
   // probs = torch.exp(logits[tile_n, tile_v].to(torch.float32) - lse[tile_n][:, None])
   float4 logits_tile = n < params.n
       ? load_first<4>(logits + n * params.logits_stride_0 + v, params.v - v) : float4(0.0f);

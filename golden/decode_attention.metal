@@ -99,8 +99,14 @@ struct DecodeAttentionParams {
     constant DecodeAttentionParams& params [[buffer(5)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat k_shared[32][72];
-  alignas(16) threadgroup bfloat v_shared[32][72];
+  constexpr short BN = 32;
+  constexpr short THREADS = 32;
+  constexpr short PAD = 8;
+  constexpr short TN = BN / 8;
+  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short V_ROWS = THREADS / 8;
+  alignas(16) threadgroup bfloat k_shared[BN][64 + PAD];
+  alignas(16) threadgroup bfloat v_shared[BN][64 + PAD];
   int batch = int(tgid.x);
   int head = int(tgid.y);
   int d = tid / 16 * 4 + tid / 2 % 4;
@@ -121,42 +127,42 @@ struct DecodeAttentionParams {
         load_any<2>(q + batch * params.q_stride_0 + head * params.q_stride_1 + d * params.q_stride_2
         + d_2 + i * 8));
   }
-  for (int tile_n = 0; tile_n < length_; tile_n += 32) {
+  for (int tile_n = 0; tile_n < length_; tile_n += BN) {
     int n = tile_n + tid / 8 % 2 * 4 + tid % 2 * 2;
     int load_n = tile_n + tid / 8;
-    simdgroup_float8x8 scores[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    simdgroup_float8x8 scores[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
-    if (tile_n + 32 <= length_) {
-      UNROLL for (short i = 0; i < 8; ++i) {
+    if (tile_n + BN <= length_) {
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
         Pack<bfloat, 8> k_tile = load_pack<8>(k + batch * params.k_stride_0
-            + head * params.k_stride_1 + (load_n + i * 4) * params.k_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
+            + head * params.k_stride_1 + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * RHS_ROWS][tid % 8 * 8] = k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 8; ++i) {
-        Pack<bfloat, 8> k_tile = load_n + i * 4 < length_
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        Pack<bfloat, 8> k_tile = load_n + i * RHS_ROWS < length_
             ? load_pack<8>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * 4) * params.k_stride_2 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * 4][tid % 8 * 8] = k_tile;
+            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * RHS_ROWS][tid % 8 * 8] = k_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 8; ++kk) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_bfloat8x8 k_frag;
-        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 72, ulong2(0, 0), true);
+        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 64 + PAD, ulong2(0, 0), true);
         simdgroup_multiply_accumulate(scores[j], q_tile[kk], k_frag, scores[j]);
       }
     }
     // scores = scores * (sm_scale * 1.4426950408889634)
     float product = params.sm_scale * 1.442695f;
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
-    float2 scores_2[4];
+    float2 scores_2[TN];
     float max_ = -INFINITY;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_3 = elements(scores[i]) * product;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores_2[i][j] = n + i * 8 + j < length_ ? scores_3[j] : -INFINITY;
@@ -171,9 +177,9 @@ struct DecodeAttentionParams {
     float product_2 = row_sum * correction;
     float sum = 0.0f;
     // acc = hl.dot(probs.to(v.dtype), v[batch, head, tile_n, :], acc=acc)
-    simdgroup_bfloat8x8 probs_bf16[4];
+    simdgroup_bfloat8x8 probs_bf16[TN];
     // probs = torch.exp2(scores - new_max[:, None])
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 probs = precise::exp2(scores_2[i] - new_max);
       set_elements(probs_bf16[i], bfloat2(probs));
       UNROLL for (short j = 0; j < 2; ++j) {
@@ -186,25 +192,25 @@ struct DecodeAttentionParams {
     UNROLL for (short i = 0; i < 8; ++i) {
       set_elements(acc[i], elements(acc[i]) * correction);
     }
-    if (tile_n + 32 <= length_) {
-      UNROLL for (short i = 0; i < 8; ++i) {
+    if (tile_n + BN <= length_) {
+      UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
         Pack<bfloat, 8> v_tile = load_pack<8>(v + batch * params.v_stride_0
-            + head * params.v_stride_1 + (load_n + i * 4) * params.v_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
+            + head * params.v_stride_1 + (load_n + i * V_ROWS) * params.v_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * V_ROWS][tid % 8 * 8] = v_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 8; ++i) {
-        Pack<bfloat, 8> v_tile = load_n + i * 4 < length_
+      UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
+        Pack<bfloat, 8> v_tile = load_n + i * V_ROWS < length_
             ? load_pack<8>(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (load_n + i * 4) * params.v_stride_2 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * 4][tid % 8 * 8] = v_tile;
+            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * V_ROWS][tid % 8 * 8] = v_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
+    UNROLL for (short kk = 0; kk < BN / 8; ++kk) {
       UNROLL for (short j = 0; j < 8; ++j) {
         simdgroup_bfloat8x8 v_frag;
-        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 72);
+        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 64 + PAD);
         simdgroup_multiply_accumulate(acc[j], probs_bf16[kk], v_frag, acc[j]);
       }
     }
@@ -227,8 +233,14 @@ struct DecodeAttentionParams {
     constant DecodeAttentionParams& params [[buffer(5)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  alignas(16) threadgroup float k_shared[32][36];
-  alignas(16) threadgroup float v_shared[32][36];
+  constexpr short BN = 32;
+  constexpr short THREADS = 32;
+  constexpr short PAD = 4;
+  constexpr short TN = BN / 8;
+  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short V_ROWS = THREADS / 8;
+  alignas(16) threadgroup float k_shared[BN][32 + PAD];
+  alignas(16) threadgroup float v_shared[BN][32 + PAD];
   int batch = int(tgid.x);
   int head = int(tgid.y);
   int d = tid / 16 * 4 + tid / 2 % 4;
@@ -249,42 +261,42 @@ struct DecodeAttentionParams {
         d < 4 ? load_any<2>(q + batch * params.q_stride_0 + head * params.q_stride_1
         + d * params.q_stride_2 + d_2 + i * 8) : float2(0.0f));
   }
-  for (int tile_n = 0; tile_n < length_; tile_n += 32) {
+  for (int tile_n = 0; tile_n < length_; tile_n += BN) {
     int n = tile_n + tid / 8 % 2 * 4 + tid % 2 * 2;
     int load_n = tile_n + tid / 8;
-    simdgroup_float8x8 scores[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
+    simdgroup_float8x8 scores[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
-    if (tile_n + 32 <= length_) {
-      UNROLL for (short i = 0; i < 8; ++i) {
+    if (tile_n + BN <= length_) {
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
         float4 k_tile = load_any<4>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * 4) * params.k_stride_2 + load_d);
-        *(threadgroup float4*)&k_shared[tid / 8 + i * 4][tid % 8 * 4] = k_tile;
+            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup float4*)&k_shared[tid / 8 + i * RHS_ROWS][tid % 8 * 4] = k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 8; ++i) {
-        float4 k_tile = load_n + i * 4 < length_
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        float4 k_tile = load_n + i * RHS_ROWS < length_
             ? load_any<4>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * 4) * params.k_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_shared[tid / 8 + i * 4][tid % 8 * 4] = k_tile;
+            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_shared[tid / 8 + i * RHS_ROWS][tid % 8 * 4] = k_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 k_frag;
-        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 36, ulong2(0, 0), true);
+        simdgroup_load(k_frag, &k_shared[j * 8][kk * 8], 32 + PAD, ulong2(0, 0), true);
         simdgroup_multiply_accumulate(scores[j], q_tile[kk], k_frag, scores[j]);
       }
     }
     // scores = scores * (sm_scale * 1.4426950408889634)
     float product = params.sm_scale * 1.442695f;
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
-    float2 scores_2[4];
+    float2 scores_2[TN];
     float max_ = -INFINITY;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_3 = elements(scores[i]) * product;
       UNROLL for (short j = 0; j < 2; ++j) {
         scores_2[i][j] = n + i * 8 + j < length_ ? scores_3[j] : -INFINITY;
@@ -298,9 +310,9 @@ struct DecodeAttentionParams {
     // row_sum = row_sum * correction + torch.sum(probs, dim=-1)
     float product_2 = row_sum * correction;
     // probs = torch.exp2(scores - new_max[:, None])
-    simdgroup_float8x8 probs[4];
+    simdgroup_float8x8 probs[TN];
     float sum = 0.0f;
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < TN; ++i) {
       set_elements(probs[i], precise::exp2(scores_2[i] - new_max));
       UNROLL for (short j = 0; j < 2; ++j) {
         sum += probs[i].thread_elements()[j];
@@ -313,25 +325,25 @@ struct DecodeAttentionParams {
       set_elements(acc[i], elements(acc[i]) * correction);
     }
     // acc = hl.dot(probs.to(v.dtype), v[batch, head, tile_n, :], acc=acc)
-    if (tile_n + 32 <= length_) {
-      UNROLL for (short i = 0; i < 8; ++i) {
+    if (tile_n + BN <= length_) {
+      UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
         float4 v_tile = load_any<4>(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (load_n + i * 4) * params.v_stride_2 + load_d);
-        *(threadgroup float4*)&v_shared[tid / 8 + i * 4][tid % 8 * 4] = v_tile;
+            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d);
+        *(threadgroup float4*)&v_shared[tid / 8 + i * V_ROWS][tid % 8 * 4] = v_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 8; ++i) {
-        float4 v_tile = load_n + i * 4 < length_
+      UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
+        float4 v_tile = load_n + i * V_ROWS < length_
             ? load_any<4>(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (load_n + i * 4) * params.v_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&v_shared[tid / 8 + i * 4][tid % 8 * 4] = v_tile;
+            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&v_shared[tid / 8 + i * V_ROWS][tid % 8 * 4] = v_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
+    UNROLL for (short kk = 0; kk < BN / 8; ++kk) {
       UNROLL for (short j = 0; j < 4; ++j) {
         simdgroup_float8x8 v_frag;
-        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 36);
+        simdgroup_load(v_frag, &v_shared[kk * 8][j * 8], 32 + PAD);
         simdgroup_multiply_accumulate(acc[j], probs[kk], v_frag, acc[j]);
       }
     }

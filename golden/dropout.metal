@@ -64,42 +64,29 @@ struct SeededDropoutParams {
   long seed;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void seeded_dropout_f16(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void seeded_dropout(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant SeededDropoutParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // kept = x[tile].to(torch.float32) * scale
-  half4 x_tile = load_aligned<4>(x + n, params.n - n);
+  vec<T, 4> x_tile = load_aligned<4>(x + n, params.n - n);
   // out[tile] = torch.where(uniform > p, kept, 0.0).to(x.dtype)
-  half4 out_tile;
+  vec<T, 4> out_tile;
   // uniform = hl.rand([tile], seed=seed)
   float4 kept = float4(x_tile) * params.scale;
   UNROLL for (short i = 0; i < 4; ++i) {
     float uniform = kt_uniform(kt_philox(params.seed, n + i));
-    out_tile[i] = half(uniform > params.p ? kept[i] : 0.0f);
+    out_tile[i] = T(uniform > params.p ? kept[i] : 0.0f);
   }
   store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void seeded_dropout_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant SeededDropoutParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // kept = x[tile].to(torch.float32) * scale
-  float4 x_tile = load_aligned<4>(x + n, params.n - n);
-  // out[tile] = torch.where(uniform > p, kept, 0.0).to(x.dtype)
-  float4 out_tile;
-  // uniform = hl.rand([tile], seed=seed)
-  float4 kept = x_tile * params.scale;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float uniform = kt_uniform(kt_philox(params.seed, n + i));
-    out_tile[i] = uniform > params.p ? kept[i] : 0.0f;
-  }
-  store_aligned<4>(out + n, out_tile, params.n - n);
-}
+template [[host_name("seeded_dropout_f16")]] [[kernel]]
+decltype(seeded_dropout<half>) seeded_dropout<half>;
+template [[host_name("seeded_dropout_f32")]] [[kernel]]
+decltype(seeded_dropout<float>) seeded_dropout<float>;

@@ -70,8 +70,10 @@ struct EmbeddingParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  int t = int(tgid.y) * 32 + tid / 8;
-  int d = int(tgid.x) * 32 + lane % 8 * 4;
+  constexpr short BT = 32;
+  constexpr short BD = 32;
+  int t = int(tgid.y) * BT + tid / 8;
+  int d = int(tgid.x) * BD + lane % 8 * 4;
   // out[tile_t, tile_d] = weight[ids_flat[tile_t], tile_d]
   bfloat4 weight_tile = t < params.B_T
       ? load_first<4>(weight + int(ids_flat[t]) * params.weight_stride_0 + d, params.d - d)
@@ -89,8 +91,10 @@ struct EmbeddingParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  int t = int(tgid.y) * 32 + tid / 8;
-  int d = int(tgid.x) * 32 + lane % 8 * 4;
+  constexpr short BT = 32;
+  constexpr short BD = 32;
+  int t = int(tgid.y) * BT + tid / 8;
+  int d = int(tgid.x) * BD + lane % 8 * 4;
   // out[tile_t, tile_d] = weight[ids_flat[tile_t], tile_d]
   float4 weight_tile = t < params.B_T
       ? load_first<4>(weight + ids_flat[t] * params.weight_stride_0 + d, params.d - d)
@@ -114,8 +118,9 @@ struct EmbeddingBagParams {
     constant EmbeddingBagParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BD = 1024;
   int pid_b = int(tgid.y);
-  int d = int(tgid.x) * 1024 + tid * 4;
+  int d = int(tgid.x) * BD + tid * 4;
   float4 acc = float4(0.0f);
   for (int i = 0; i < params.length_; ++i) {
     // acc += weight[ids[tile_b, i], tile_d].to(torch.float32)
@@ -135,8 +140,9 @@ struct EmbeddingBagParams {
     constant EmbeddingBagParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BD = 1024;
   int pid_b = int(tgid.y);
-  int d = int(tgid.x) * 1024 + tid * 4;
+  int d = int(tgid.x) * BD + tid * 4;
   float4 acc = float4(0.0f);
   for (int i = 0; i < params.length_; ++i) {
     // acc += weight[ids[tile_b, i], tile_d].to(torch.float32)

@@ -90,31 +90,23 @@ struct ExpFwdParams {
   int n;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void exp_fwd_f16(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void exp_fwd(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant ExpFwdParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // out[tile] = torch.exp(x[tile])
-  half4 x_tile = load_aligned<4>(x + n, params.n - n);
-  half4 out_tile = half4(precise::exp(float4(x_tile)));
+  vec<T, 4> x_tile = load_aligned<4>(x + n, params.n - n);
+  vec<T, 4> out_tile = vec<T, 4>(precise::exp(float4(x_tile)));
   store_aligned<4>(out + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void exp_fwd_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant ExpFwdParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // out[tile] = torch.exp(x[tile])
-  float4 x_tile = load_aligned<4>(x + n, params.n - n);
-  float4 out_tile = precise::exp(x_tile);
-  store_aligned<4>(out + n, out_tile, params.n - n);
-}
+template [[host_name("exp_fwd_f16")]] [[kernel]] decltype(exp_fwd<half>) exp_fwd<half>;
+template [[host_name("exp_fwd_f32")]] [[kernel]] decltype(exp_fwd<float>) exp_fwd<float>;
 
 struct ExpFwdBf16Params {
   int n;
@@ -127,40 +119,31 @@ struct ExpFwdBf16Params {
     constant ExpFwdBf16Params& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short B1 = 1024;
   int pid_0 = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * B1 + tid * 4;
   // out[tile] = torch.exp(x[tile])
   bfloat4 x_tile = load_first<4>(x + pid_0 * params.x_stride_0 + n, params.n - n);
   bfloat4 out_tile = bfloat4(precise::exp(float4(x_tile)));
   store_first<4>(out + pid_0 * params.n + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void exp_bwd_f16(
-    const device half* grad_out [[buffer(0)]],
-    const device half* out [[buffer(1)]],
-    device half* grad_in [[buffer(2)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void exp_bwd(
+    const device T* grad_out [[buffer(0)]],
+    const device T* out [[buffer(1)]],
+    device T* grad_in [[buffer(2)]],
     constant ExpFwdParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // grad_in[tile] = grad_out[tile] * out[tile]
-  half4 grad_out_tile = load_aligned<4>(grad_out + n, params.n - n);
-  half4 out_tile = load_aligned<4>(out + n, params.n - n);
-  half4 grad_in_tile = grad_out_tile * out_tile;
+  vec<T, 4> grad_out_tile = load_aligned<4>(grad_out + n, params.n - n);
+  vec<T, 4> out_tile = load_aligned<4>(out + n, params.n - n);
+  vec<T, 4> grad_in_tile = vec<T, 4>(float4(grad_out_tile) * float4(out_tile));
   store_aligned<4>(grad_in + n, grad_in_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void exp_bwd_f32(
-    const device float* grad_out [[buffer(0)]],
-    const device float* out [[buffer(1)]],
-    device float* grad_in [[buffer(2)]],
-    constant ExpFwdParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // grad_in[tile] = grad_out[tile] * out[tile]
-  float4 grad_out_tile = load_aligned<4>(grad_out + n, params.n - n);
-  float4 out_tile = load_aligned<4>(out + n, params.n - n);
-  float4 grad_in_tile = grad_out_tile * out_tile;
-  store_aligned<4>(grad_in + n, grad_in_tile, params.n - n);
-}
+template [[host_name("exp_bwd_f16")]] [[kernel]] decltype(exp_bwd<half>) exp_bwd<half>;
+template [[host_name("exp_bwd_f32")]] [[kernel]] decltype(exp_bwd<float>) exp_bwd<float>;

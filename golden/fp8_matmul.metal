@@ -156,129 +156,143 @@ struct Fp8MatmulScaledParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_shared[64][24];
-  alignas(16) threadgroup half w_shared[64][24];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 4;
-  int load_n = int(tgid.y) * 64 + tid / 4;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 4;
+  constexpr short W_COLS = BK / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 4);
+  constexpr short W_ROWS = THREADS / (BK / 4);
+  alignas(16) threadgroup half x_shared[BM][BK + PAD];
+  alignas(16) threadgroup half w_shared[BN][BK + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + tid / W_COLS;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior) {
-      UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 x_tile = load_any<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k);
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        uchar4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
         }
-        *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
+        *(threadgroup half4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile_2;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 w_tile = load_any<4>(w + load_k + (load_n + i * 16) * params.w_stride_1);
+      UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+        uchar4 w_tile = load_any<4>(w + load_k + (load_n + i * W_ROWS) * params.w_stride_1);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
         }
-        *(threadgroup half4*)&w_shared[tid / 4 + i * 16][lane % 4 * 4] = w_tile_2;
+        *(threadgroup half4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile_2;
       }
     } else {
-      UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 x_tile = load_m + i * 16 < params.m
-            ? load_any<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k) : uchar4(0);
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        uchar4 x_tile = load_m + i * X_ROWS < params.m
+            ? load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : uchar4(0);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
         }
-        *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
+        *(threadgroup half4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile_2;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 w_tile = load_n + i * 16 < params.n
-            ? load_any<4>(w + load_k + (load_n + i * 16) * params.w_stride_1) : uchar4(0);
+      UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+        uchar4 w_tile = load_n + i * W_ROWS < params.n
+            ? load_any<4>(w + load_k + (load_n + i * W_ROWS) * params.w_stride_1) : uchar4(0);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
         }
-        *(threadgroup half4*)&w_shared[tid / 4 + i * 16][lane % 4 * 4] = w_tile_2;
+        *(threadgroup half4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile_2;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[j * 8][kk * 8], 24, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[j * WN * 8][kk * 8], BK + PAD, ulong2(0, 0), true);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 4; ++i) {
-      uchar4 x_tile = load_m + i * 16 < params.m
-          ? load_first<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      uchar4 x_tile = load_m + i * X_ROWS < params.m
+          ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
           : uchar4(0);
       half4 x_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
       }
-      *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
+      *(threadgroup half4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile_2;
     }
-    UNROLL for (short i = 0; i < 4; ++i) {
-      uchar4 w_tile = load_n + i * 16 < params.n
-          ? load_first<4>(w + load_k + (load_n + i * 16) * params.w_stride_1, params.k - load_k)
+    UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+      uchar4 w_tile = load_n + i * W_ROWS < params.n
+          ? load_first<4>(w + load_k + (load_n + i * W_ROWS) * params.w_stride_1, params.k - load_k)
           : uchar4(0);
       half4 w_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
       }
-      *(threadgroup half4*)&w_shared[tid / 4 + i * 16][lane % 4 * 4] = w_tile_2;
+      *(threadgroup half4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile_2;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[j * 8][kk * 8], 24, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[j * WN * 8][kk * 8], BK + PAD, ulong2(0, 0), true);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
   // scaled = acc * scale_x[tile_m][:, None] * scale_w[tile_n][None, :]
-  float scale_x_tile[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    scale_x_tile[i] = m + i * 16 < params.m ? scale_x[m + i * 16] : 0.0f;
+  float scale_x_tile[TM];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    scale_x_tile[i] = m + i * WM * 8 < params.m ? scale_x[m + i * WM * 8] : 0.0f;
   }
-  float2 scale_w_tile[8];
-  UNROLL for (short i = 0; i < 8; ++i) {
-    scale_w_tile[i] = load_aligned<2>(scale_w + n + i * 8, params.n - (n + i * 8));
+  float2 scale_w_tile[TN];
+  UNROLL for (short i = 0; i < TN; ++i) {
+    scale_w_tile[i] = load_aligned<2>(scale_w + n + i * WN * 8, params.n - (n + i * WN * 8));
   }
   // out[tile_m, tile_n] = scaled.to(torch.bfloat16)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       float2 scaled = elements(acc[i][j]) * scale_x_tile[i] * scale_w_tile[j];
       bfloat2 out_tile = bfloat2(scaled);
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
+            params.n - (n + j * WN * 8));
       }
     }
   }
@@ -303,131 +317,145 @@ struct Fp8MatmulScaled2Params {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_shared[64][24];
-  alignas(16) threadgroup half w_shared[16][72];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 4;
-  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 4;
+  constexpr short W_COLS = BN / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 4);
+  constexpr short W_ROWS = THREADS / (BN / 4);
+  alignas(16) threadgroup half x_shared[BM][BK + PAD];
+  alignas(16) threadgroup half w_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * 4;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior) {
-      UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 x_tile = load_any<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k);
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        uchar4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
         }
-        *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
+        *(threadgroup half4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile_2;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 w_tile = load_any<4>(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n);
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        uchar4 w_tile = load_any<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
         }
-        *(threadgroup half4*)&w_shared[tid / 16 + i * 4][lane % 16 * 4] = w_tile_2;
+        *(threadgroup half4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile_2;
       }
     } else {
-      UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 x_tile = load_m + i * 16 < params.m
-            ? load_any<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k) : uchar4(0);
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        uchar4 x_tile = load_m + i * X_ROWS < params.m
+            ? load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : uchar4(0);
         half4 x_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
         }
-        *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
+        *(threadgroup half4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile_2;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
-        uchar4 w_tile =
-            load_first<4>(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n, params.n - load_n);
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        uchar4 w_tile = load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+            params.n - load_n);
         half4 w_tile_2;
         UNROLL for (short j = 0; j < 4; ++j) {
           w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
         }
-        *(threadgroup half4*)&w_shared[tid / 16 + i * 4][lane % 16 * 4] = w_tile_2;
+        *(threadgroup half4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile_2;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 4; ++i) {
-      uchar4 x_tile = load_m + i * 16 < params.m
-          ? load_first<4>(x + (load_m + i * 16) * params.x_stride_0 + load_k, params.k - load_k)
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      uchar4 x_tile = load_m + i * X_ROWS < params.m
+          ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
           : uchar4(0);
       half4 x_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         x_tile_2[j] = half(e4m3_to_float(x_tile[j]));
       }
-      *(threadgroup half4*)&x_shared[tid / 4 + i * 16][lane % 4 * 4] = x_tile_2;
+      *(threadgroup half4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile_2;
     }
-    UNROLL for (short i = 0; i < 4; ++i) {
-      uchar4 w_tile = load_k_2 + i * 4 < params.k
-          ? load_first<4>(w + (load_k_2 + i * 4) * params.w_stride_0 + load_n, params.n - load_n)
-          : uchar4(0);
+    UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+      uchar4 w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+          params.n - load_n) : uchar4(0);
       half4 w_tile_2;
       UNROLL for (short j = 0; j < 4; ++j) {
         w_tile_2[j] = half(e4m3_to_float(w_tile[j]));
       }
-      *(threadgroup half4*)&w_shared[tid / 16 + i * 4][lane % 16 * 4] = w_tile_2;
+      *(threadgroup half4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile_2;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
   // scaled = acc * scale_x[tile_m][:, None] * scale_w[tile_n][None, :]
-  float scale_x_tile[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    scale_x_tile[i] = m + i * 16 < params.m ? scale_x[m + i * 16] : 0.0f;
+  float scale_x_tile[TM];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    scale_x_tile[i] = m + i * WM * 8 < params.m ? scale_x[m + i * WM * 8] : 0.0f;
   }
-  float2 scale_w_tile[8];
-  UNROLL for (short i = 0; i < 8; ++i) {
-    scale_w_tile[i] = load_aligned<2>(scale_w + n + i * 8, params.n - (n + i * 8));
+  float2 scale_w_tile[TN];
+  UNROLL for (short i = 0; i < TN; ++i) {
+    scale_w_tile[i] = load_aligned<2>(scale_w + n + i * WN * 8, params.n - (n + i * WN * 8));
   }
   // out[tile_m, tile_n] = scaled.to(torch.bfloat16)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       float2 scaled = elements(acc[i][j]) * scale_x_tile[i] * scale_w_tile[j];
       bfloat2 out_tile = bfloat2(scaled);
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
+            params.n - (n + j * WN * 8));
       }
     }
   }
@@ -438,8 +466,9 @@ struct QuantizeFp8RowsParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_fp8_rows_bf16_1024(
-    const device bfloat* x [[buffer(0)]],
+template <typename T, short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_fp8_rows(
+    const device T* x [[buffer(0)]],
     device uchar* out [[buffer(1)]],
     device float* scales [[buffer(2)]],
     constant QuantizeFp8RowsParams& params [[buffer(3)]],
@@ -447,59 +476,17 @@ struct QuantizeFp8RowsParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+  float4 row[N_READS / 4];
   // A row of zeros would otherwise divide zero by zero.
   float max_ = -INFINITY;
-  float4 row = float4(x_tile);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, abs(row[i]));
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float amax = nan_max(max_, 1e-12f);
-  // scale = amax / 448.0
-  float scale = amax / 448.0f;
-  // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
-  uchar4 out_tile;
-  // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float quantised = nan_min(nan_max(row[i] / scale, -448.0f), 448.0f);
-    out_tile[i] = float_to_e4m3(quantised);
-  }
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-  // scales[tile_m] = scale
-  if (tid == 0) {
-    scales[pid_m] = scale;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_fp8_rows_bf16_4096(
-    const device bfloat* x [[buffer(0)]],
-    device uchar* out [[buffer(1)]],
-    device float* scales [[buffer(2)]],
-    constant QuantizeFp8RowsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row[4];
-  // A row of zeros would otherwise divide zero by zero.
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, abs(row[i][j]));
@@ -510,7 +497,7 @@ struct QuantizeFp8RowsParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   float amax = nan_max(max_, 1e-12f);
   // scale = amax / 448.0
   float scale = amax / 448.0f;
@@ -520,18 +507,29 @@ struct QuantizeFp8RowsParams {
   }
   // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
   // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     uchar4 out_tile;
     UNROLL for (short j = 0; j < 4; ++j) {
       float quantised = nan_min(nan_max(row[i][j] / scale, -448.0f), 448.0f);
       out_tile[j] = float_to_e4m3(quantised);
     }
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+        params.n - (n + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_fp8_rows_bf16_long(
-    const device bfloat* x [[buffer(0)]],
+template [[host_name("quantize_fp8_rows_bf16_1024")]] [[kernel]]
+decltype(quantize_fp8_rows<bfloat, 4>) quantize_fp8_rows<bfloat, 4>;
+template [[host_name("quantize_fp8_rows_bf16_4096")]] [[kernel]]
+decltype(quantize_fp8_rows<bfloat, 16>) quantize_fp8_rows<bfloat, 16>;
+template [[host_name("quantize_fp8_rows_f32_1024")]] [[kernel]]
+decltype(quantize_fp8_rows<float, 4>) quantize_fp8_rows<float, 4>;
+template [[host_name("quantize_fp8_rows_f32_4096")]] [[kernel]]
+decltype(quantize_fp8_rows<float, 16>) quantize_fp8_rows<float, 16>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_fp8_rows_long(
+    const device T* x [[buffer(0)]],
     device uchar* out [[buffer(1)]],
     device float* scales [[buffer(2)]],
     constant QuantizeFp8RowsParams& params [[buffer(3)]],
@@ -539,27 +537,30 @@ struct QuantizeFp8RowsParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
   int pid_m = int(tgid.x);
-  float4 acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  float4 acc[BN / (THREADS * 4)];
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     acc[i] = float4(-INFINITY);
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // row = x[tile_m, :].to(torch.float32)
     // A row of zeros would otherwise divide zero by zero.
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? abs(row[j]) : -INFINITY);
+        acc[i][j] =
+            nan_max(acc[i][j], n + i * THREADS * 4 + j < params.n ? abs(row[j]) : -INFINITY);
       }
     }
   }
   float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, acc[i][j]);
     }
@@ -569,7 +570,7 @@ struct QuantizeFp8RowsParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   float amax = nan_max(max_, 1e-12f);
   // scale = amax / 448.0
   float scale = amax / 448.0f;
@@ -581,168 +582,22 @@ struct QuantizeFp8RowsParams {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
     // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       uchar4 out_tile;
       float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
         float quantised = nan_min(nan_max(row[j] / scale, -448.0f), 448.0f);
         out_tile[j] = float_to_e4m3(quantised);
       }
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+          params.n - (n + i * THREADS * 4));
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_fp8_rows_f32_1024(
-    const device float* x [[buffer(0)]],
-    device uchar* out [[buffer(1)]],
-    device float* scales [[buffer(2)]],
-    constant QuantizeFp8RowsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // A row of zeros would otherwise divide zero by zero.
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, abs(row[i]));
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float amax = nan_max(max_, 1e-12f);
-  // scale = amax / 448.0
-  float scale = amax / 448.0f;
-  // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
-  uchar4 out_tile;
-  // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float quantised = nan_min(nan_max(row[i] / scale, -448.0f), 448.0f);
-    out_tile[i] = float_to_e4m3(quantised);
-  }
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-  // scales[tile_m] = scale
-  if (tid == 0) {
-    scales[pid_m] = scale;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_fp8_rows_f32_4096(
-    const device float* x [[buffer(0)]],
-    device uchar* out [[buffer(1)]],
-    device float* scales [[buffer(2)]],
-    constant QuantizeFp8RowsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row[4];
-  // A row of zeros would otherwise divide zero by zero.
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, abs(row[i][j]));
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float amax = nan_max(max_, 1e-12f);
-  // scale = amax / 448.0
-  float scale = amax / 448.0f;
-  // scales[tile_m] = scale
-  if (tid == 0) {
-    scales[pid_m] = scale;
-  }
-  // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
-  // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
-  UNROLL for (short i = 0; i < 4; ++i) {
-    uchar4 out_tile;
-    UNROLL for (short j = 0; j < 4; ++j) {
-      float quantised = nan_min(nan_max(row[i][j] / scale, -448.0f), 448.0f);
-      out_tile[j] = float_to_e4m3(quantised);
-    }
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void quantize_fp8_rows_f32_long(
-    const device float* x [[buffer(0)]],
-    device uchar* out [[buffer(1)]],
-    device float* scales [[buffer(2)]],
-    constant QuantizeFp8RowsParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  int pid_m = int(tgid.x);
-  float4 acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    acc[i] = float4(-INFINITY);
-  }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // A row of zeros would otherwise divide zero by zero.
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? abs(row[j]) : -INFINITY);
-      }
-    }
-  }
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, acc[i][j]);
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float amax = nan_max(max_, 1e-12f);
-  // scale = amax / 448.0
-  float scale = amax / 448.0f;
-  // scales[tile_m] = scale
-  if (tid == 0) {
-    scales[pid_m] = scale;
-  }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
-    // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      uchar4 out_tile;
-      UNROLL for (short j = 0; j < 4; ++j) {
-        float quantised = nan_min(nan_max(row[j] / scale, -448.0f), 448.0f);
-        out_tile[j] = float_to_e4m3(quantised);
-      }
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
-    }
-  }
-}
+template [[host_name("quantize_fp8_rows_bf16_long")]] [[kernel]]
+decltype(quantize_fp8_rows_long<bfloat>) quantize_fp8_rows_long<bfloat>;
+template [[host_name("quantize_fp8_rows_f32_long")]] [[kernel]]
+decltype(quantize_fp8_rows_long<float>) quantize_fp8_rows_long<float>;

@@ -72,9 +72,10 @@ struct GatedResidualParams {
     constant GatedResidualParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BC = 1024;
   int pid_t = int(tgid.y);
   int pid_b = int(tgid.z);
-  int c = int(tgid.x) * 1024 + tid * 4;
+  int c = int(tgid.x) * BC + tid * 4;
   // branch = y[tile_b, tile_t, tile_c].to(torch.float32)
   bfloat4 y_tile =
       load_first<4>(y + pid_b * params.y_stride_0 + pid_t * params.y_stride_1 + c, params.c - c);
@@ -99,9 +100,10 @@ struct GatedResidualParams {
     constant GatedResidualParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BC = 1024;
   int pid_t = int(tgid.y);
   int pid_b = int(tgid.z);
-  int c = int(tgid.x) * 1024 + tid * 4;
+  int c = int(tgid.x) * BC + tid * 4;
   // branch = y[tile_b, tile_t, tile_c].to(torch.float32)
   half4 y_tile =
       load_first<4>(y + pid_b * params.y_stride_0 + pid_t * params.y_stride_1 + c, params.c - c);

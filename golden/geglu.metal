@@ -49,7 +49,8 @@ struct GegluFwdParams {
     constant GegluFwdParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int block = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int block = int(tgid.x) * BLOCK + tid * 4;
   // gate = a_flat[tile].to(torch.float32)
   half4 a_flat_tile = load_aligned<4>(a_flat + block, params.M_N - block);
   // out_flat[tile] = (gelu * b_flat[tile].to(torch.float32)).to(out.dtype)
@@ -74,7 +75,8 @@ struct GegluFwd2Params {
     constant GegluFwd2Params& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // gate = a_flat[tile].to(torch.float32)
   float4 gate = load_aligned<4>(a_flat + n, params.n - n);
   // out_flat[tile] = (gelu * b_flat[tile].to(torch.float32)).to(out.dtype)
@@ -96,7 +98,8 @@ struct GegluFwd2Params {
     constant GegluFwdParams& params [[buffer(5)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int block = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int block = int(tgid.x) * BLOCK + tid * 4;
   // dy = dy_flat[tile].to(torch.float32)
   bfloat4 dy_flat_tile = load_aligned<4>(dy_flat + block, params.M_N - block);
   // gate = a_flat[tile].to(torch.float32)
@@ -132,7 +135,8 @@ struct GegluFwd2Params {
     constant GegluFwd2Params& params [[buffer(5)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
-  int n = int(tgid.x) * 1024 + tid * 4;
+  constexpr short BLOCK = 1024;
+  int n = int(tgid.x) * BLOCK + tid * 4;
   // gate = a_flat[tile].to(torch.float32)
   float4 gate = load_aligned<4>(a_flat + n, params.n - n);
   // dy = dy_flat[tile].to(torch.float32)

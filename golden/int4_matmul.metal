@@ -105,30 +105,41 @@ struct Int4MatmulParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void int4_matmul_i8_bf16(
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(64)]] void int4_matmul(
     const device char* packed [[buffer(0)]],
-    const device bfloat* x [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+    const device T* x [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant Int4MatmulParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat a_shared[64][40];
-  alignas(16) threadgroup bfloat w_shared[32][72];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short BK = 16;
+  constexpr short PAD = 8;
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short X_ROWS = THREADS / 8;
+  alignas(16) threadgroup T a_shared[BM][32 + PAD];
+  alignas(16) threadgroup T w_shared[32 / (THREADS / 16 * 2) * (THREADS / 16) * 2][64 + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_d = lane % 8 * 4;
-  int load_m = int(tgid.x) * 64 + tid / 8;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  int load_m = int(tgid.x) * BM + tid / 8;
+  int n = int(tgid.y) * BN + lane % 16 * 4;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n_2 = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.half_k; tile_k += 16) {
+  for (int tile_k = 0; tile_k < params.half_k; tile_k += BK) {
     int k = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // Twice the width of tile_k, whose mask does not cover these columns.
@@ -138,7 +149,7 @@ struct Int4MatmulParams {
     // low = (pair & 0xF).to(torch.int32)
     // low = torch.where(low >= 8, low - 16, low)
     // interleaved = torch.stack([low.to(x.dtype), high.to(x.dtype)], dim=1)
-    if (interior && tile_k + 16 <= params.half_k) {
+    if (interior && tile_k + BK <= params.half_k) {
       int product = tile_k * 2;
       int4 columns;
       bool4 condition;
@@ -146,22 +157,22 @@ struct Int4MatmulParams {
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < 8; ++i) {
-        bfloat4 a;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        vec<T, 4> a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = condition[j] ? x[(load_m + i * 8) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
+          a[j] = condition[j] ? x[(load_m + i * X_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
         }
-        *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
+        *(threadgroup vec<T, 4>*)&a_shared[tid / 8 + i * X_ROWS][lane % 8 * 4] = a;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
-        char4 pair = load_any<4>(packed + (k + i * 4) * params.packed_stride_0 + n);
+      UNROLL for (short i = 0; i < 32 / (THREADS / 16 * 2); ++i) {
+        char4 pair = load_any<4>(packed + (k + i * THREADS / 16) * params.packed_stride_0 + n);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
-          bfloat low_bf16 = bfloat(float(low_2));
-          bfloat shr_bf16 = bfloat(float(char(pair[j] >> 4)));
-          w_shared[tid / 16 * 2 + i * 8][lane % 16 * 4 + j] = low_bf16;
-          w_shared[tid / 16 * 2 + i * 8 + 1][lane % 16 * 4 + j] = shr_bf16;
+          T low_bf16 = T(float(low_2));
+          T shr_bf16 = T(float(char(pair[j] >> 4)));
+          w_shared[tid / 16 * 2 + i * THREADS / 16 * 2][lane % 16 * 4 + j] = low_bf16;
+          w_shared[tid / 16 * 2 + i * THREADS / 16 * 2 + 1][lane % 16 * 4 + j] = shr_bf16;
         }
       }
     } else {
@@ -172,170 +183,59 @@ struct Int4MatmulParams {
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < 8; ++i) {
-        bfloat4 a;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        vec<T, 4> a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = load_m + i * 8 < params.m && condition[j]
-              ? x[(load_m + i * 8) * params.x_stride_0 + columns[j]] : bfloat(0.0f);
+          a[j] = load_m + i * X_ROWS < params.m && condition[j]
+              ? x[(load_m + i * X_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
         }
-        *(threadgroup bfloat4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
+        *(threadgroup vec<T, 4>*)&a_shared[tid / 8 + i * X_ROWS][lane % 8 * 4] = a;
       }
-      UNROLL for (short i = 0; i < 4; ++i) {
-        char4 pair = k + i * 4 < params.half_k
-            ? load_first<4>(packed + (k + i * 4) * params.packed_stride_0 + n, params.n - n)
-            : char4(0);
+      UNROLL for (short i = 0; i < 32 / (THREADS / 16 * 2); ++i) {
+        char4 pair = k + i * THREADS / 16 < params.half_k
+            ? load_first<4>(packed + (k + i * THREADS / 16) * params.packed_stride_0 + n,
+            params.n - n) : char4(0);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
-          bfloat low_bf16 = bfloat(float(low_2));
-          bfloat shr_bf16 = bfloat(float(char(pair[j] >> 4)));
-          w_shared[tid / 16 * 2 + i * 8][lane % 16 * 4 + j] = low_bf16;
-          w_shared[tid / 16 * 2 + i * 8 + 1][lane % 16 * 4 + j] = shr_bf16;
+          T low_bf16 = T(float(low_2));
+          T shr_bf16 = T(float(char(pair[j] >> 4)));
+          w_shared[tid / 16 * 2 + i * THREADS / 16 * 2][lane % 16 * 4 + j] = low_bf16;
+          w_shared[tid / 16 * 2 + i * THREADS / 16 * 2 + 1][lane % 16 * 4 + j] = shr_bf16;
         }
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_bfloat8x8 a_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(a_frag[i], &a_shared[sg * 8 + i * 16][kk * 8], 40);
+      simdgroup_matrix<T, 8, 8> a_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(a_frag[i], &a_shared[sg * 8 + i * WM * 8][kk * 8], 32 + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
+        simdgroup_matrix<T, 8, 8> w_frag;
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], 64 + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + (m + i * 16) * params.n + n_2 + j * 8, out_tile,
-            params.n - (n_2 + j * 8));
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
+      vec<T, 2> out_tile = vec<T, 2>(elements(acc[i][j]));
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n_2 + j * WN * 8, out_tile,
+            params.n - (n_2 + j * WN * 8));
       }
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void int4_matmul_i8_f16(
-    const device char* packed [[buffer(0)]],
-    const device half* x [[buffer(1)]],
-    device half* out [[buffer(2)]],
-    constant Int4MatmulParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half a_shared[64][40];
-  alignas(16) threadgroup half w_shared[32][72];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_d = lane % 8 * 4;
-  int load_m = int(tgid.x) * 64 + tid / 8;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n_2 = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = 0; tile_k < params.half_k; tile_k += 16) {
-    int k = tile_k + tid / 16;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // Twice the width of tile_k, whose mask does not cover these columns.
-    // a = hl.load(x, [tile_m, columns], extra_mask=(columns < k)[None, :])
-    // acc = hl.dot(a, w, acc=acc)
-    // pair = packed[tile_k, tile_n]
-    // low = (pair & 0xF).to(torch.int32)
-    // low = torch.where(low >= 8, low - 16, low)
-    // interleaved = torch.stack([low.to(x.dtype), high.to(x.dtype)], dim=1)
-    if (interior && tile_k + 16 <= params.half_k) {
-      int product = tile_k * 2;
-      int4 columns;
-      bool4 condition;
-      UNROLL for (short i = 0; i < 4; ++i) {
-        columns[i] = product + load_d + i;
-        condition[i] = columns[i] < params.k;
-      }
-      UNROLL for (short i = 0; i < 8; ++i) {
-        half4 a;
-        UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = condition[j] ? x[(load_m + i * 8) * params.x_stride_0 + columns[j]] : 0.0h;
-        }
-        *(threadgroup half4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
-      }
-      UNROLL for (short i = 0; i < 4; ++i) {
-        char4 pair = load_any<4>(packed + (k + i * 4) * params.packed_stride_0 + n);
-        UNROLL for (short j = 0; j < 4; ++j) {
-          int low = int(char(pair[j] & 15));
-          int low_2 = low >= 8 ? low - 16 : low;
-          half low_f16 = half(low_2);
-          half shr_f16 = half(char(pair[j] >> 4));
-          w_shared[tid / 16 * 2 + i * 8][lane % 16 * 4 + j] = low_f16;
-          w_shared[tid / 16 * 2 + i * 8 + 1][lane % 16 * 4 + j] = shr_f16;
-        }
-      }
-    } else {
-      int product = tile_k * 2;
-      int4 columns;
-      bool4 condition;
-      UNROLL for (short i = 0; i < 4; ++i) {
-        columns[i] = product + load_d + i;
-        condition[i] = columns[i] < params.k;
-      }
-      UNROLL for (short i = 0; i < 8; ++i) {
-        half4 a;
-        UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = load_m + i * 8 < params.m && condition[j]
-              ? x[(load_m + i * 8) * params.x_stride_0 + columns[j]] : 0.0h;
-        }
-        *(threadgroup half4*)&a_shared[tid / 8 + i * 8][lane % 8 * 4] = a;
-      }
-      UNROLL for (short i = 0; i < 4; ++i) {
-        char4 pair = k + i * 4 < params.half_k
-            ? load_first<4>(packed + (k + i * 4) * params.packed_stride_0 + n, params.n - n)
-            : char4(0);
-        UNROLL for (short j = 0; j < 4; ++j) {
-          int low = int(char(pair[j] & 15));
-          int low_2 = low >= 8 ? low - 16 : low;
-          half low_f16 = half(low_2);
-          half shr_f16 = half(char(pair[j] >> 4));
-          w_shared[tid / 16 * 2 + i * 8][lane % 16 * 4 + j] = low_f16;
-          w_shared[tid / 16 * 2 + i * 8 + 1][lane % 16 * 4 + j] = shr_f16;
-        }
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_half8x8 a_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(a_frag[i], &a_shared[sg * 8 + i * 16][kk * 8], 40);
-      }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], a_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      half2 out_tile = half2(elements(acc[i][j]));
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + (m + i * 16) * params.n + n_2 + j * 8, out_tile,
-            params.n - (n_2 + j * 8));
-      }
-    }
-  }
-}
+template [[host_name("int4_matmul_i8_bf16")]] [[kernel]]
+decltype(int4_matmul<bfloat>) int4_matmul<bfloat>;
+template [[host_name("int4_matmul_i8_f16")]] [[kernel]]
+decltype(int4_matmul<half>) int4_matmul<half>;
 
 struct Uint4MatmulHalvesParams {
   int half_k;
@@ -346,148 +246,164 @@ struct Uint4MatmulHalvesParams {
   int x_high_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void uint4_matmul_halves_1(
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(128)]] void uint4_matmul_halves(
     const device uchar* packed [[buffer(0)]],
-    const device half* x_low [[buffer(1)]],
-    const device half* x_high [[buffer(2)]],
+    const device T* x_low [[buffer(1)]],
+    const device T* x_high [[buffer(2)]],
     const device float* zero [[buffer(3)]],
     const device float* scale [[buffer(4)]],
-    device half* out [[buffer(5)]],
+    device T* out [[buffer(5)]],
     constant Uint4MatmulHalvesParams& params [[buffer(6)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half a_low_shared[32][40];
-  alignas(16) threadgroup half rhs_shared[32][40];
-  alignas(16) threadgroup half a_high_shared[32][40];
-  alignas(16) threadgroup half rhs_shared_1[32][40];
-  threadgroup float row_sum_shared[32];
-  bool interior = int(tgid.x) * 32 + 32 <= params.m && int(tgid.y) * 32 + 32 <= params.n;
-  bool interior_2 = int(tgid.x) * 32 + 32 <= params.m && int(tgid.y) * 32 + 32 <= params.n;
-  int m = int(tgid.x) * 32 + tid / 8;
-  int load_n = int(tgid.y) * 32 + lane % 8 * 4;
-  int n = int(tgid.y) * 32 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m_2 = int(tgid.x) * 32 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[2][2];
-  UNROLL for (short i = 0; i < 2; ++i) {
-    UNROLL for (short j = 0; j < 2; ++j) {
+  constexpr short BM = 32;
+  constexpr short BN = 32;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short BK = 32;
+  constexpr short PAD = 8;
+  constexpr short RHS_COLS = BN / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short RHS_ROWS = THREADS / (BN / 4);
+  alignas(16) threadgroup T a_low_shared[BM][BK + PAD];
+  alignas(16) threadgroup T rhs_shared[BK][BN + PAD];
+  alignas(16) threadgroup T a_high_shared[BM][BK + PAD];
+  alignas(16) threadgroup T rhs_shared_1[BK][BN + PAD];
+  threadgroup float row_sum_shared[BM];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  bool interior_2 = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int m = int(tgid.x) * BM + tid / 8;
+  int load_n = int(tgid.y) * BN + lane % RHS_COLS * 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m_2 = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  float row_sum[2] = {};
-  for (int tile_k = 0; tile_k < params.half_k; tile_k += 32) {
+  float row_sum[BM / (THREADS / 8)] = {};
+  for (int tile_k = 0; tile_k < params.half_k; tile_k += BK) {
     int k = tile_k + lane % 8 * 4;
-    int load_k = tile_k + tid / 8;
+    int load_k = tile_k + tid / RHS_COLS;
     // a_low = x_low[tile_m, tile_k]
     // acc = hl.dot(a_low, (pair & 0xF).to(x.dtype), acc=acc)
     // pair = packed[tile_k, tile_n].to(torch.int32)
-    if (interior && tile_k + 32 <= params.half_k) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        half4 a_low = load_any<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k);
-        *(threadgroup half4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
+    if (interior && tile_k + BK <= params.half_k) {
+      UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
+        vec<T, 4> a_low = load_any<4>(x_low + (m + i * THREADS / 8) * params.x_low_stride_0 + k);
+        *(threadgroup vec<T, 4>*)&a_low_shared[tid / 8 + i * THREADS / 8][lane % 8 * 4] = a_low;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
         uchar4 packed_tile =
-            load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
-        half4 both_f16;
+            load_any<4>(packed + (load_k + i * RHS_ROWS) * params.packed_stride_0 + load_n);
+        vec<T, 4> both_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
-          both_f16[j] = half(pair & 15);
+          both_f16[j] = T(float(pair & 15));
         }
-        *(threadgroup half4*)&rhs_shared[tid / 8 + i * 16][lane % 8 * 4] = both_f16;
+        *(threadgroup vec<T, 4>*)&rhs_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 4] =
+            both_f16;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        half4 a_low = m + i * 16 < params.m
-            ? load_first<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
-            : half4(0.0h);
-        *(threadgroup half4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
+      UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
+        vec<T, 4> a_low = m + i * THREADS / 8 < params.m
+            ? load_first<4>(x_low + (m + i * THREADS / 8) * params.x_low_stride_0 + k,
+            params.half_k - k) : vec<T, 4>(T(0.0f));
+        *(threadgroup vec<T, 4>*)&a_low_shared[tid / 8 + i * THREADS / 8][lane % 8 * 4] = a_low;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = load_k + i * 16 < params.half_k
-            ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+      UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
+        uchar4 packed_tile = load_k + i * RHS_ROWS < params.half_k
+            ? load_first<4>(packed + (load_k + i * RHS_ROWS) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
-        half4 both_f16;
+        vec<T, 4> both_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
-          both_f16[j] = half(pair & 15);
+          both_f16[j] = T(float(pair & 15));
         }
-        *(threadgroup half4*)&rhs_shared[tid / 8 + i * 16][lane % 8 * 4] = both_f16;
+        *(threadgroup vec<T, 4>*)&rhs_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 4] =
+            both_f16;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_half8x8 a_low_frag[2];
-      UNROLL for (short i = 0; i < 2; ++i) {
-        simdgroup_load(a_low_frag[i], &a_low_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_matrix<T, 8, 8> a_low_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(a_low_frag[i], &a_low_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 2; ++j) {
-        simdgroup_half8x8 rhs_frag;
-        simdgroup_load(rhs_frag, &rhs_shared[kk * 8][sg % 2 * 8 + j * 16], 40);
-        UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
+        simdgroup_matrix<T, 8, 8> rhs_frag;
+        simdgroup_load(rhs_frag, &rhs_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_low_frag[i], rhs_frag, acc[i][j]);
         }
       }
     }
     // a_high = x_high[tile_m, tile_k]
     // acc = hl.dot(a_high, (pair >> 4).to(x.dtype), acc=acc)
-    if (interior_2 && tile_k + 32 <= params.half_k) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        half4 a_high = load_any<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k);
-        *(threadgroup half4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
+    if (interior_2 && tile_k + BK <= params.half_k) {
+      UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
+        vec<T, 4> a_high = load_any<4>(x_high + (m + i * THREADS / 8) * params.x_high_stride_0 + k);
+        *(threadgroup vec<T, 4>*)&a_high_shared[tid / 8 + i * THREADS / 8][lane % 8 * 4] = a_high;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
         uchar4 packed_tile =
-            load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
-        half4 shr_f16;
+            load_any<4>(packed + (load_k + i * RHS_ROWS) * params.packed_stride_0 + load_n);
+        vec<T, 4> shr_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
-          shr_f16[j] = half(pair >> 4);
+          shr_f16[j] = T(float(pair >> 4));
         }
-        *(threadgroup half4*)&rhs_shared_1[tid / 8 + i * 16][lane % 8 * 4] = shr_f16;
+        *(threadgroup vec<T, 4>*)&rhs_shared_1[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 4] =
+            shr_f16;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        half4 a_high = m + i * 16 < params.m
-            ? load_first<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
-            : half4(0.0h);
-        *(threadgroup half4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
+      UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
+        vec<T, 4> a_high = m + i * THREADS / 8 < params.m
+            ? load_first<4>(x_high + (m + i * THREADS / 8) * params.x_high_stride_0 + k,
+            params.half_k - k) : vec<T, 4>(T(0.0f));
+        *(threadgroup vec<T, 4>*)&a_high_shared[tid / 8 + i * THREADS / 8][lane % 8 * 4] = a_high;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = load_k + i * 16 < params.half_k
-            ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
+      UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
+        uchar4 packed_tile = load_k + i * RHS_ROWS < params.half_k
+            ? load_first<4>(packed + (load_k + i * RHS_ROWS) * params.packed_stride_0 + load_n,
             params.n - load_n) : uchar4(0);
-        half4 shr_f16;
+        vec<T, 4> shr_f16;
         UNROLL for (short j = 0; j < 4; ++j) {
           int pair = int(packed_tile[j]);
-          shr_f16[j] = half(pair >> 4);
+          shr_f16[j] = T(float(pair >> 4));
         }
-        *(threadgroup half4*)&rhs_shared_1[tid / 8 + i * 16][lane % 8 * 4] = shr_f16;
+        *(threadgroup vec<T, 4>*)&rhs_shared_1[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 4] =
+            shr_f16;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_half8x8 a_high_frag[2];
-      UNROLL for (short i = 0; i < 2; ++i) {
-        simdgroup_load(a_high_frag[i], &a_high_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_matrix<T, 8, 8> a_high_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(a_high_frag[i], &a_high_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 2; ++j) {
-        simdgroup_half8x8 rhs_frag;
-        simdgroup_load(rhs_frag, &rhs_shared_1[kk * 8][sg % 2 * 8 + j * 16], 40);
-        UNROLL for (short i = 0; i < 2; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
+        simdgroup_matrix<T, 8, 8> rhs_frag;
+        simdgroup_load(rhs_frag, &rhs_shared_1[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], a_high_frag[i], rhs_frag, acc[i][j]);
         }
       }
     }
     // row_sum += torch.sum(a_low.to(torch.float32) + a_high.to(torch.float32), dim=-1)
-    UNROLL for (short i = 0; i < 2; ++i) {
-      half4 a_low = m + i * 16 < params.m
-          ? load_first<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
-          : half4(0.0h);
-      half4 a_high = m + i * 16 < params.m
-          ? load_first<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
-          : half4(0.0h);
+    UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
+      vec<T, 4> a_low = m + i * THREADS / 8 < params.m
+          ? load_first<4>(x_low + (m + i * THREADS / 8) * params.x_low_stride_0 + k,
+          params.half_k - k) : vec<T, 4>(T(0.0f));
+      vec<T, 4> a_high = m + i * THREADS / 8 < params.m
+          ? load_first<4>(x_high + (m + i * THREADS / 8) * params.x_high_stride_0 + k,
+          params.half_k - k) : vec<T, 4>(T(0.0f));
       float sum = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum += float(a_low[j]) + float(a_high[j]);
@@ -497,211 +413,36 @@ struct Uint4MatmulHalvesParams {
     }
   }
   // sum x * (code - zero) = sum x * code - zero * sum x, and the codes are exact in 16 bits.
-  UNROLL for (short i = 0; i < 2; ++i) {
+  UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
     if (lane % 8 == 0) {
-      row_sum_shared[tid / 8 + i * 16] = row_sum[i];
+      row_sum_shared[tid / 8 + i * THREADS / 8] = row_sum[i];
     }
   }
-  float row_sum_2[2];
+  float row_sum_2[TM];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 2; ++i) {
-    row_sum_2[i] = row_sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    row_sum_2[i] = row_sum_shared[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8];
   }
-  float2 zero_tile[2];
+  float2 zero_tile[TN];
   // out[tile_m, tile_n] = (centred * scale[tile_n][None, :]).to(x.dtype)
-  float2 scale_tile[2];
-  UNROLL for (short i = 0; i < 2; ++i) {
-    zero_tile[i] = load_aligned<2>(zero + n + i * 16, params.n - (n + i * 16));
-    scale_tile[i] = load_aligned<2>(scale + n + i * 16, params.n - (n + i * 16));
+  float2 scale_tile[TN];
+  UNROLL for (short i = 0; i < TN; ++i) {
+    zero_tile[i] = load_aligned<2>(zero + n + i * WN * 8, params.n - (n + i * WN * 8));
+    scale_tile[i] = load_aligned<2>(scale + n + i * WN * 8, params.n - (n + i * WN * 8));
   }
-  UNROLL for (short i = 0; i < 2; ++i) {
-    UNROLL for (short j = 0; j < 2; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       float2 centred = elements(acc[i][j]) - row_sum_2[i] * zero_tile[j];
-      half2 out_tile = half2(centred * scale_tile[j]);
-      if (m_2 + i * 16 < params.m) {
-        store_first<2>(out + (m_2 + i * 16) * params.n + n + j * 16, out_tile,
-            params.n - (n + j * 16));
+      vec<T, 2> out_tile = vec<T, 2>(centred * scale_tile[j]);
+      if (m_2 + i * WM * 8 < params.m) {
+        store_first<2>(out + (m_2 + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
+            params.n - (n + j * WN * 8));
       }
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void uint4_matmul_halves_2(
-    const device uchar* packed [[buffer(0)]],
-    const device bfloat* x_low [[buffer(1)]],
-    const device bfloat* x_high [[buffer(2)]],
-    const device float* zero [[buffer(3)]],
-    const device float* scale [[buffer(4)]],
-    device bfloat* out [[buffer(5)]],
-    constant Uint4MatmulHalvesParams& params [[buffer(6)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat a_low_shared[32][40];
-  alignas(16) threadgroup bfloat rhs_shared[32][40];
-  alignas(16) threadgroup bfloat a_high_shared[32][40];
-  alignas(16) threadgroup bfloat rhs_shared_1[32][40];
-  threadgroup float row_sum_shared[32];
-  bool interior = int(tgid.x) * 32 + 32 <= params.m && int(tgid.y) * 32 + 32 <= params.n;
-  bool interior_2 = int(tgid.x) * 32 + 32 <= params.m && int(tgid.y) * 32 + 32 <= params.n;
-  int m = int(tgid.x) * 32 + tid / 8;
-  int load_n = int(tgid.y) * 32 + lane % 8 * 4;
-  int n = int(tgid.y) * 32 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m_2 = int(tgid.x) * 32 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[2][2];
-  UNROLL for (short i = 0; i < 2; ++i) {
-    UNROLL for (short j = 0; j < 2; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  float row_sum[2] = {};
-  for (int tile_k = 0; tile_k < params.half_k; tile_k += 32) {
-    int k = tile_k + lane % 8 * 4;
-    int load_k = tile_k + tid / 8;
-    // a_low = x_low[tile_m, tile_k]
-    // acc = hl.dot(a_low, (pair & 0xF).to(x.dtype), acc=acc)
-    // pair = packed[tile_k, tile_n].to(torch.int32)
-    if (interior && tile_k + 32 <= params.half_k) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        bfloat4 a_low = load_any<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k);
-        *(threadgroup bfloat4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
-      }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile =
-            load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
-        bfloat4 both_bf16;
-        UNROLL for (short j = 0; j < 4; ++j) {
-          int pair = int(packed_tile[j]);
-          both_bf16[j] = bfloat(float(pair & 15));
-        }
-        *(threadgroup bfloat4*)&rhs_shared[tid / 8 + i * 16][lane % 8 * 4] = both_bf16;
-      }
-    } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        bfloat4 a_low = m + i * 16 < params.m
-            ? load_first<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
-            : bfloat4(bfloat(0.0f));
-        *(threadgroup bfloat4*)&a_low_shared[tid / 8 + i * 16][lane % 8 * 4] = a_low;
-      }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = load_k + i * 16 < params.half_k
-            ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
-            params.n - load_n) : uchar4(0);
-        bfloat4 both_bf16;
-        UNROLL for (short j = 0; j < 4; ++j) {
-          int pair = int(packed_tile[j]);
-          both_bf16[j] = bfloat(float(pair & 15));
-        }
-        *(threadgroup bfloat4*)&rhs_shared[tid / 8 + i * 16][lane % 8 * 4] = both_bf16;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_bfloat8x8 a_low_frag[2];
-      UNROLL for (short i = 0; i < 2; ++i) {
-        simdgroup_load(a_low_frag[i], &a_low_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
-      }
-      UNROLL for (short j = 0; j < 2; ++j) {
-        simdgroup_bfloat8x8 rhs_frag;
-        simdgroup_load(rhs_frag, &rhs_shared[kk * 8][sg % 2 * 8 + j * 16], 40);
-        UNROLL for (short i = 0; i < 2; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], a_low_frag[i], rhs_frag, acc[i][j]);
-        }
-      }
-    }
-    // a_high = x_high[tile_m, tile_k]
-    // acc = hl.dot(a_high, (pair >> 4).to(x.dtype), acc=acc)
-    if (interior_2 && tile_k + 32 <= params.half_k) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        bfloat4 a_high = load_any<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k);
-        *(threadgroup bfloat4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
-      }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile =
-            load_any<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n);
-        bfloat4 shr_bf16;
-        UNROLL for (short j = 0; j < 4; ++j) {
-          int pair = int(packed_tile[j]);
-          shr_bf16[j] = bfloat(float(pair >> 4));
-        }
-        *(threadgroup bfloat4*)&rhs_shared_1[tid / 8 + i * 16][lane % 8 * 4] = shr_bf16;
-      }
-    } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        bfloat4 a_high = m + i * 16 < params.m
-            ? load_first<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
-            : bfloat4(bfloat(0.0f));
-        *(threadgroup bfloat4*)&a_high_shared[tid / 8 + i * 16][lane % 8 * 4] = a_high;
-      }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        uchar4 packed_tile = load_k + i * 16 < params.half_k
-            ? load_first<4>(packed + (load_k + i * 16) * params.packed_stride_0 + load_n,
-            params.n - load_n) : uchar4(0);
-        bfloat4 shr_bf16;
-        UNROLL for (short j = 0; j < 4; ++j) {
-          int pair = int(packed_tile[j]);
-          shr_bf16[j] = bfloat(float(pair >> 4));
-        }
-        *(threadgroup bfloat4*)&rhs_shared_1[tid / 8 + i * 16][lane % 8 * 4] = shr_bf16;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_bfloat8x8 a_high_frag[2];
-      UNROLL for (short i = 0; i < 2; ++i) {
-        simdgroup_load(a_high_frag[i], &a_high_shared[sg / 2 * 8 + i * 16][kk * 8], 40);
-      }
-      UNROLL for (short j = 0; j < 2; ++j) {
-        simdgroup_bfloat8x8 rhs_frag;
-        simdgroup_load(rhs_frag, &rhs_shared_1[kk * 8][sg % 2 * 8 + j * 16], 40);
-        UNROLL for (short i = 0; i < 2; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], a_high_frag[i], rhs_frag, acc[i][j]);
-        }
-      }
-    }
-    // row_sum += torch.sum(a_low.to(torch.float32) + a_high.to(torch.float32), dim=-1)
-    UNROLL for (short i = 0; i < 2; ++i) {
-      bfloat4 a_low = m + i * 16 < params.m
-          ? load_first<4>(x_low + (m + i * 16) * params.x_low_stride_0 + k, params.half_k - k)
-          : bfloat4(bfloat(0.0f));
-      bfloat4 a_high = m + i * 16 < params.m
-          ? load_first<4>(x_high + (m + i * 16) * params.x_high_stride_0 + k, params.half_k - k)
-          : bfloat4(bfloat(0.0f));
-      float sum = 0.0f;
-      UNROLL for (short j = 0; j < 4; ++j) {
-        sum += float(a_low[j]) + float(a_high[j]);
-      }
-      sum = simd_xor_sum<7>(sum);
-      row_sum[i] += sum;
-    }
-  }
-  // sum x * (code - zero) = sum x * code - zero * sum x, and the codes are exact in 16 bits.
-  UNROLL for (short i = 0; i < 2; ++i) {
-    if (lane % 8 == 0) {
-      row_sum_shared[tid / 8 + i * 16] = row_sum[i];
-    }
-  }
-  float row_sum_2[2];
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 2; ++i) {
-    row_sum_2[i] = row_sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16];
-  }
-  float2 zero_tile[2];
-  // out[tile_m, tile_n] = (centred * scale[tile_n][None, :]).to(x.dtype)
-  float2 scale_tile[2];
-  UNROLL for (short i = 0; i < 2; ++i) {
-    zero_tile[i] = load_aligned<2>(zero + n + i * 16, params.n - (n + i * 16));
-    scale_tile[i] = load_aligned<2>(scale + n + i * 16, params.n - (n + i * 16));
-  }
-  UNROLL for (short i = 0; i < 2; ++i) {
-    UNROLL for (short j = 0; j < 2; ++j) {
-      float2 centred = elements(acc[i][j]) - row_sum_2[i] * zero_tile[j];
-      bfloat2 out_tile = bfloat2(centred * scale_tile[j]);
-      if (m_2 + i * 16 < params.m) {
-        store_first<2>(out + (m_2 + i * 16) * params.n + n + j * 16, out_tile,
-            params.n - (n + j * 16));
-      }
-    }
-  }
-}
+template [[host_name("uint4_matmul_halves_1")]] [[kernel]]
+decltype(uint4_matmul_halves<half>) uint4_matmul_halves<half>;
+template [[host_name("uint4_matmul_halves_2")]] [[kernel]]
+decltype(uint4_matmul_halves<bfloat>) uint4_matmul_halves<bfloat>;

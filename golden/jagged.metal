@@ -69,22 +69,25 @@ struct JaggedMeanParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[128][8];
+  constexpr short BD = 128;
+  constexpr short BL = 32;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[128][THREADS / 32];
   int pid_b = int(tgid.y);
-  int d = int(tgid.x) * 128 + lane * 4;
+  int d = int(tgid.x) * BD + lane * 4;
   // start = offsets[batch]
   int start = offsets[pid_b];
   // end = offsets[batch + 1]
   int end = offsets[pid_b + 1];
   float4 acc = float4(0.0f);
-  for (int tile_l = start; tile_l < end; tile_l += 32) {
+  for (int tile_l = start; tile_l < end; tile_l += BL) {
     int l = tile_l + sg;
     // acc += torch.sum(values[tile_l, tile_d].to(torch.float32), dim=0)
     float4 sum = float4(0.0f);
-    UNROLL for (short i = 0; i < 4; ++i) {
-      half4 values_tile = l + i * 8 < end
-          ? load_first<4>(values + (l + i * 8) * params.values_stride_0 + d, params.d - d)
-          : half4(0.0h);
+    UNROLL for (short i = 0; i < BL / (THREADS / 32); ++i) {
+      half4 values_tile = l + i * THREADS / 32 < end
+          ? load_first<4>(values + (l + i * THREADS / 32) * params.values_stride_0 + d,
+          params.d - d) : half4(0.0h);
       sum = sum + float4(values_tile);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -94,7 +97,7 @@ struct JaggedMeanParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum[i] = sum_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
       acc[i] += sum[i];
@@ -117,22 +120,25 @@ struct JaggedMeanParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[128][8];
+  constexpr short BD = 128;
+  constexpr short BL = 32;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[128][THREADS / 32];
   int pid_b = int(tgid.y);
-  int d = int(tgid.x) * 128 + lane * 4;
+  int d = int(tgid.x) * BD + lane * 4;
   // start = offsets[batch]
   long start = offsets[pid_b];
   // end = offsets[batch + 1]
   long end = offsets[pid_b + 1];
   float4 acc = float4(0.0f);
-  for (int tile_l = int(start); tile_l < int(end); tile_l += 32) {
+  for (int tile_l = int(start); tile_l < int(end); tile_l += BL) {
     int l = tile_l + sg;
     // acc += torch.sum(values[tile_l, tile_d].to(torch.float32), dim=0)
     float4 sum = float4(0.0f);
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 values_tile = l + i * 8 < int(end)
-          ? load_first<4>(values + (l + i * 8) * params.values_stride_0 + d, params.d - d)
-          : float4(0.0f);
+    UNROLL for (short i = 0; i < BL / (THREADS / 32); ++i) {
+      float4 values_tile = l + i * THREADS / 32 < int(end)
+          ? load_first<4>(values + (l + i * THREADS / 32) * params.values_stride_0 + d,
+          params.d - d) : float4(0.0f);
       sum = sum + values_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -142,7 +148,7 @@ struct JaggedMeanParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum[i] = sum_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
       acc[i] += sum[i];

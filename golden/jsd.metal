@@ -74,22 +74,25 @@ struct JsdParams {
   int log_p_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void jsd_bf16(
-    const device bfloat* log_q [[buffer(0)]],
-    const device bfloat* log_p [[buffer(1)]],
-    device bfloat* grad [[buffer(2)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void jsd(
+    const device T* log_q [[buffer(0)]],
+    const device T* log_p [[buffer(1)]],
+    device T* grad [[buffer(2)]],
     device float* losses [[buffer(3)]],
     constant JsdParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
-  threadgroup float sum_shared_2[8];
+  constexpr short BV = 1024;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
+  threadgroup float sum_shared_1[THREADS / 32];
+  threadgroup float sum_shared_2[THREADS / 32];
   int pid_n = int(tgid.x);
   float acc = 0.0f;
-  for (int tile_v = 0; tile_v < params.v; tile_v += 1024) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
     // if beta == 0.0:
     bool condition = params.beta == 0.0f;
@@ -97,8 +100,8 @@ struct JsdParams {
     // teacher = log_p[tile_n, tile_v].to(torch.float32)
     // q = torch.exp(student)
     // p = torch.exp(teacher)
-    bfloat4 log_q_tile = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
-    bfloat4 log_p_tile = load_first<4>(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
+    vec<T, 4> log_q_tile = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    vec<T, 4> log_p_tile = load_first<4>(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
     float acc_2;
     float4 student = float4(log_q_tile);
     float4 teacher = float4(log_p_tile);
@@ -109,7 +112,7 @@ struct JsdParams {
       // acc += torch.sum(p * (teacher - student), dim=1)
       float sum = 0.0f;
       // grad[tile_n, tile_v] = (-p).to(log_q.dtype)
-      bfloat4 grad_tile = bfloat4(-p);
+      vec<T, 4> grad_tile = vec<T, 4>(-p);
       UNROLL for (short i = 0; i < 4; ++i) {
         sum += p[i] * (teacher[i] - student[i]);
       }
@@ -119,7 +122,7 @@ struct JsdParams {
       }
       store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
       threadgroup_barrier(mem_flags::mem_threadgroup);
-      sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+      sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
       float acc_3 = acc + sum;
       acc_2 = acc_3;
     } else {
@@ -130,7 +133,7 @@ struct JsdParams {
         // acc += torch.sum(q * (student - teacher), dim=1)
         float sum = 0.0f;
         // grad[tile_n, tile_v] = (q * (student - teacher + 1.0)).to(log_q.dtype)
-        bfloat4 grad_tile = bfloat4(q * (student - teacher + 1.0f));
+        vec<T, 4> grad_tile = vec<T, 4>(q * (student - teacher + 1.0f));
         UNROLL for (short i = 0; i < 4; ++i) {
           sum += q[i] * (student[i] - teacher[i]);
         }
@@ -140,7 +143,7 @@ struct JsdParams {
         }
         store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_xor_sum<7>(sum_shared_1[lane % 8]);
+        sum = simd_xor_sum<7>(sum_shared_1[lane % (THREADS / 32)]);
         float acc_4 = acc + sum;
         acc_3 = acc_4;
       } else {
@@ -153,7 +156,7 @@ struct JsdParams {
         // grad[tile_n, tile_v] = q_term.to(log_q.dtype)
         float4 log_m = precise::log(params.beta * p + difference * q);
         float4 q_term = difference_2 * q * (student - log_m);
-        bfloat4 grad_tile = bfloat4(q_term);
+        vec<T, 4> grad_tile = vec<T, 4>(q_term);
         UNROLL for (short i = 0; i < 4; ++i) {
           float value =
               v + i < params.v ? params.beta * p[i] * (teacher[i] - log_m[i]) + q_term[i] : 0.0f;
@@ -165,7 +168,7 @@ struct JsdParams {
         }
         store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_xor_sum<7>(sum_shared_2[lane % 8]);
+        sum = simd_xor_sum<7>(sum_shared_2[lane % (THREADS / 32)]);
         float acc_4 = acc + sum;
         acc_3 = acc_4;
       }
@@ -179,104 +182,5 @@ struct JsdParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void jsd_f32(
-    const device float* log_q [[buffer(0)]],
-    const device float* log_p [[buffer(1)]],
-    device float* grad [[buffer(2)]],
-    device float* losses [[buffer(3)]],
-    constant JsdParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
-  threadgroup float sum_shared_2[8];
-  int pid_n = int(tgid.x);
-  float acc = 0.0f;
-  for (int tile_v = 0; tile_v < params.v; tile_v += 1024) {
-    int v = tile_v + tid * 4;
-    // if beta == 0.0:
-    bool condition = params.beta == 0.0f;
-    // student = log_q[tile_n, tile_v].to(torch.float32)
-    // teacher = log_p[tile_n, tile_v].to(torch.float32)
-    // q = torch.exp(student)
-    // p = torch.exp(teacher)
-    float4 student = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
-    float4 teacher = load_first<4>(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
-    float acc_2;
-    float4 q = precise::exp(student);
-    float4 p = precise::exp(teacher);
-    threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device);
-    if (condition) {
-      // acc += torch.sum(p * (teacher - student), dim=1)
-      float sum = 0.0f;
-      // grad[tile_n, tile_v] = (-p).to(log_q.dtype)
-      float4 grad_tile = -p;
-      UNROLL for (short i = 0; i < 4; ++i) {
-        sum += p[i] * (teacher[i] - student[i]);
-      }
-      sum = simd_sum(sum);
-      if (lane == 0) {
-        sum_shared[sg] = sum;
-      }
-      store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
-      threadgroup_barrier(mem_flags::mem_threadgroup);
-      sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-      float acc_3 = acc + sum;
-      acc_2 = acc_3;
-    } else {
-      // elif beta == 1.0:
-      bool condition_2 = params.beta == 1.0f;
-      float acc_3;
-      if (condition_2) {
-        // acc += torch.sum(q * (student - teacher), dim=1)
-        float sum = 0.0f;
-        // grad[tile_n, tile_v] = (q * (student - teacher + 1.0)).to(log_q.dtype)
-        float4 grad_tile = q * (student - teacher + 1.0f);
-        UNROLL for (short i = 0; i < 4; ++i) {
-          sum += q[i] * (student[i] - teacher[i]);
-        }
-        sum = simd_sum(sum);
-        if (lane == 0) {
-          sum_shared_1[sg] = sum;
-        }
-        store_first<4>(grad + pid_n * params.v + v, grad_tile, params.v - v);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_xor_sum<7>(sum_shared_1[lane % 8]);
-        float acc_4 = acc + sum;
-        acc_3 = acc_4;
-      } else {
-        // log_m = torch.log(beta * p + (1.0 - beta) * q)
-        float difference = 1.0f - params.beta;
-        // q_term = (1.0 - beta) * q * (student - log_m)
-        float difference_2 = 1.0f - params.beta;
-        // acc += torch.sum(beta * p * (teacher - log_m) + q_term, dim=1)
-        float sum = 0.0f;
-        float4 log_m = precise::log(params.beta * p + difference * q);
-        float4 q_term = difference_2 * q * (student - log_m);
-        UNROLL for (short i = 0; i < 4; ++i) {
-          float value =
-              v + i < params.v ? params.beta * p[i] * (teacher[i] - log_m[i]) + q_term[i] : 0.0f;
-          sum += value;
-        }
-        sum = simd_sum(sum);
-        if (lane == 0) {
-          sum_shared_2[sg] = sum;
-        }
-        // grad[tile_n, tile_v] = q_term.to(log_q.dtype)
-        store_first<4>(grad + pid_n * params.v + v, q_term, params.v - v);
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_xor_sum<7>(sum_shared_2[lane % 8]);
-        float acc_4 = acc + sum;
-        acc_3 = acc_4;
-      }
-      acc_2 = acc_3;
-    }
-    acc = acc_2;
-  }
-  // losses[tile_n] = acc
-  if (tid == 0) {
-    losses[pid_n] = acc;
-  }
-}
+template [[host_name("jsd_bf16")]] [[kernel]] decltype(jsd<bfloat>) jsd<bfloat>;
+template [[host_name("jsd_f32")]] [[kernel]] decltype(jsd<float>) jsd<float>;

@@ -68,10 +68,12 @@ struct KlDivParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short BV = 1024;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_n = int(tgid.x);
   float acc = 0.0f;
-  for (int tile_v = 0; tile_v < params.v; tile_v += 1024) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
     // model = log_q[tile_n, tile_v].to(torch.float32)
     bfloat4 log_q_tile = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
@@ -92,7 +94,7 @@ struct KlDivParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
     acc += sum;
   }
   // losses[tile_n] = acc
@@ -110,10 +112,12 @@ struct KlDivParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short BV = 1024;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_n = int(tgid.x);
   float acc = 0.0f;
-  for (int tile_v = 0; tile_v < params.v; tile_v += 1024) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
     // t = target[tile_n, tile_v].to(torch.float32)
     float4 t = load_first<4>(target + pid_n * params.target_stride_0 + v, params.v - v);
@@ -132,7 +136,7 @@ struct KlDivParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
     acc += sum;
   }
   // losses[tile_n] = acc
@@ -150,10 +154,12 @@ struct KlDivParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short BV = 1024;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_n = int(tgid.x);
   float acc = 0.0f;
-  for (int tile_v = 0; tile_v < params.v; tile_v += 1024) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
     // t = target[tile_n, tile_v].to(torch.float32)
     float4 t = load_first<4>(target + pid_n * params.target_stride_0 + v, params.v - v);
@@ -172,7 +178,7 @@ struct KlDivParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
     acc += sum;
   }
   // losses[tile_n] = acc

@@ -95,11 +95,12 @@ struct LayerNormFwdParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_f16_1024(
-    const device half* x [[buffer(0)]],
-    const device half* weight [[buffer(1)]],
-    const device half* bias [[buffer(2)]],
-    device half* out [[buffer(3)]],
+template <typename T, short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd(
+    const device T* x [[buffer(0)]],
+    const device T* weight [[buffer(1)]],
+    const device T* bias [[buffer(2)]],
+    device T* out [[buffer(3)]],
     device float* mean [[buffer(4)]],
     device float* rstd [[buffer(5)]],
     constant LayerNormFwdParams& params [[buffer(6)]],
@@ -107,83 +108,18 @@ struct LayerNormFwdParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
+  threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  half4 weight_tile = load_aligned<4>(weight + n, params.n - n);
-  // y = y + bias[:].to(torch.float32)
-  half4 bias_tile = load_aligned<4>(bias + n, params.n - n);
+  float4 row[N_READS / 4];
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
-  float4 row = float4(x_tile);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += row[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float mu = sum / float(params.n);
-  // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  // var = torch.sum(centered * centered, dim=-1) / n
-  float sum_2 = 0.0f;
-  float4 centered = row - mu;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
-  }
-  sum_2 = simd_sum(sum_2);
-  if (lane == 0) {
-    sum_shared_1[sg] = sum_2;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
-  float var = sum_2 / float(params.n);
-  // inv = torch.rsqrt(var + eps)
-  float inv = precise::rsqrt(var + params.eps);
-  // out[tile_m, :] = y.to(x.dtype)
-  float4 y = centered * inv * float4(weight_tile);
-  float4 y_2 = y + float4(bias_tile);
-  half4 out_tile = half4(y_2);
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-  // mean[tile_m] = mu
-  if (tid == 0) {
-    mean[pid_m] = mu;
-  }
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_f16_4096(
-    const device half* x [[buffer(0)]],
-    const device half* weight [[buffer(1)]],
-    const device half* bias [[buffer(2)]],
-    device half* out [[buffer(3)]],
-    device float* mean [[buffer(4)]],
-    device float* rstd [[buffer(5)]],
-    constant LayerNormFwdParams& params [[buffer(6)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row[4];
-  // mu = torch.sum(row, dim=-1) / n
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += row[i][j];
@@ -194,20 +130,20 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
     mean[pid_m] = mu;
   }
   // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  float4 centered[4];
+  float4 centered[N_READS / 4];
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     centered[i] = row[i] - mu;
     UNROLL for (short j = 0; j < 4; ++j) {
-      sum_2 += n + i * 1024 + j < params.n ? centered[i][j] * centered[i][j] : 0.0f;
+      sum_2 += n + i * THREADS * 4 + j < params.n ? centered[i][j] * centered[i][j] : 0.0f;
     }
   }
   sum_2 = simd_sum(sum_2);
@@ -215,7 +151,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % (THREADS / 32)]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -226,21 +162,34 @@ struct LayerNormFwdParams {
   // y = centered * inv[:, None] * weight[:].to(torch.float32)
   // y = y + bias[:].to(torch.float32)
   // out[tile_m, :] = y.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
-    half4 bias_tile = load_aligned<4>(bias + n + i * 1024, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> weight_tile =
+        load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
+    vec<T, 4> bias_tile =
+        load_aligned<4>(bias + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
     float4 y = centered[i] * inv * float4(weight_tile);
     float4 y_2 = y + float4(bias_tile);
-    half4 out_tile = half4(y_2);
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    vec<T, 4> out_tile = vec<T, 4>(y_2);
+    store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+        params.n - (n + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_f16_long(
-    const device half* x [[buffer(0)]],
-    const device half* weight [[buffer(1)]],
-    const device half* bias [[buffer(2)]],
-    device half* out [[buffer(3)]],
+template [[host_name("layer_norm_fwd_f16_1024")]] [[kernel]]
+decltype(layer_norm_fwd<half, 4>) layer_norm_fwd<half, 4>;
+template [[host_name("layer_norm_fwd_f16_4096")]] [[kernel]]
+decltype(layer_norm_fwd<half, 16>) layer_norm_fwd<half, 16>;
+template [[host_name("layer_norm_fwd_f32_1024")]] [[kernel]]
+decltype(layer_norm_fwd<float, 4>) layer_norm_fwd<float, 4>;
+template [[host_name("layer_norm_fwd_f32_4096")]] [[kernel]]
+decltype(layer_norm_fwd<float, 16>) layer_norm_fwd<float, 16>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_long(
+    const device T* x [[buffer(0)]],
+    const device T* weight [[buffer(1)]],
+    const device T* bias [[buffer(2)]],
+    device T* out [[buffer(3)]],
     device float* mean [[buffer(4)]],
     device float* rstd [[buffer(5)]],
     constant LayerNormFwdParams& params [[buffer(6)]],
@@ -248,23 +197,25 @@ struct LayerNormFwdParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
+  threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
-  float4 acc[4] = {};
+  float4 acc[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // row = x[tile_m, :].to(torch.float32)
     // mu = torch.sum(row, dim=-1) / n
-    UNROLL for (short i = 0; i < 4; ++i) {
-      half4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       acc[i] = acc[i] + row;
     }
   }
   float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += acc[i][j];
     }
@@ -274,29 +225,29 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
     mean[pid_m] = mu;
   }
-  float4 acc_2[4] = {};
+  float4 acc_2[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
     // var = torch.sum(centered * centered, dim=-1) / n
-    UNROLL for (short i = 0; i < 4; ++i) {
-      half4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc_2[i][j] += n + i * 1024 + j < params.n ? centered[j] * centered[j] : 0.0f;
+        acc_2[i][j] += n + i * THREADS * 4 + j < params.n ? centered[j] * centered[j] : 0.0f;
       }
     }
   }
   float sum_2 = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum_2 += acc_2[i][j];
     }
@@ -306,7 +257,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % (THREADS / 32)]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -319,84 +270,31 @@ struct LayerNormFwdParams {
     // y = centered * inv[:, None] * weight[:].to(torch.float32)
     // y = y + bias[:].to(torch.float32)
     // out[tile_m, :] = y.to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      half4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      half4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
-      half4 bias_tile = load_aligned<4>(bias + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
+      vec<T, 4> weight_tile =
+          load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
+      vec<T, 4> bias_tile =
+          load_aligned<4>(bias + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       float4 y = centered * inv * float4(weight_tile);
       float4 y_2 = y + float4(bias_tile);
-      half4 out_tile = half4(y_2);
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      vec<T, 4> out_tile = vec<T, 4>(y_2);
+      store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+          params.n - (n + i * THREADS * 4));
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_bf16_f32_1024(
-    const device bfloat* x [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
-    device float* mean [[buffer(3)]],
-    device float* rstd [[buffer(4)]],
-    constant LayerNormFwdParams& params [[buffer(5)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // mu = torch.sum(row, dim=-1) / n
-  float sum = 0.0f;
-  float4 row = float4(x_tile);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += row[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float mu = sum / float(params.n);
-  // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  // var = torch.sum(centered * centered, dim=-1) / n
-  float sum_2 = 0.0f;
-  float4 centered = row - mu;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
-  }
-  sum_2 = simd_sum(sum_2);
-  if (lane == 0) {
-    sum_shared_1[sg] = sum_2;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
-  float var = sum_2 / float(params.n);
-  // inv = torch.rsqrt(var + eps)
-  float inv = precise::rsqrt(var + params.eps);
-  // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  float4 weight_tile = load_aligned<4>(weight + n, params.n - n);
-  // out[tile_m, :] = y.to(x.dtype)
-  float4 y = centered * inv * weight_tile;
-  bfloat4 out_tile = bfloat4(y);
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-  // mean[tile_m] = mu
-  if (tid == 0) {
-    mean[pid_m] = mu;
-  }
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-}
+template [[host_name("layer_norm_fwd_f16_long")]] [[kernel]]
+decltype(layer_norm_fwd_long<half>) layer_norm_fwd_long<half>;
+template [[host_name("layer_norm_fwd_f32_long")]] [[kernel]]
+decltype(layer_norm_fwd_long<float>) layer_norm_fwd_long<float>;
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_bf16_f32_4096(
+template <short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_2(
     const device bfloat* x [[buffer(0)]],
     const device float* weight [[buffer(1)]],
     device bfloat* out [[buffer(2)]],
@@ -407,17 +305,18 @@ struct LayerNormFwdParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
+  threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  float4 row[4];
+  float4 row[N_READS / 4];
   // mu = torch.sum(row, dim=-1) / n
   float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += row[i][j];
@@ -428,20 +327,20 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
     mean[pid_m] = mu;
   }
   // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  float4 centered[4];
+  float4 centered[N_READS / 4];
   // var = torch.sum(centered * centered, dim=-1) / n
   float sum_2 = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     centered[i] = row[i] - mu;
     UNROLL for (short j = 0; j < 4; ++j) {
-      sum_2 += n + i * 1024 + j < params.n ? centered[i][j] * centered[i][j] : 0.0f;
+      sum_2 += n + i * THREADS * 4 + j < params.n ? centered[i][j] * centered[i][j] : 0.0f;
     }
   }
   sum_2 = simd_sum(sum_2);
@@ -449,7 +348,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % (THREADS / 32)]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -459,13 +358,20 @@ struct LayerNormFwdParams {
   }
   // y = centered * inv[:, None] * weight[:].to(torch.float32)
   // out[tile_m, :] = y.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    float4 weight_tile =
+        load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
     float4 y = centered[i] * inv * weight_tile;
     bfloat4 out_tile = bfloat4(y);
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+        params.n - (n + i * THREADS * 4));
   }
 }
+
+template [[host_name("layer_norm_fwd_bf16_f32_1024")]] [[kernel]]
+decltype(layer_norm_fwd_2<4>) layer_norm_fwd_2<4>;
+template [[host_name("layer_norm_fwd_bf16_f32_4096")]] [[kernel]]
+decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_bf16_f32_long(
     const device bfloat* x [[buffer(0)]],
@@ -478,23 +384,25 @@ struct LayerNormFwdParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
+  threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
-  float4 acc[4] = {};
+  float4 acc[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // row = x[tile_m, :].to(torch.float32)
     // mu = torch.sum(row, dim=-1) / n
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       acc[i] = acc[i] + row;
     }
   }
   float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += acc[i][j];
     }
@@ -504,29 +412,29 @@ struct LayerNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   float mu = sum / float(params.n);
   // mean[tile_m] = mu
   if (tid == 0) {
     mean[pid_m] = mu;
   }
-  float4 acc_2[4] = {};
+  float4 acc_2[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
     // var = torch.sum(centered * centered, dim=-1) / n
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc_2[i][j] += n + i * 1024 + j < params.n ? centered[j] * centered[j] : 0.0f;
+        acc_2[i][j] += n + i * THREADS * 4 + j < params.n ? centered[j] * centered[j] : 0.0f;
       }
     }
   }
   float sum_2 = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum_2 += acc_2[i][j];
     }
@@ -536,7 +444,7 @@ struct LayerNormFwdParams {
     sum_shared_1[sg] = sum_2;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
+  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % (THREADS / 32)]);
   float var = sum_2 / float(params.n);
   // inv = torch.rsqrt(var + eps)
   float inv = precise::rsqrt(var + params.eps);
@@ -548,245 +456,17 @@ struct LayerNormFwdParams {
     int n = tile_n + tid * 4;
     // y = centered * inv[:, None] * weight[:].to(torch.float32)
     // out[tile_m, :] = y.to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
+      float4 weight_tile =
+          load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       float4 y = centered * inv * weight_tile;
       bfloat4 out_tile = bfloat4(y);
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
-    }
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_f32_1024(
-    const device float* x [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    const device float* bias [[buffer(2)]],
-    device float* out [[buffer(3)]],
-    device float* mean [[buffer(4)]],
-    device float* rstd [[buffer(5)]],
-    constant LayerNormFwdParams& params [[buffer(6)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // mu = torch.sum(row, dim=-1) / n
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += row[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float mu = sum / float(params.n);
-  // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  // var = torch.sum(centered * centered, dim=-1) / n
-  float sum_2 = 0.0f;
-  float4 centered = row - mu;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum_2 += n + i < params.n ? centered[i] * centered[i] : 0.0f;
-  }
-  sum_2 = simd_sum(sum_2);
-  if (lane == 0) {
-    sum_shared_1[sg] = sum_2;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
-  float var = sum_2 / float(params.n);
-  // inv = torch.rsqrt(var + eps)
-  float inv = precise::rsqrt(var + params.eps);
-  // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  float4 weight_tile = load_aligned<4>(weight + n, params.n - n);
-  // y = y + bias[:].to(torch.float32)
-  float4 bias_tile = load_aligned<4>(bias + n, params.n - n);
-  float4 y = centered * inv * weight_tile;
-  float4 y_2 = y + bias_tile;
-  // out[tile_m, :] = y.to(x.dtype)
-  store_first<4>(out + pid_m * params.n + n, y_2, params.n - n);
-  // mean[tile_m] = mu
-  if (tid == 0) {
-    mean[pid_m] = mu;
-  }
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_f32_4096(
-    const device float* x [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    const device float* bias [[buffer(2)]],
-    device float* out [[buffer(3)]],
-    device float* mean [[buffer(4)]],
-    device float* rstd [[buffer(5)]],
-    constant LayerNormFwdParams& params [[buffer(6)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row[4];
-  // mu = torch.sum(row, dim=-1) / n
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum += row[i][j];
-    }
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float mu = sum / float(params.n);
-  // mean[tile_m] = mu
-  if (tid == 0) {
-    mean[pid_m] = mu;
-  }
-  // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-  float4 centered[4];
-  // var = torch.sum(centered * centered, dim=-1) / n
-  float sum_2 = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    centered[i] = row[i] - mu;
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum_2 += n + i * 1024 + j < params.n ? centered[i][j] * centered[i][j] : 0.0f;
-    }
-  }
-  sum_2 = simd_sum(sum_2);
-  if (lane == 0) {
-    sum_shared_1[sg] = sum_2;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
-  float var = sum_2 / float(params.n);
-  // inv = torch.rsqrt(var + eps)
-  float inv = precise::rsqrt(var + params.eps);
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-  // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  // y = y + bias[:].to(torch.float32)
-  // out[tile_m, :] = y.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
-    float4 bias_tile = load_aligned<4>(bias + n + i * 1024, params.n - (n + i * 1024));
-    float4 y = centered[i] * inv * weight_tile;
-    float4 y_2 = y + bias_tile;
-    store_first<4>(out + pid_m * params.n + n + i * 1024, y_2, params.n - (n + i * 1024));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_fwd_f32_long(
-    const device float* x [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    const device float* bias [[buffer(2)]],
-    device float* out [[buffer(3)]],
-    device float* mean [[buffer(4)]],
-    device float* rstd [[buffer(5)]],
-    constant LayerNormFwdParams& params [[buffer(6)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
-  int pid_m = int(tgid.x);
-  float4 acc[4] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // mu = torch.sum(row, dim=-1) / n
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      acc[i] = acc[i] + row;
-    }
-  }
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum += acc[i][j];
-    }
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float mu = sum / float(params.n);
-  // mean[tile_m] = mu
-  if (tid == 0) {
-    mean[pid_m] = mu;
-  }
-  float4 acc_2[4] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-    // var = torch.sum(centered * centered, dim=-1) / n
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 centered = row - mu;
-      UNROLL for (short j = 0; j < 4; ++j) {
-        acc_2[i][j] += n + i * 1024 + j < params.n ? centered[j] * centered[j] : 0.0f;
-      }
-    }
-  }
-  float sum_2 = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum_2 += acc_2[i][j];
-    }
-  }
-  sum_2 = simd_sum(sum_2);
-  if (lane == 0) {
-    sum_shared_1[sg] = sum_2;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
-  float var = sum_2 / float(params.n);
-  // inv = torch.rsqrt(var + eps)
-  float inv = precise::rsqrt(var + params.eps);
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // y = centered * inv[:, None] * weight[:].to(torch.float32)
-    // y = y + bias[:].to(torch.float32)
-    // out[tile_m, :] = y.to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
-      float4 bias_tile = load_aligned<4>(bias + n + i * 1024, params.n - (n + i * 1024));
-      float4 centered = row - mu;
-      float4 y = centered * inv * weight_tile;
-      float4 y_2 = y + bias_tile;
-      store_first<4>(out + pid_m * params.n + n + i * 1024, y_2, params.n - (n + i * 1024));
+      store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+          params.n - (n + i * THREADS * 4));
     }
   }
 }
@@ -810,15 +490,19 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[128][8];
-  threadgroup float sum_shared_1[128][8];
+  constexpr short BM = 32;
+  constexpr short BLOCK_M_2 = 16;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[128][THREADS / 32];
+  threadgroup float sum_shared_1[128][THREADS / 32];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   float4 grad_b = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
   half4 weight_tile = *(const device half4*)(weight + d);
   float4 w = float4(weight_tile);
-  for (int tile_m = int(tgid.x) * 32; tile_m < min(int(tgid.x) * 32 + 32, params.m); tile_m += 16) {
+  for (int tile_m = int(tgid.x) * BM; tile_m
+      < min(int(tgid.x) * BM + BM, params.m); tile_m += BLOCK_M_2) {
     int m = tile_m + sg;
     // grad_w += torch.sum(dy * x_hat, dim=0)
     float4 sum = float4(0.0f);
@@ -832,13 +516,16 @@ struct LayerNormBwdParams {
     // shift = torch.sum(wdy, dim=-1) / n
     // grad_x[tile_m, :] = dx.to(x.dtype)
     // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
-    UNROLL for (short i = 0; i < 2; ++i) {
-      half4 grad_out_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : half4(0.0h);
-      half4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : half4(0.0h);
-      float mean_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? mean[m + i * 8] : 0.0f;
-      float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
+    UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      half4 grad_out_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
+          : half4(0.0h);
+      half4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : half4(0.0h);
+      float mean_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? mean[m + i * THREADS / 32] : 0.0f;
+      float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? rstd[m + i * THREADS / 32] : 0.0f;
       float sum_3 = 0.0f;
       float sum_4 = 0.0f;
       float4 dy = float4(grad_out_tile);
@@ -856,8 +543,8 @@ struct LayerNormBwdParams {
       float shift = sum_4 / 128.0f;
       float4 dx = (wdy - x_hat * proj - shift) * rstd_tile;
       half4 grad_x_tile = half4(dx);
-      if (m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)) {
-        *(device half4*)(grad_x + (m + i * 8) * 128 + d) = grad_x_tile;
+      if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)) {
+        *(device half4*)(grad_x + (m + i * THREADS / 32) * 128 + d) = grad_x_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -868,12 +555,12 @@ struct LayerNormBwdParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum[i] = sum_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
       grad_w[i] += sum[i];
       sum_2[i] = sum_shared_1[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum_2[i] += sum_shared_1[lane * 4 + i][s + 1];
       }
       grad_b[i] += sum_2[i];
@@ -881,11 +568,11 @@ struct LayerNormBwdParams {
   }
   // grad_weight[cta.id, :] = grad_w
   if (sg == 0) {
-    *(device float4*)(grad_weight + int(tgid.x) * 32 / 32 * 128 + d) = grad_w;
+    *(device float4*)(grad_weight + int(tgid.x) * BM / BM * 128 + d) = grad_w;
   }
   // grad_bias[cta.id, :] = grad_b
   if (sg == 0) {
-    *(device float4*)(grad_bias + int(tgid.x) * 32 / 32 * 128 + d) = grad_b;
+    *(device float4*)(grad_bias + int(tgid.x) * BM / BM * 128 + d) = grad_b;
   }
 }
 
@@ -902,14 +589,18 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[128][8];
-  threadgroup float sum_shared_1[128][8];
+  constexpr short BM = 32;
+  constexpr short BLOCK_M_2 = 16;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[128][THREADS / 32];
+  threadgroup float sum_shared_1[128][THREADS / 32];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   float4 grad_b = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
   float4 weight_tile = d < 96 ? *(const device float4*)(weight + d) : float4(0.0f);
-  for (int tile_m = int(tgid.x) * 32; tile_m < min(int(tgid.x) * 32 + 32, params.m); tile_m += 16) {
+  for (int tile_m = int(tgid.x) * BM; tile_m
+      < min(int(tgid.x) * BM + BM, params.m); tile_m += BLOCK_M_2) {
     int m = tile_m + sg;
     // grad_w += torch.sum(dy * x_hat, dim=0)
     float4 sum = float4(0.0f);
@@ -923,13 +614,16 @@ struct LayerNormBwdParams {
     // shift = torch.sum(wdy, dim=-1) / n
     // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
     // grad_x[tile_m, :] = dx.to(x.dtype)
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
-          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : float4(0.0f);
-      float mean_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? mean[m + i * 8] : 0.0f;
-      float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
-      float4 dy = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
-          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : float4(0.0f);
+    UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      float4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96
+          ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : float4(0.0f);
+      float mean_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? mean[m + i * THREADS / 32] : 0.0f;
+      float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? rstd[m + i * THREADS / 32] : 0.0f;
+      float4 dy = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96
+          ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
+          : float4(0.0f);
       float sum_3 = 0.0f;
       float sum_4 = 0.0f;
       float4 x_hat = (x_tile - mean_tile) * rstd_tile;
@@ -945,8 +639,8 @@ struct LayerNormBwdParams {
       sum_4 = simd_sum(sum_4);
       float shift = sum_4 / 96.0f;
       float4 dx = (wdy - x_hat * proj - shift) * rstd_tile;
-      if (m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96) {
-        *(device float4*)(grad_x + (m + i * 8) * 96 + d) = dx;
+      if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96) {
+        *(device float4*)(grad_x + (m + i * THREADS / 32) * 96 + d) = dx;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -957,12 +651,12 @@ struct LayerNormBwdParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum[i] = sum_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
       grad_w[i] += sum[i];
       sum_2[i] = sum_shared_1[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum_2[i] += sum_shared_1[lane * 4 + i][s + 1];
       }
       grad_b[i] += sum_2[i];
@@ -970,11 +664,11 @@ struct LayerNormBwdParams {
   }
   // grad_weight[cta.id, :] = grad_w
   if (sg == 0 && d < 96) {
-    *(device float4*)(grad_weight + int(tgid.x) * 32 / 32 * 96 + d) = grad_w;
+    *(device float4*)(grad_weight + int(tgid.x) * BM / BM * 96 + d) = grad_w;
   }
   // grad_bias[cta.id, :] = grad_b
   if (sg == 0 && d < 96) {
-    *(device float4*)(grad_bias + int(tgid.x) * 32 / 32 * 96 + d) = grad_b;
+    *(device float4*)(grad_bias + int(tgid.x) * BM / BM * 96 + d) = grad_b;
   }
 }
 
@@ -990,13 +684,17 @@ struct LayerNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[128][8];
+  constexpr short BM = 32;
+  constexpr short BLOCK_M_2 = 16;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[128][THREADS / 32];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
   bfloat4 weight_tile = *(const device bfloat4*)(weight + d);
   float4 w = float4(weight_tile);
-  for (int tile_m = int(tgid.x) * 32; tile_m < min(int(tgid.x) * 32 + 32, params.m); tile_m += 16) {
+  for (int tile_m = int(tgid.x) * BM; tile_m
+      < min(int(tgid.x) * BM + BM, params.m); tile_m += BLOCK_M_2) {
     int m = tile_m + sg;
     // grad_w += torch.sum(dy * x_hat, dim=0)
     float4 sum = float4(0.0f);
@@ -1008,14 +706,16 @@ struct LayerNormBwdParams {
     // shift = torch.sum(wdy, dim=-1) / n
     // grad_x[tile_m, :] = dx.to(x.dtype)
     // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
-    UNROLL for (short i = 0; i < 2; ++i) {
-      bfloat4 grad_out_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d)
+    UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      bfloat4 grad_out_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
           : bfloat4(bfloat(0.0f));
-      bfloat4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
-      float mean_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? mean[m + i * 8] : 0.0f;
-      float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
+      bfloat4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
+      float mean_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? mean[m + i * THREADS / 32] : 0.0f;
+      float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? rstd[m + i * THREADS / 32] : 0.0f;
       float sum_2 = 0.0f;
       float sum_3 = 0.0f;
       float4 dy = float4(grad_out_tile);
@@ -1032,8 +732,8 @@ struct LayerNormBwdParams {
       float shift = sum_3 / 128.0f;
       float4 dx = (wdy - x_hat * proj - shift) * rstd_tile;
       bfloat4 grad_x_tile = bfloat4(dx);
-      if (m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)) {
-        *(device bfloat4*)(grad_x + (m + i * 8) * 128 + d) = grad_x_tile;
+      if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)) {
+        *(device bfloat4*)(grad_x + (m + i * THREADS / 32) * 128 + d) = grad_x_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -1043,7 +743,7 @@ struct LayerNormBwdParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum[i] = sum_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
       grad_w[i] += sum[i];
@@ -1051,6 +751,6 @@ struct LayerNormBwdParams {
   }
   // grad_weight[cta.id, :] = grad_w
   if (sg == 0) {
-    *(device float4*)(grad_weight + int(tgid.x) * 32 / 32 * 128 + d) = grad_w;
+    *(device float4*)(grad_weight + int(tgid.x) * BM / BM * 128 + d) = grad_w;
   }
 }

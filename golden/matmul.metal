@@ -134,97 +134,117 @@ struct MatmulParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_shared[64][24];
-  alignas(16) threadgroup half y_shared[16][72];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 2;
-  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 8;
+  constexpr short Y_COLS = BN / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 8);
+  constexpr short Y_ROWS = THREADS / (BN / 8);
+  alignas(16) threadgroup half x_shared[BM][BK + PAD];
+  alignas(16) threadgroup half y_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % Y_COLS * 8;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        Pack<half, 8> y_tile =
+            load_pack<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_m + i * 32 < params.m
-            ? load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k)
+            : Pack<half, 8>{};
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * 8) * params.y_stride_0
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        Pack<half, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0
             + load_n, params.n - load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> x_tile = load_m + i * 32 < params.m
-          ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
           params.k - load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> y_tile = load_k_2 + i * 8 < params.k
-          ? load_pack_first<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n,
+    UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+      Pack<half, 8> y_tile = load_k_2 + i * Y_ROWS < params.k
+          ? load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
           params.n - load_n) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_m, tile_n] = acc.to(out.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       half2 out_tile = half2(elements(acc[i][j]));
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
+            params.n - (n + j * WN * 8));
       }
     }
   }
@@ -247,95 +267,119 @@ struct MatmulBf16Params {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat x_shared[64][24];
-  alignas(16) threadgroup bfloat y_shared[64][24];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 2;
-  int load_n = int(tgid.y) * 64 + tid / 2;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 8;
+  constexpr short Y_COLS = BK / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 8);
+  constexpr short Y_ROWS = THREADS / (BK / 8);
+  alignas(16) threadgroup bfloat x_shared[BM][BK + PAD];
+  alignas(16) threadgroup bfloat y_shared[BN][BK + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + tid / Y_COLS;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<bfloat, 8> x_tile =
+            load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> y_tile = load_pack<8>(y + load_k + (load_n + i * 32) * params.y_stride_1);
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+      UNROLL for (short i = 0; i < BN / Y_ROWS; ++i) {
+        Pack<bfloat, 8> y_tile =
+            load_pack<8>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1);
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
-            ? load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k)
+            : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> y_tile = load_n + i * 32 < params.n
-            ? load_pack<8>(y + load_k + (load_n + i * 32) * params.y_stride_1) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+      UNROLL for (short i = 0; i < BN / Y_ROWS; ++i) {
+        Pack<bfloat, 8> y_tile = load_n + i * Y_ROWS < params.n
+            ? load_pack<8>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1)
+            : Pack<bfloat, 8>{};
+        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_bfloat8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[j * 8][kk * 8], 24, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[j * WN * 8][kk * 8], BK + PAD, ulong2(0, 0), true);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
-          ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
           params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+          x_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<bfloat, 8> y_tile = load_n + i * 32 < params.n
-          ? load_pack_first<8>(y + load_k + (load_n + i * 32) * params.y_stride_1,
+    UNROLL for (short i = 0; i < BN / Y_ROWS; ++i) {
+      Pack<bfloat, 8> y_tile = load_n + i * Y_ROWS < params.n
+          ? load_pack_first<8>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1,
           params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 2 + i * 32][lane % 2 * 8] = y_tile;
+      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+          y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_bfloat8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[j * 8][kk * 8], 24, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[j * WN * 8][kk * 8], BK + PAD, ulong2(0, 0), true);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_m, tile_n] = acc.to(out.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + (m + i * 16) * params.n + n + j * 8, out_tile, params.n - (n + j * 8));
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
+            params.n - (n + j * WN * 8));
       }
     }
   }
@@ -350,324 +394,245 @@ struct MatmulBf16Params {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float x_shared[64][20];
-  alignas(16) threadgroup float y_shared[16][68];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 4;
-  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short PAD = 4;
+  constexpr short X_COLS = BK / 4;
+  constexpr short Y_COLS = BN / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 4);
+  constexpr short Y_ROWS = THREADS / (BN / 4);
+  alignas(16) threadgroup float x_shared[BM][BK + PAD];
+  alignas(16) threadgroup float y_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % Y_COLS * 4;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load_any<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        float4 y_tile = load_any<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_m + i * 32 < params.m
-            ? load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_m + i * X_ROWS < params.m
+            ? load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : float4(0.0f);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile =
-            load_first<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n);
-        *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        float4 y_tile = load_first<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+            params.n - load_n);
+        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = load_m + i * 32 < params.m
-          ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      float4 x_tile = load_m + i * X_ROWS < params.m
+          ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
           : float4(0.0f);
-      *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float4 y_tile = load_k_2 + i * 8 < params.k
-          ? load_first<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
-          : float4(0.0f);
-      *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+    UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+      float4 y_tile = load_k_2 + i * Y_ROWS < params.k
+          ? load_first<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+          params.n - load_n) : float4(0.0f);
+      *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_m, tile_n] = acc.to(out.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      if (m + i * 16 < params.m) {
-        store_first<2>(out + (m + i * 16) * params.n + n + j * 16,
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * 16));
+            params.n - (n + j * WN * 8));
       }
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_l2_grouped_f16(
-    const device half* x [[buffer(0)]],
-    const device half* y [[buffer(1)]],
-    device half* out [[buffer(2)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_l2_grouped(
+    const device T* x [[buffer(0)]],
+    const device T* y [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant MatmulParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_shared[128][40];
-  alignas(16) threadgroup half y_shared[32][136];
+  constexpr short BM = 128;
+  constexpr short BN = 128;
+  constexpr short BK = 32;
+  constexpr short WN = 2;
+  constexpr short WM = 4;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 8;
+  constexpr short Y_COLS = BN / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 8);
+  constexpr short Y_ROWS = THREADS / (BN / 8);
+  alignas(16) threadgroup T x_shared[BM][BK + PAD];
+  alignas(16) threadgroup T y_shared[BK][BN + PAD];
   int band = (params.n + 127) / 128 * 8;
   int band_start = int(tgid.x) / band * 8;
   int band_height = min((params.m + 127) / 128 - band_start, 8);
   int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
   int pid_n = floor_div(int(tgid.x) % band, band_height);
-  bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
-  int load_m = pid_m * 128 + tid / 4;
-  int load_n = pid_n * 128 + lane % 16 * 8;
-  int m = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  bool interior = pid_m * BM + BM <= params.m && pid_n * BN + BN <= params.n;
+  int load_m = pid_m * BM + tid / X_COLS;
+  int load_n = pid_n * BN + lane % Y_COLS * 8;
+  int m = pid_m * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = pid_n * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += 32) {
-    int load_k = tile_k + lane % 4 * 8;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<T, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        Pack<T, 8> y_tile = load_pack<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<T, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] = y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_m + i * 64 < params.m
-            ? load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<T, 8> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, 8>{};
+        *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * 16) * params.y_stride_0
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        Pack<T, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0
             + load_n, params.n - load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+        *(threadgroup Pack<T, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
-        UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
+        simdgroup_matrix<T, 8, 8> y_frag;
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += 32) {
-    int load_k = tile_k + lane % 4 * 8;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> x_tile = load_m + i * 64 < params.m
-          ? load_pack_first<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      Pack<T, 8> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, 8>{};
+      *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> y_tile = load_k_2 + i * 16 < params.k
-          ? load_pack_first<8>(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n,
-          params.n - load_n) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
+    UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+      Pack<T, 8> y_tile = load_k_2 + i * Y_ROWS < params.k
+          ? load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+          params.n - load_n) : Pack<T, 8>{};
+      *(threadgroup Pack<T, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
-        UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
+        simdgroup_matrix<T, 8, 8> y_frag;
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      half2 out_tile = half2(elements(acc[i][j]));
-      if (m + i * 32 < params.m) {
-        store_first<2>(out + (m + i * 32) * params.n + n + j * 16, out_tile,
-            params.n - (n + j * 16));
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
+      vec<T, 2> out_tile = vec<T, 2>(elements(acc[i][j]));
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
+            params.n - (n + j * WN * 8));
       }
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_l2_grouped_bf16(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* y [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
-    constant MatmulParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat x_shared[128][40];
-  alignas(16) threadgroup bfloat y_shared[32][136];
-  int band = (params.n + 127) / 128 * 8;
-  int band_start = int(tgid.x) / band * 8;
-  int band_height = min((params.m + 127) / 128 - band_start, 8);
-  int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
-  int pid_n = floor_div(int(tgid.x) % band, band_height);
-  bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
-  int load_m = pid_m * 128 + tid / 4;
-  int load_n = pid_n * 128 + lane % 16 * 8;
-  int m = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += 32) {
-    int load_k = tile_k + lane % 4 * 8;
-    int load_k_2 = tile_k + tid / 16;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
-    if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
-      }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * 64 < params.m
-            ? load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
-      }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * 16) * params.y_stride_0
-            + load_n, params.n - load_n);
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
-      }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
-        UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += 32) {
-    int load_k = tile_k + lane % 4 * 8;
-    int load_k_2 = tile_k + tid / 16;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<bfloat, 8> x_tile = load_m + i * 64 < params.m
-          ? load_pack_first<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
-    }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<bfloat, 8> y_tile = load_k_2 + i * 16 < params.k
-          ? load_pack_first<8>(y + (load_k_2 + i * 16) * params.y_stride_0 + load_n,
-          params.n - load_n) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / 16 + i * 16][lane % 16 * 8] = y_tile;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
-      }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
-        UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m + i * 32 < params.m) {
-        store_first<2>(out + (m + i * 32) * params.n + n + j * 16, out_tile,
-            params.n - (n + j * 16));
-      }
-    }
-  }
-}
+template [[host_name("matmul_l2_grouped_f16")]] [[kernel]]
+decltype(matmul_l2_grouped<half>) matmul_l2_grouped<half>;
+template [[host_name("matmul_l2_grouped_bf16")]] [[kernel]]
+decltype(matmul_l2_grouped<bfloat>) matmul_l2_grouped<bfloat>;
 
 struct MatmulPersistentParams {
   int m;
@@ -677,220 +642,135 @@ struct MatmulPersistentParams {
   int w_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_persistent_f16(
-    const device half* x [[buffer(0)]],
-    const device half* w [[buffer(1)]],
-    device half* out [[buffer(2)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_persistent(
+    const device T* x [[buffer(0)]],
+    const device T* w [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant MatmulPersistentParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_shared[128][40];
-  alignas(16) threadgroup half w_shared[128][40];
+  constexpr short BM = 128;
+  constexpr short BN = 128;
+  constexpr short BK = 32;
+  constexpr short WN = 2;
+  constexpr short WM = 4;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 8;
+  constexpr short RHS_COLS = BK / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 8);
+  constexpr short RHS_ROWS = THREADS / (BK / 8);
+  alignas(16) threadgroup T x_shared[BM][BK + PAD];
+  alignas(16) threadgroup T w_shared[BN][BK + PAD];
   int band = (params.n + 127) / 128 * 4;
   int band_start = int(tgid.x) / band * 4;
   int band_height = min((params.m + 127) / 128 - band_start, 4);
   int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
   int pid_n = floor_div(int(tgid.x) % band, band_height);
-  bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
-  int load_m = pid_m * 128 + tid / 4;
-  int load_n = pid_n * 128 + tid / 4;
-  int m = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  bool interior = pid_m * BM + BM <= params.m && pid_n * BN + BN <= params.n;
+  int load_m = pid_m * BM + tid / X_COLS;
+  int load_n = pid_n * BN + tid / RHS_COLS;
+  int m = pid_m * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = pid_n * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += 32) {
-    int load_k = tile_k + lane % 4 * 8;
+  for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<T, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> w_tile = load_pack<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        Pack<T, 8> w_tile = load_pack<8>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k);
+        *(threadgroup Pack<T, 8>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 8] =
+            w_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_m + i * 64 < params.m
-            ? load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<T, 8> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, 8>{};
+        *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> w_tile = load_n + i * 64 < params.n
-            ? load_pack<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+        Pack<T, 8> w_tile = load_n + i * RHS_ROWS < params.n
+            ? load_pack<8>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k) : Pack<T, 8>{};
+        *(threadgroup Pack<T, 8>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 8] =
+            w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
+        simdgroup_matrix<T, 8, 8> w_frag;
+        simdgroup_load(w_frag, &w_shared[sg % WN * 8 + j * WN * 8][kk * 8], BK + PAD, ulong2(0, 0),
+            true);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += 32) {
-    int load_k = tile_k + lane % 4 * 8;
+  for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> x_tile = load_m + i * 64 < params.m
-          ? load_pack_first<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      Pack<T, 8> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, 8>{};
+      *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
     }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> w_tile = load_n + i * 64 < params.n
-          ? load_pack_first<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k,
-          params.k - load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
+    UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      Pack<T, 8> w_tile = load_n + i * RHS_ROWS < params.n
+          ? load_pack_first<8>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k,
+          params.k - load_k) : Pack<T, 8>{};
+      *(threadgroup Pack<T, 8>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 8] =
+          w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
+        simdgroup_matrix<T, 8, 8> w_frag;
+        simdgroup_load(w_frag, &w_shared[sg % WN * 8 + j * WN * 8][kk * 8], BK + PAD, ulong2(0, 0),
+            true);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
   // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      half2 out_tile = half2(elements(acc[i][j]));
-      if (m + i * 32 < params.m) {
-        store_first<2>(out + (m + i * 32) * params.n + n + j * 16, out_tile,
-            params.n - (n + j * 16));
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
+      vec<T, 2> out_tile = vec<T, 2>(elements(acc[i][j]));
+      if (m + i * WM * 8 < params.m) {
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
+            params.n - (n + j * WN * 8));
       }
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_persistent_bf16(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* w [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
-    constant MatmulPersistentParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat x_shared[128][40];
-  alignas(16) threadgroup bfloat w_shared[128][40];
-  int band = (params.n + 127) / 128 * 4;
-  int band_start = int(tgid.x) / band * 4;
-  int band_height = min((params.m + 127) / 128 - band_start, 4);
-  int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
-  int pid_n = floor_div(int(tgid.x) % band, band_height);
-  bool interior = pid_m * 128 + 128 <= params.m && pid_n * 128 + 128 <= params.n;
-  int load_m = pid_m * 128 + tid / 4;
-  int load_n = pid_n * 128 + tid / 4;
-  int m = pid_m * 128 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = pid_n * 128 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += 32) {
-    int load_k = tile_k + lane % 4 * 8;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
-    if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
-      }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> w_tile = load_pack<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * 64 < params.m
-            ? load_pack<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
-      }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> w_tile = load_n + i * 64 < params.n
-            ? load_pack<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
-      }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += 32) {
-    int load_k = tile_k + lane % 4 * 8;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<bfloat, 8> x_tile = load_m + i * 64 < params.m
-          ? load_pack_first<8>(x + (load_m + i * 64) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 4 + i * 64][lane % 4 * 8] = x_tile;
-    }
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<bfloat, 8> w_tile = load_n + i * 64 < params.n
-          ? load_pack_first<8>(w + (load_n + i * 64) * params.w_stride_0 + load_k,
-          params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 4 + i * 64][lane % 4 * 8] = w_tile;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 32][kk * 8], 40);
-      }
-      UNROLL for (short j = 0; j < 8; ++j) {
-        simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[sg % 2 * 8 + j * 16][kk * 8], 40, ulong2(0, 0), true);
-        UNROLL for (short i = 0; i < 4; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m + i * 32 < params.m) {
-        store_first<2>(out + (m + i * 32) * params.n + n + j * 16, out_tile,
-            params.n - (n + j * 16));
-      }
-    }
-  }
-}
+template [[host_name("matmul_persistent_f16")]] [[kernel]]
+decltype(matmul_persistent<half>) matmul_persistent<half>;
+template [[host_name("matmul_persistent_bf16")]] [[kernel]]
+decltype(matmul_persistent<bfloat>) matmul_persistent<bfloat>;

@@ -101,155 +101,167 @@ struct MatmulLayerNormParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_shared[64][24];
-  alignas(16) threadgroup half w_shared[16][136];
-  threadgroup float sum_shared[64][2];
-  threadgroup float sum_shared_1[64][2];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m;
-  int load_m = int(tgid.x) * 64 + tid / 2;
+  constexpr short BM = 64;
+  constexpr short BK = 16;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short PAD = 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short X_COLS = BK / 8;
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short W_ROWS = THREADS / 16;
+  alignas(16) threadgroup half x_shared[BM][BK + PAD];
+  alignas(16) threadgroup half w_shared[BK][128 + PAD];
+  threadgroup float sum_shared[TM * WM * 8][WN];
+  threadgroup float sum_shared_1[TM * WM * 8][WN];
+  bool interior = int(tgid.x) * BM + BM <= params.m;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
   int load_d = lane % 16 * 8;
-  int d = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  int d = sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  simdgroup_float8x8 acc[TM][128 / (WN * 8)];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < 128 / (WN * 8); ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
     int load_k_2 = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
       Pack<half, 8> x_tile = load_pack<8>(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS][lane % X_COLS * 8] = x_tile;
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        Pack<half, 8> w_tile =
+            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * W_ROWS][lane % 16 * 8] = w_tile;
       }
     } else {
       Pack<half, 8> x_tile = load_m < params.m
           ? load_pack<8>(x + load_m * params.x_stride_0 + load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
+      *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS][lane % X_COLS * 8] = x_tile;
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        Pack<half, 8> w_tile =
+            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d);
+        *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * W_ROWS][lane % 16 * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < 128 / (WN * 8); ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], 128 + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
     int load_k_2 = tile_k + tid / 16;
     Pack<half, 8> x_tile = load_m < params.m
         ? load_pack_first<8>(x + load_m * params.x_stride_0 + load_k, params.k - load_k)
         : Pack<half, 8>{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Pack<half, 8>*)&x_shared[tid / 2][lane % 2 * 8] = x_tile;
-    UNROLL for (short i = 0; i < 2; ++i) {
-      Pack<half, 8> w_tile = load_k_2 + i * 8 < params.k
-          ? load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_d) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * 8][lane % 16 * 8] = w_tile;
+    *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS][lane % X_COLS * 8] = x_tile;
+    UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+      Pack<half, 8> w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d)
+          : Pack<half, 8>{};
+      *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * W_ROWS][lane % 16 * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < 128 / (WN * 8); ++j) {
         simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 136);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], 128 + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
   // mean = torch.sum(acc, dim=-1, keepdim=True) / width
-  float sum[4] = {};
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  float sum[TM] = {};
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < 128 / (WN * 8); ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
         sum[i] += acc[i][j].thread_elements()[k];
       }
     }
   }
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < TM; ++i) {
     sum[i] = simd_row_sum(sum[i]);
     if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-      sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = sum[i];
+      sum_shared[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][sg % WN] = sum[i];
     }
   }
-  float mean[4];
+  float mean[TM];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum[i] = sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-    UNROLL for (short s = 0; s < 1; ++s) {
-      sum[i] += sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    sum[i] = sum_shared[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][0];
+    UNROLL for (short s = 0; s < WN - 1; ++s) {
+      sum[i] += sum_shared[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][s + 1];
     }
     mean[i] = sum[i] / 128.0f;
   }
   // centered = acc - mean
-  float2 centered[4][8];
+  float2 centered[TM][128 / (WN * 8)];
   // var = torch.sum(centered * centered, dim=-1, keepdim=True) / width
-  float sum_2[4] = {};
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  float sum_2[TM] = {};
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < 128 / (WN * 8); ++j) {
       centered[i][j] = elements(acc[i][j]) - mean[i];
       UNROLL for (short k = 0; k < 2; ++k) {
         sum_2[i] += centered[i][j][k] * centered[i][j][k];
       }
     }
   }
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < TM; ++i) {
     sum_2[i] = simd_row_sum(sum_2[i]);
     if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-      sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = sum_2[i];
+      sum_shared_1[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][sg % WN] = sum_2[i];
     }
   }
   // normed = centered * torch.rsqrt(var + eps)
-  float rsqrt_[4];
+  float rsqrt_[TM];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum_2[i] = sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-    UNROLL for (short s = 0; s < 1; ++s) {
-      sum_2[i] += sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    sum_2[i] = sum_shared_1[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][0];
+    UNROLL for (short s = 0; s < WN - 1; ++s) {
+      sum_2[i] += sum_shared_1[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][s + 1];
     }
     float var = sum_2[i] / 128.0f;
     rsqrt_[i] = precise::rsqrt(var + params.eps);
   }
   // y = normed * weight[:].to(torch.float32) + bias[:].to(torch.float32)
-  float2 weight_f32[8];
-  float2 bias_f32[8];
-  UNROLL for (short i = 0; i < 8; ++i) {
-    half2 weight_tile = *(const device half2*)(weight + d + i * 16);
-    half2 bias_tile = *(const device half2*)(bias + d + i * 16);
+  float2 weight_f32[128 / (WN * 8)];
+  float2 bias_f32[128 / (WN * 8)];
+  UNROLL for (short i = 0; i < 128 / (WN * 8); ++i) {
+    half2 weight_tile = *(const device half2*)(weight + d + i * WN * 8);
+    half2 bias_tile = *(const device half2*)(bias + d + i * WN * 8);
     weight_f32[i] = float2(weight_tile);
     bias_f32[i] = float2(bias_tile);
   }
   // out[tile_m, :] = y.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < 128 / (WN * 8); ++j) {
       float2 normed = centered[i][j] * rsqrt_[i];
       float2 y = normed * weight_f32[j] + bias_f32[j];
       half2 out_tile = half2(y);
-      if (m + i * 16 < params.m) {
-        *(device half2*)(out + (m + i * 16) * 128 + d + j * 16) = out_tile;
+      if (m + i * WM * 8 < params.m) {
+        *(device half2*)(out + (m + i * WM * 8) * 128 + d + j * WN * 8) = out_tile;
       }
     }
   }
@@ -266,40 +278,49 @@ struct MatmulLayerNormParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float x_shared[64][20];
-  alignas(16) threadgroup float w_shared[16][100];
-  threadgroup float sum_shared[64][2];
-  threadgroup float sum_shared_1[64][2];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m;
-  int load_m = int(tgid.x) * 64 + tid / 4;
+  constexpr short BM = 64;
+  constexpr short BK = 16;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short PAD = 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short X_COLS = BK / 4;
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 4);
+  alignas(16) threadgroup float x_shared[BM][BK + PAD];
+  alignas(16) threadgroup float w_shared[BK][96 + PAD];
+  threadgroup float sum_shared[TM * WM * 8][WN];
+  threadgroup float sum_shared_1[TM * WM * 8][WN];
+  bool interior = int(tgid.x) * BM + BM <= params.m;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
   int load_d = lane % 8 * 4;
-  int d = sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[4][6];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 6; ++j) {
+  int d = sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  simdgroup_float8x8 acc[TM][96 / (WN * 8)];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < 96 / (WN * 8); ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
+  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 3; ++i) {
         float4 w_tile = load_any<4>(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
         *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_m + i * 32 < params.m
-            ? load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_m + i * X_ROWS < params.m
+            ? load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : float4(0.0f);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
       UNROLL for (short i = 0; i < 3; ++i) {
         float4 w_tile = load_any<4>(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
@@ -307,29 +328,29 @@ struct MatmulLayerNormParams {
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 6; ++j) {
+      UNROLL for (short j = 0; j < 96 / (WN * 8); ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 100);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], 96 + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
+  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float4 x_tile = load_m + i * 32 < params.m
-          ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k, params.k - load_k)
+    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      float4 x_tile = load_m + i * X_ROWS < params.m
+          ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
           : float4(0.0f);
-      *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
     }
     UNROLL for (short i = 0; i < 3; ++i) {
       float4 w_tile = load_k_2 < params.k
@@ -337,87 +358,87 @@ struct MatmulLayerNormParams {
       *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 6; ++j) {
+      UNROLL for (short j = 0; j < 96 / (WN * 8); ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 100);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], 96 + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
   // mean = torch.sum(acc, dim=-1, keepdim=True) / width
-  float sum[4] = {};
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 6; ++j) {
+  float sum[TM] = {};
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < 96 / (WN * 8); ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
         sum[i] += acc[i][j].thread_elements()[k];
       }
     }
   }
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < TM; ++i) {
     sum[i] = simd_row_sum(sum[i]);
     if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-      sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = sum[i];
+      sum_shared[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][sg % WN] = sum[i];
     }
   }
-  float mean[4];
+  float mean[TM];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum[i] = sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-    UNROLL for (short s = 0; s < 1; ++s) {
-      sum[i] += sum_shared[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    sum[i] = sum_shared[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][0];
+    UNROLL for (short s = 0; s < WN - 1; ++s) {
+      sum[i] += sum_shared[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][s + 1];
     }
     mean[i] = sum[i] / 96.0f;
   }
   // centered = acc - mean
-  float2 centered[4][6];
+  float2 centered[TM][96 / (WN * 8)];
   // var = torch.sum(centered * centered, dim=-1, keepdim=True) / width
-  float sum_2[4] = {};
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 6; ++j) {
+  float sum_2[TM] = {};
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < 96 / (WN * 8); ++j) {
       centered[i][j] = elements(acc[i][j]) - mean[i];
       UNROLL for (short k = 0; k < 2; ++k) {
         sum_2[i] += centered[i][j][k] * centered[i][j][k];
       }
     }
   }
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < TM; ++i) {
     sum_2[i] = simd_row_sum(sum_2[i]);
     if (lane % 2 == 0 && lane / 8 % 2 == 0) {
-      sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][sg % 2] = sum_2[i];
+      sum_shared_1[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][sg % WN] = sum_2[i];
     }
   }
   // normed = centered * torch.rsqrt(var + eps)
-  float rsqrt_[4];
+  float rsqrt_[TM];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum_2[i] = sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][0];
-    UNROLL for (short s = 0; s < 1; ++s) {
-      sum_2[i] += sum_shared_1[sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4 + i * 16][s + 1];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    sum_2[i] = sum_shared_1[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][0];
+    UNROLL for (short s = 0; s < WN - 1; ++s) {
+      sum_2[i] += sum_shared_1[sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4 + i * WM * 8][s + 1];
     }
     float var = sum_2[i] / 96.0f;
     rsqrt_[i] = precise::rsqrt(var + params.eps);
   }
   // y = normed * weight[:].to(torch.float32) + bias[:].to(torch.float32)
-  float2 weight_tile[6];
-  float2 bias_tile[6];
-  UNROLL for (short i = 0; i < 6; ++i) {
-    weight_tile[i] = *(const device float2*)(weight + d + i * 16);
-    bias_tile[i] = *(const device float2*)(bias + d + i * 16);
+  float2 weight_tile[96 / (WN * 8)];
+  float2 bias_tile[96 / (WN * 8)];
+  UNROLL for (short i = 0; i < 96 / (WN * 8); ++i) {
+    weight_tile[i] = *(const device float2*)(weight + d + i * WN * 8);
+    bias_tile[i] = *(const device float2*)(bias + d + i * WN * 8);
   }
   // out[tile_m, :] = y.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 6; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < 96 / (WN * 8); ++j) {
       float2 normed = centered[i][j] * rsqrt_[i];
       float2 y = normed * weight_tile[j] + bias_tile[j];
-      if (m + i * 16 < params.m) {
-        *(device float2*)(out + (m + i * 16) * 96 + d + j * 16) = y;
+      if (m + i * WM * 8 < params.m) {
+        *(device float2*)(out + (m + i * WM * 8) * 96 + d + j * WN * 8) = y;
       }
     }
   }

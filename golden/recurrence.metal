@@ -69,53 +69,37 @@ struct RecurrenceSteppedParams {
   int x_stride_1;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_stepped_f32_bf16(
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_stepped(
     const device float* a [[buffer(0)]],
-    const device bfloat* x [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+    const device T* x [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant RecurrenceSteppedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BC = 1024;
   int pid_b = int(tgid.y);
-  int c = int(tgid.x) * 1024 + tid * 4;
+  int c = int(tgid.x) * BC + tid * 4;
   float4 state = float4(0.0f);
   for (int step_ = 0; step_ < params.t; ++step_) {
     // decay = a[tile_b, step, tile_c].to(torch.float32)
     float4 decay =
         load_first<4>(a + pid_b * params.a_stride_0 + step_ * params.a_stride_1 + c, params.c - c);
     // state = decay * state + x[tile_b, step, tile_c].to(torch.float32)
-    bfloat4 x_tile =
+    vec<T, 4> x_tile =
         load_first<4>(x + pid_b * params.x_stride_0 + step_ * params.x_stride_1 + c, params.c - c);
     // out[tile_b, step, tile_c] = state.to(x.dtype)
     state = decay * state + float4(x_tile);
-    bfloat4 out_tile = bfloat4(state);
+    vec<T, 4> out_tile = vec<T, 4>(state);
     store_first<4>(out + pid_b * params.c * params.t + step_ * params.c + c, out_tile,
         params.c - c);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_stepped_f32(
-    const device float* a [[buffer(0)]],
-    const device float* x [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant RecurrenceSteppedParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_b = int(tgid.y);
-  int c = int(tgid.x) * 1024 + tid * 4;
-  float4 state = float4(0.0f);
-  for (int step_ = 0; step_ < params.t; ++step_) {
-    // decay = a[tile_b, step, tile_c].to(torch.float32)
-    float4 decay =
-        load_first<4>(a + pid_b * params.a_stride_0 + step_ * params.a_stride_1 + c, params.c - c);
-    // state = decay * state + x[tile_b, step, tile_c].to(torch.float32)
-    float4 x_tile =
-        load_first<4>(x + pid_b * params.x_stride_0 + step_ * params.x_stride_1 + c, params.c - c);
-    state = decay * state + x_tile;
-    // out[tile_b, step, tile_c] = state.to(x.dtype)
-    store_first<4>(out + pid_b * params.c * params.t + step_ * params.c + c, state, params.c - c);
-  }
-}
+template [[host_name("recurrence_stepped_f32_bf16")]] [[kernel]]
+decltype(recurrence_stepped<bfloat>) recurrence_stepped<bfloat>;
+template [[host_name("recurrence_stepped_f32")]] [[kernel]]
+decltype(recurrence_stepped<float>) recurrence_stepped<float>;
 
 struct RecurrenceScannedParams {
   int t;
@@ -123,60 +107,69 @@ struct RecurrenceScannedParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_f32_f16_1024(
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned(
     const device float* a [[buffer(0)]],
-    const device half* x [[buffer(1)]],
-    device half* out [[buffer(2)]],
+    const device T* x [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant RecurrenceScannedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[8];
-  threadgroup float total_shared_1[8];
+  constexpr short N_READS = 4;
+  constexpr short THREADS = 256;
+  threadgroup float total_shared[N_READS / 4 * (THREADS / 32)];
+  threadgroup float total_shared_1[N_READS / 4 * (THREADS / 32)];
   int pid_m = int(tgid.x);
   int t = tid * 4;
-  // value = x[tile_m, :].to(torch.float32)
-  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t, params.t - t);
-  float4 value = float4(x_tile);
-  // decay = a[tile_m, :].to(torch.float32)
-  float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t, params.t - t);
   // return left_a * right_a, right_a * left_x + right_x
-  float4 partial = decay;
-  float4 partial_2 = value;
-  UNROLL for (short j = 0; j < 3; ++j) {
-    float next_partial = partial[j] * partial[j + 1];
-    float next_partial_2 = partial[j + 1] * partial_2[j] + partial_2[j + 1];
-    partial[j + 1] = next_partial;
-    partial_2[j + 1] = next_partial_2;
-  }
-  float before;
-  float before_2;
-  float total = partial.w;
-  float total_2 = partial_2.w;
-  UNROLL for (short k = 0; k < 5; ++k) {
-    float earlier = simd_shuffle_up(total, 1 << k);
-    float earlier_2 = simd_shuffle_up(total_2, 1 << k);
-    if (lane >= (1 << k)) {
-      float next_total = earlier * total;
-      float next_total_2 = total * earlier_2 + total_2;
-      total = next_total;
-      total_2 = next_total_2;
+  float4 partial[N_READS / 4];
+  float4 partial_2[N_READS / 4];
+  float before[N_READS / 4];
+  float before_2[N_READS / 4];
+  // value = x[tile_m, :].to(torch.float32)
+  // decay = a[tile_m, :].to(torch.float32)
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * THREADS * 4,
+        params.t - (t + i * THREADS * 4));
+    float4 value = float4(x_tile);
+    float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t + i * THREADS * 4,
+        params.t - (t + i * THREADS * 4));
+    partial[i] = decay;
+    partial_2[i] = value;
+    UNROLL for (short j = 0; j < 3; ++j) {
+      float next_partial = partial[i][j] * partial[i][j + 1];
+      float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
+      partial[i][j + 1] = next_partial;
+      partial_2[i][j + 1] = next_partial_2;
+    }
+    float total = partial[i].w;
+    float total_2 = partial_2[i].w;
+    UNROLL for (short k = 0; k < 5; ++k) {
+      float earlier = simd_shuffle_up(total, 1 << k);
+      float earlier_2 = simd_shuffle_up(total_2, 1 << k);
+      if (lane >= (1 << k)) {
+        float next_total = earlier * total;
+        float next_total_2 = total * earlier_2 + total_2;
+        total = next_total;
+        total_2 = next_total_2;
+      }
+    }
+    before[i] = simd_shuffle_up(total, 1);
+    before_2[i] = simd_shuffle_up(total_2, 1);
+    if (lane == 31) {
+      total_shared[i * THREADS / 32 + sg] = total;
+      total_shared_1[i * THREADS / 32 + sg] = total_2;
     }
   }
-  before = simd_shuffle_up(total, 1);
-  before_2 = simd_shuffle_up(total_2, 1);
-  if (lane == 31) {
-    total_shared[sg] = total;
-    total_shared_1[sg] = total_2;
-  }
-  float4 states;
+  float4 states[N_READS / 4];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   float carry = total_shared[0];
   float carry_2 = total_shared_1[0];
   float start = carry;
   float start_2 = carry_2;
-  UNROLL for (short s = 0; s < 8; ++s) {
+  UNROLL for (short s = 0; s < THREADS / 32; ++s) {
     if (s == sg) {
       start = carry;
       start_2 = carry_2;
@@ -192,51 +185,61 @@ struct RecurrenceScannedParams {
   }
   if (lane > 0) {
     if (sg > 0) {
-      float next_start = start * before;
-      float next_start_2 = before * start_2 + before_2;
+      float next_start = start * before[0];
+      float next_start_2 = before[0] * start_2 + before_2[0];
       start = next_start;
       start_2 = next_start_2;
     } else {
-      start = before;
-      start_2 = before_2;
+      start = before[0];
+      start_2 = before_2[0];
     }
   }
   if (sg > 0 || lane > 0) {
-    states = partial * start_2 + partial_2;
+    states[0] = partial[0] * start_2 + partial_2[0];
   } else {
-    states = partial_2;
+    states[0] = partial_2[0];
   }
   // out[tile_m, :] = states.to(x.dtype)
-  half4 out_tile = half4(states);
-  store_first<4>(out + pid_m * params.t + t, out_tile, params.t - t);
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> out_tile = vec<T, 4>(states[i]);
+    store_first<4>(out + pid_m * params.t + t + i * THREADS * 4, out_tile,
+        params.t - (t + i * THREADS * 4));
+  }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_f32_f16_4096(
+template [[host_name("recurrence_scanned_f32_f16_1024")]] [[kernel]]
+decltype(recurrence_scanned<half>) recurrence_scanned<half>;
+template [[host_name("recurrence_scanned_f32_1024")]] [[kernel]]
+decltype(recurrence_scanned<float>) recurrence_scanned<float>;
+
+template <typename T, short THREADS>
+[[kernel, max_total_threads_per_threadgroup(THREADS)]] void recurrence_scanned_2(
     const device float* a [[buffer(0)]],
-    const device half* x [[buffer(1)]],
-    device half* out [[buffer(2)]],
+    const device T* x [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant RecurrenceScannedParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[32];
-  threadgroup float total_shared_1[32];
+  constexpr short N_READS = 16;
+  threadgroup float total_shared[N_READS / 4 * (THREADS / 32)];
+  threadgroup float total_shared_1[N_READS / 4 * (THREADS / 32)];
   int pid_m = int(tgid.x);
   int t = tid * 4;
   // return left_a * right_a, right_a * left_x + right_x
-  float4 partial[4];
-  float4 partial_2[4];
-  float before[4];
-  float before_2[4];
+  float4 partial[N_READS / 4];
+  float4 partial_2[N_READS / 4];
+  float before[N_READS / 4];
+  float before_2[N_READS / 4];
   // value = x[tile_m, :].to(torch.float32)
   // decay = a[tile_m, :].to(torch.float32)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + t + i * 1024, params.t - (t + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * THREADS * 4,
+        params.t - (t + i * THREADS * 4));
     float4 value = float4(x_tile);
-    float4 decay =
-        load_first<4>(a + pid_m * params.a_stride_0 + t + i * 1024, params.t - (t + i * 1024));
+    float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t + i * THREADS * 4,
+        params.t - (t + i * THREADS * 4));
     partial[i] = decay;
     partial_2[i] = value;
     UNROLL for (short j = 0; j < 3; ++j) {
@@ -260,25 +263,25 @@ struct RecurrenceScannedParams {
     before[i] = simd_shuffle_up(total, 1);
     before_2[i] = simd_shuffle_up(total_2, 1);
     if (lane == 31) {
-      total_shared[i * 8 + sg] = total;
-      total_shared_1[i * 8 + sg] = total_2;
+      total_shared[i * THREADS / 32 + sg] = total;
+      total_shared_1[i * THREADS / 32 + sg] = total_2;
     }
   }
-  float4 states[4];
+  float4 states[N_READS / 4];
   threadgroup_barrier(mem_flags::mem_threadgroup);
   float carry = total_shared[0];
   float carry_2 = total_shared_1[0];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     float start = carry;
     float start_2 = carry_2;
-    UNROLL for (short s = 0; s < 8; ++s) {
+    UNROLL for (short s = 0; s < THREADS / 32; ++s) {
       if (s == sg) {
         start = carry;
         start_2 = carry_2;
       }
       if (i > 0 || s > 0) {
-        float group_total = total_shared[i * 8 + s];
-        float group_total_2 = total_shared_1[i * 8 + s];
+        float group_total = total_shared[i * THREADS / 32 + s];
+        float group_total_2 = total_shared_1[i * THREADS / 32 + s];
         float next_carry = carry * group_total;
         float next_carry_2 = group_total * carry_2 + group_total_2;
         carry = next_carry;
@@ -303,446 +306,47 @@ struct RecurrenceScannedParams {
     }
   }
   // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 out_tile = half4(states[i]);
-    store_first<4>(out + pid_m * params.t + t + i * 1024, out_tile, params.t - (t + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> out_tile = vec<T, 4>(states[i]);
+    store_first<4>(out + pid_m * params.t + t + i * THREADS * 4, out_tile,
+        params.t - (t + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(1024)]] void recurrence_scanned_f32_f16_16384(
-    const device float* a [[buffer(0)]],
-    const device half* x [[buffer(1)]],
-    device half* out [[buffer(2)]],
-    constant RecurrenceScannedParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[128];
-  threadgroup float total_shared_1[128];
-  int pid_m = int(tgid.x);
-  int t = tid * 4;
-  // return left_a * right_a, right_a * left_x + right_x
-  float4 partial[4];
-  float4 partial_2[4];
-  float before[4];
-  float before_2[4];
-  // value = x[tile_m, :].to(torch.float32)
-  // decay = a[tile_m, :].to(torch.float32)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4096, params.t - (t + i * 4096));
-    float4 value = float4(x_tile);
-    float4 decay =
-        load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4096, params.t - (t + i * 4096));
-    partial[i] = decay;
-    partial_2[i] = value;
-    UNROLL for (short j = 0; j < 3; ++j) {
-      float next_partial = partial[i][j] * partial[i][j + 1];
-      float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
-      partial[i][j + 1] = next_partial;
-      partial_2[i][j + 1] = next_partial_2;
-    }
-    float total = partial[i].w;
-    float total_2 = partial_2[i].w;
-    UNROLL for (short k = 0; k < 5; ++k) {
-      float earlier = simd_shuffle_up(total, 1 << k);
-      float earlier_2 = simd_shuffle_up(total_2, 1 << k);
-      if (lane >= (1 << k)) {
-        float next_total = earlier * total;
-        float next_total_2 = total * earlier_2 + total_2;
-        total = next_total;
-        total_2 = next_total_2;
-      }
-    }
-    before[i] = simd_shuffle_up(total, 1);
-    before_2[i] = simd_shuffle_up(total_2, 1);
-    if (lane == 31) {
-      total_shared[i * 32 + sg] = total;
-      total_shared_1[i * 32 + sg] = total_2;
-    }
-  }
-  float4 states[4];
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  float carry = total_shared[0];
-  float carry_2 = total_shared_1[0];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float start = carry;
-    float start_2 = carry_2;
-    UNROLL for (short s = 0; s < 32; ++s) {
-      if (s == sg) {
-        start = carry;
-        start_2 = carry_2;
-      }
-      if (i > 0 || s > 0) {
-        float group_total = total_shared[i * 32 + s];
-        float group_total_2 = total_shared_1[i * 32 + s];
-        float next_carry = carry * group_total;
-        float next_carry_2 = group_total * carry_2 + group_total_2;
-        carry = next_carry;
-        carry_2 = next_carry_2;
-      }
-    }
-    if (lane > 0) {
-      if (i > 0 || sg > 0) {
-        float next_start = start * before[i];
-        float next_start_2 = before[i] * start_2 + before_2[i];
-        start = next_start;
-        start_2 = next_start_2;
-      } else {
-        start = before[i];
-        start_2 = before_2[i];
-      }
-    }
-    if (i > 0 || sg > 0 || lane > 0) {
-      states[i] = partial[i] * start_2 + partial_2[i];
-    } else {
-      states[i] = partial_2[i];
-    }
-  }
-  // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 out_tile = half4(states[i]);
-    store_first<4>(out + pid_m * params.t + t + i * 4096, out_tile, params.t - (t + i * 4096));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_f32_1024(
-    const device float* a [[buffer(0)]],
-    const device float* x [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant RecurrenceScannedParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[8];
-  threadgroup float total_shared_1[8];
-  int pid_m = int(tgid.x);
-  int t = tid * 4;
-  // decay = a[tile_m, :].to(torch.float32)
-  float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t, params.t - t);
-  // value = x[tile_m, :].to(torch.float32)
-  float4 value = load_first<4>(x + pid_m * params.x_stride_0 + t, params.t - t);
-  // return left_a * right_a, right_a * left_x + right_x
-  float4 partial = decay;
-  float4 partial_2 = value;
-  UNROLL for (short j = 0; j < 3; ++j) {
-    float next_partial = partial[j] * partial[j + 1];
-    float next_partial_2 = partial[j + 1] * partial_2[j] + partial_2[j + 1];
-    partial[j + 1] = next_partial;
-    partial_2[j + 1] = next_partial_2;
-  }
-  float before;
-  float before_2;
-  float total = partial.w;
-  float total_2 = partial_2.w;
-  UNROLL for (short k = 0; k < 5; ++k) {
-    float earlier = simd_shuffle_up(total, 1 << k);
-    float earlier_2 = simd_shuffle_up(total_2, 1 << k);
-    if (lane >= (1 << k)) {
-      float next_total = earlier * total;
-      float next_total_2 = total * earlier_2 + total_2;
-      total = next_total;
-      total_2 = next_total_2;
-    }
-  }
-  before = simd_shuffle_up(total, 1);
-  before_2 = simd_shuffle_up(total_2, 1);
-  if (lane == 31) {
-    total_shared[sg] = total;
-    total_shared_1[sg] = total_2;
-  }
-  float4 states;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  float carry = total_shared[0];
-  float carry_2 = total_shared_1[0];
-  float start = carry;
-  float start_2 = carry_2;
-  UNROLL for (short s = 0; s < 8; ++s) {
-    if (s == sg) {
-      start = carry;
-      start_2 = carry_2;
-    }
-    if (s > 0) {
-      float group_total = total_shared[s];
-      float group_total_2 = total_shared_1[s];
-      float next_carry = carry * group_total;
-      float next_carry_2 = group_total * carry_2 + group_total_2;
-      carry = next_carry;
-      carry_2 = next_carry_2;
-    }
-  }
-  if (lane > 0) {
-    if (sg > 0) {
-      float next_start = start * before;
-      float next_start_2 = before * start_2 + before_2;
-      start = next_start;
-      start_2 = next_start_2;
-    } else {
-      start = before;
-      start_2 = before_2;
-    }
-  }
-  if (sg > 0 || lane > 0) {
-    states = partial * start_2 + partial_2;
-  } else {
-    states = partial_2;
-  }
-  // out[tile_m, :] = states.to(x.dtype)
-  store_first<4>(out + pid_m * params.t + t, states, params.t - t);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_f32_4096(
-    const device float* a [[buffer(0)]],
-    const device float* x [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant RecurrenceScannedParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[32];
-  threadgroup float total_shared_1[32];
-  int pid_m = int(tgid.x);
-  int t = tid * 4;
-  // return left_a * right_a, right_a * left_x + right_x
-  float4 partial[4];
-  float4 partial_2[4];
-  float before[4];
-  float before_2[4];
-  // decay = a[tile_m, :].to(torch.float32)
-  // value = x[tile_m, :].to(torch.float32)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 decay =
-        load_first<4>(a + pid_m * params.a_stride_0 + t + i * 1024, params.t - (t + i * 1024));
-    float4 value =
-        load_first<4>(x + pid_m * params.x_stride_0 + t + i * 1024, params.t - (t + i * 1024));
-    partial[i] = decay;
-    partial_2[i] = value;
-    UNROLL for (short j = 0; j < 3; ++j) {
-      float next_partial = partial[i][j] * partial[i][j + 1];
-      float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
-      partial[i][j + 1] = next_partial;
-      partial_2[i][j + 1] = next_partial_2;
-    }
-    float total = partial[i].w;
-    float total_2 = partial_2[i].w;
-    UNROLL for (short k = 0; k < 5; ++k) {
-      float earlier = simd_shuffle_up(total, 1 << k);
-      float earlier_2 = simd_shuffle_up(total_2, 1 << k);
-      if (lane >= (1 << k)) {
-        float next_total = earlier * total;
-        float next_total_2 = total * earlier_2 + total_2;
-        total = next_total;
-        total_2 = next_total_2;
-      }
-    }
-    before[i] = simd_shuffle_up(total, 1);
-    before_2[i] = simd_shuffle_up(total_2, 1);
-    if (lane == 31) {
-      total_shared[i * 8 + sg] = total;
-      total_shared_1[i * 8 + sg] = total_2;
-    }
-  }
-  float4 states[4];
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  float carry = total_shared[0];
-  float carry_2 = total_shared_1[0];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float start = carry;
-    float start_2 = carry_2;
-    UNROLL for (short s = 0; s < 8; ++s) {
-      if (s == sg) {
-        start = carry;
-        start_2 = carry_2;
-      }
-      if (i > 0 || s > 0) {
-        float group_total = total_shared[i * 8 + s];
-        float group_total_2 = total_shared_1[i * 8 + s];
-        float next_carry = carry * group_total;
-        float next_carry_2 = group_total * carry_2 + group_total_2;
-        carry = next_carry;
-        carry_2 = next_carry_2;
-      }
-    }
-    if (lane > 0) {
-      if (i > 0 || sg > 0) {
-        float next_start = start * before[i];
-        float next_start_2 = before[i] * start_2 + before_2[i];
-        start = next_start;
-        start_2 = next_start_2;
-      } else {
-        start = before[i];
-        start_2 = before_2[i];
-      }
-    }
-    if (i > 0 || sg > 0 || lane > 0) {
-      states[i] = partial[i] * start_2 + partial_2[i];
-    } else {
-      states[i] = partial_2[i];
-    }
-  }
-  // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    store_first<4>(out + pid_m * params.t + t + i * 1024, states[i], params.t - (t + i * 1024));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(1024)]] void recurrence_scanned_f32_16384(
-    const device float* a [[buffer(0)]],
-    const device float* x [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant RecurrenceScannedParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[128];
-  threadgroup float total_shared_1[128];
-  int pid_m = int(tgid.x);
-  int t = tid * 4;
-  // return left_a * right_a, right_a * left_x + right_x
-  float4 partial[4];
-  float4 partial_2[4];
-  float before[4];
-  float before_2[4];
-  // decay = a[tile_m, :].to(torch.float32)
-  // value = x[tile_m, :].to(torch.float32)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 decay =
-        load_first<4>(a + pid_m * params.a_stride_0 + t + i * 4096, params.t - (t + i * 4096));
-    float4 value =
-        load_first<4>(x + pid_m * params.x_stride_0 + t + i * 4096, params.t - (t + i * 4096));
-    partial[i] = decay;
-    partial_2[i] = value;
-    UNROLL for (short j = 0; j < 3; ++j) {
-      float next_partial = partial[i][j] * partial[i][j + 1];
-      float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
-      partial[i][j + 1] = next_partial;
-      partial_2[i][j + 1] = next_partial_2;
-    }
-    float total = partial[i].w;
-    float total_2 = partial_2[i].w;
-    UNROLL for (short k = 0; k < 5; ++k) {
-      float earlier = simd_shuffle_up(total, 1 << k);
-      float earlier_2 = simd_shuffle_up(total_2, 1 << k);
-      if (lane >= (1 << k)) {
-        float next_total = earlier * total;
-        float next_total_2 = total * earlier_2 + total_2;
-        total = next_total;
-        total_2 = next_total_2;
-      }
-    }
-    before[i] = simd_shuffle_up(total, 1);
-    before_2[i] = simd_shuffle_up(total_2, 1);
-    if (lane == 31) {
-      total_shared[i * 32 + sg] = total;
-      total_shared_1[i * 32 + sg] = total_2;
-    }
-  }
-  float4 states[4];
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  float carry = total_shared[0];
-  float carry_2 = total_shared_1[0];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float start = carry;
-    float start_2 = carry_2;
-    UNROLL for (short s = 0; s < 32; ++s) {
-      if (s == sg) {
-        start = carry;
-        start_2 = carry_2;
-      }
-      if (i > 0 || s > 0) {
-        float group_total = total_shared[i * 32 + s];
-        float group_total_2 = total_shared_1[i * 32 + s];
-        float next_carry = carry * group_total;
-        float next_carry_2 = group_total * carry_2 + group_total_2;
-        carry = next_carry;
-        carry_2 = next_carry_2;
-      }
-    }
-    if (lane > 0) {
-      if (i > 0 || sg > 0) {
-        float next_start = start * before[i];
-        float next_start_2 = before[i] * start_2 + before_2[i];
-        start = next_start;
-        start_2 = next_start_2;
-      } else {
-        start = before[i];
-        start_2 = before_2[i];
-      }
-    }
-    if (i > 0 || sg > 0 || lane > 0) {
-      states[i] = partial[i] * start_2 + partial_2[i];
-    } else {
-      states[i] = partial_2[i];
-    }
-  }
-  // out[tile_m, :] = states.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    store_first<4>(out + pid_m * params.t + t + i * 4096, states[i], params.t - (t + i * 4096));
-  }
-}
+template [[host_name("recurrence_scanned_f32_f16_4096")]] [[kernel]]
+decltype(recurrence_scanned_2<half, 256>) recurrence_scanned_2<half, 256>;
+template [[host_name("recurrence_scanned_f32_f16_16384")]] [[kernel]]
+decltype(recurrence_scanned_2<half, 1024>) recurrence_scanned_2<half, 1024>;
+template [[host_name("recurrence_scanned_f32_4096")]] [[kernel]]
+decltype(recurrence_scanned_2<float, 256>) recurrence_scanned_2<float, 256>;
+template [[host_name("recurrence_scanned_f32_16384")]] [[kernel]]
+decltype(recurrence_scanned_2<float, 1024>) recurrence_scanned_2<float, 1024>;
 
 struct RowCumsumParams {
   int n;
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_bf16_1024(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[8];
+  constexpr short N_READS = 4;
+  constexpr short THREADS = 256;
+  threadgroup float total_shared[N_READS / 4 * (THREADS / 32)];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  float4 x_f32 = float4(x_tile);
-  float4 partial = x_f32;
-  UNROLL for (short j = 0; j < 3; ++j) {
-    partial[j + 1] = partial[j] + partial[j + 1];
-  }
-  float before = simd_prefix_exclusive_sum(partial.w);
-  if (lane == 31) {
-    total_shared[sg] = before + partial.w;
-  }
-  float4 scanned;
-  float start = 0.0f;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short s = 0; s < 7; ++s) {
-    if (s < sg) {
-      start += total_shared[s];
-    }
-  }
-  start += before;
-  scanned = start + partial;
-  bfloat4 out_tile = bfloat4(scanned);
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_bf16_4096(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
-    constant RowCumsumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[32];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 partial[4];
-  float before[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+  float4 partial[N_READS / 4];
+  float before[N_READS / 4];
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4));
     float4 x_f32 = float4(x_tile);
     partial[i] = x_f32;
     UNROLL for (short j = 0; j < 3; ++j) {
@@ -750,47 +354,50 @@ struct RowCumsumParams {
     }
     before[i] = simd_prefix_exclusive_sum(partial[i].w);
     if (lane == 31) {
-      total_shared[i * 8 + sg] = before[i] + partial[i].w;
+      total_shared[i * THREADS / 32 + sg] = before[i] + partial[i].w;
     }
   }
-  float4 scanned[4];
-  float carry = 0.0f;
+  float4 scanned[N_READS / 4];
+  float start = 0.0f;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float start = carry;
-    UNROLL for (short s = 0; s < 8; ++s) {
-      float group_total = total_shared[i * 8 + s];
-      if (s < sg) {
-        start += group_total;
-      }
-      carry += group_total;
+  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
+    if (s < sg) {
+      start += total_shared[s];
     }
-    start += before[i];
-    scanned[i] = start + partial[i];
   }
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 out_tile = bfloat4(scanned[i]);
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+  start += before[0];
+  scanned[0] = start + partial[0];
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> out_tile = vec<T, 4>(scanned[i]);
+    store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+        params.n - (n + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(1024)]] void row_cumsum_bf16_16384(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
+template [[host_name("row_cumsum_bf16_1024")]] [[kernel]]
+decltype(row_cumsum<bfloat>) row_cumsum<bfloat>;
+template [[host_name("row_cumsum_f32_1024")]] [[kernel]]
+decltype(row_cumsum<float>) row_cumsum<float>;
+
+template <typename T, short THREADS>
+[[kernel, max_total_threads_per_threadgroup(THREADS)]] void row_cumsum_2(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[128];
+  constexpr short N_READS = 16;
+  threadgroup float total_shared[N_READS / 4 * (THREADS / 32)];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 partial[4];
-  float before[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4096, params.n - (n + i * 4096));
+  float4 partial[N_READS / 4];
+  float before[N_READS / 4];
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4));
     float4 x_f32 = float4(x_tile);
     partial[i] = x_f32;
     UNROLL for (short j = 0; j < 3; ++j) {
@@ -798,16 +405,16 @@ struct RowCumsumParams {
     }
     before[i] = simd_prefix_exclusive_sum(partial[i].w);
     if (lane == 31) {
-      total_shared[i * 32 + sg] = before[i] + partial[i].w;
+      total_shared[i * THREADS / 32 + sg] = before[i] + partial[i].w;
     }
   }
-  float4 scanned[4];
+  float4 scanned[N_READS / 4];
   float carry = 0.0f;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     float start = carry;
-    UNROLL for (short s = 0; s < 32; ++s) {
-      float group_total = total_shared[i * 32 + s];
+    UNROLL for (short s = 0; s < THREADS / 32; ++s) {
+      float group_total = total_shared[i * THREADS / 32 + s];
       if (s < sg) {
         start += group_total;
       }
@@ -816,134 +423,18 @@ struct RowCumsumParams {
     start += before[i];
     scanned[i] = start + partial[i];
   }
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 out_tile = bfloat4(scanned[i]);
-    store_first<4>(out + pid_m * params.n + n + i * 4096, out_tile, params.n - (n + i * 4096));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> out_tile = vec<T, 4>(scanned[i]);
+    store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+        params.n - (n + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_f32_1024(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant RowCumsumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  float4 partial = x_tile;
-  UNROLL for (short j = 0; j < 3; ++j) {
-    partial[j + 1] = partial[j] + partial[j + 1];
-  }
-  float before = simd_prefix_exclusive_sum(partial.w);
-  if (lane == 31) {
-    total_shared[sg] = before + partial.w;
-  }
-  float4 scanned;
-  float start = 0.0f;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short s = 0; s < 7; ++s) {
-    if (s < sg) {
-      start += total_shared[s];
-    }
-  }
-  start += before;
-  scanned = start + partial;
-  store_first<4>(out + pid_m * params.n + n, scanned, params.n - n);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_f32_4096(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant RowCumsumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[32];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 partial[4];
-  float before[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-    partial[i] = x_tile;
-    UNROLL for (short j = 0; j < 3; ++j) {
-      partial[i][j + 1] = partial[i][j] + partial[i][j + 1];
-    }
-    before[i] = simd_prefix_exclusive_sum(partial[i].w);
-    if (lane == 31) {
-      total_shared[i * 8 + sg] = before[i] + partial[i].w;
-    }
-  }
-  float4 scanned[4];
-  float carry = 0.0f;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float start = carry;
-    UNROLL for (short s = 0; s < 8; ++s) {
-      float group_total = total_shared[i * 8 + s];
-      if (s < sg) {
-        start += group_total;
-      }
-      carry += group_total;
-    }
-    start += before[i];
-    scanned[i] = start + partial[i];
-  }
-  UNROLL for (short i = 0; i < 4; ++i) {
-    store_first<4>(out + pid_m * params.n + n + i * 1024, scanned[i], params.n - (n + i * 1024));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(1024)]] void row_cumsum_f32_16384(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant RowCumsumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float total_shared[128];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
-  float4 partial[4];
-  float before[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 4096, params.n - (n + i * 4096));
-    partial[i] = x_tile;
-    UNROLL for (short j = 0; j < 3; ++j) {
-      partial[i][j + 1] = partial[i][j] + partial[i][j + 1];
-    }
-    before[i] = simd_prefix_exclusive_sum(partial[i].w);
-    if (lane == 31) {
-      total_shared[i * 32 + sg] = before[i] + partial[i].w;
-    }
-  }
-  float4 scanned[4];
-  float carry = 0.0f;
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float start = carry;
-    UNROLL for (short s = 0; s < 32; ++s) {
-      float group_total = total_shared[i * 32 + s];
-      if (s < sg) {
-        start += group_total;
-      }
-      carry += group_total;
-    }
-    start += before[i];
-    scanned[i] = start + partial[i];
-  }
-  UNROLL for (short i = 0; i < 4; ++i) {
-    store_first<4>(out + pid_m * params.n + n + i * 4096, scanned[i], params.n - (n + i * 4096));
-  }
-}
+template [[host_name("row_cumsum_bf16_4096")]] [[kernel]]
+decltype(row_cumsum_2<bfloat, 256>) row_cumsum_2<bfloat, 256>;
+template [[host_name("row_cumsum_bf16_16384")]] [[kernel]]
+decltype(row_cumsum_2<bfloat, 1024>) row_cumsum_2<bfloat, 1024>;
+template [[host_name("row_cumsum_f32_4096")]] [[kernel]]
+decltype(row_cumsum_2<float, 256>) row_cumsum_2<float, 256>;
+template [[host_name("row_cumsum_f32_16384")]] [[kernel]]
+decltype(row_cumsum_2<float, 1024>) row_cumsum_2<float, 1024>;

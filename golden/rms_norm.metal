@@ -91,66 +91,28 @@ struct RmsNormFwdParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_fwd_bf16_1024(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* weight [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+template <typename T, short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_fwd(
+    const device T* x [[buffer(0)]],
+    const device T* weight [[buffer(1)]],
+    device T* out [[buffer(2)]],
     device float* rstd [[buffer(3)]],
     constant RmsNormFwdParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // normed = row * inv[:, None] * weight[:].to(torch.float32)
-  bfloat4 weight_tile = load_aligned<4>(weight + n, params.n - n);
+  float4 row[N_READS / 4];
   // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
   float sum = 0.0f;
-  float4 row = float4(x_tile);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += row[i] * row[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float inv = precise::rsqrt(sum / float(params.n) + params.eps);
-  // out[tile_m, :] = normed.to(x.dtype)
-  float4 normed = row * inv * float4(weight_tile);
-  bfloat4 out_tile = bfloat4(normed);
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_fwd_bf16_4096(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* weight [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
-    device float* rstd [[buffer(3)]],
-    constant RmsNormFwdParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row[4];
-  // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += row[i][j] * row[i][j];
@@ -161,7 +123,7 @@ struct RmsNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   float inv = precise::rsqrt(sum / float(params.n) + params.eps);
   // rstd[tile_m] = inv
   if (tid == 0) {
@@ -169,40 +131,54 @@ struct RmsNormFwdParams {
   }
   // normed = row * inv[:, None] * weight[:].to(torch.float32)
   // out[tile_m, :] = normed.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> weight_tile =
+        load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
     float4 normed = row[i] * inv * float4(weight_tile);
-    bfloat4 out_tile = bfloat4(normed);
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    vec<T, 4> out_tile = vec<T, 4>(normed);
+    store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+        params.n - (n + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_fwd_bf16_long(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* weight [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+template [[host_name("rms_norm_fwd_bf16_1024")]] [[kernel]]
+decltype(rms_norm_fwd<bfloat, 4>) rms_norm_fwd<bfloat, 4>;
+template [[host_name("rms_norm_fwd_bf16_4096")]] [[kernel]]
+decltype(rms_norm_fwd<bfloat, 16>) rms_norm_fwd<bfloat, 16>;
+template [[host_name("rms_norm_fwd_f32_1024")]] [[kernel]]
+decltype(rms_norm_fwd<float, 4>) rms_norm_fwd<float, 4>;
+template [[host_name("rms_norm_fwd_f32_4096")]] [[kernel]]
+decltype(rms_norm_fwd<float, 16>) rms_norm_fwd<float, 16>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_fwd_long(
+    const device T* x [[buffer(0)]],
+    const device T* weight [[buffer(1)]],
+    device T* out [[buffer(2)]],
     device float* rstd [[buffer(3)]],
     constant RmsNormFwdParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
-  float4 acc[4] = {};
+  float4 acc[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // row = x[tile_m, :].to(torch.float32)
     // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       acc[i] = acc[i] + row * row;
     }
   }
   float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += acc[i][j];
     }
@@ -212,7 +188,7 @@ struct RmsNormFwdParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   float inv = precise::rsqrt(sum / float(params.n) + params.eps);
   // rstd[tile_m] = inv
   if (tid == 0) {
@@ -222,152 +198,24 @@ struct RmsNormFwdParams {
     int n = tile_n + tid * 4;
     // normed = row * inv[:, None] * weight[:].to(torch.float32)
     // out[tile_m, :] = normed.to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      bfloat4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
+      vec<T, 4> weight_tile =
+          load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 normed = row * inv * float4(weight_tile);
-      bfloat4 out_tile = bfloat4(normed);
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      vec<T, 4> out_tile = vec<T, 4>(normed);
+      store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+          params.n - (n + i * THREADS * 4));
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_fwd_f32_1024(
-    const device float* x [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    device float* rstd [[buffer(3)]],
-    constant RmsNormFwdParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += row[i] * row[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float inv = precise::rsqrt(sum / float(params.n) + params.eps);
-  // normed = row * inv[:, None] * weight[:].to(torch.float32)
-  float4 weight_tile = load_aligned<4>(weight + n, params.n - n);
-  float4 normed = row * inv * weight_tile;
-  // out[tile_m, :] = normed.to(x.dtype)
-  store_first<4>(out + pid_m * params.n + n, normed, params.n - n);
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_fwd_f32_4096(
-    const device float* x [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    device float* rstd [[buffer(3)]],
-    constant RmsNormFwdParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // row = x[tile_m, :].to(torch.float32)
-  float4 row[4];
-  // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum += row[i][j] * row[i][j];
-    }
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float inv = precise::rsqrt(sum / float(params.n) + params.eps);
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-  // normed = row * inv[:, None] * weight[:].to(torch.float32)
-  // out[tile_m, :] = normed.to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
-    float4 normed = row[i] * inv * weight_tile;
-    store_first<4>(out + pid_m * params.n + n + i * 1024, normed, params.n - (n + i * 1024));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_fwd_f32_long(
-    const device float* x [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    device float* rstd [[buffer(3)]],
-    constant RmsNormFwdParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  float4 acc[4] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      acc[i] = acc[i] + row * row;
-    }
-  }
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum += acc[i][j];
-    }
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float inv = precise::rsqrt(sum / float(params.n) + params.eps);
-  // rstd[tile_m] = inv
-  if (tid == 0) {
-    rstd[pid_m] = inv;
-  }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // normed = row * inv[:, None] * weight[:].to(torch.float32)
-    // out[tile_m, :] = normed.to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 weight_tile = load_aligned<4>(weight + n + i * 1024, params.n - (n + i * 1024));
-      float4 normed = row * inv * weight_tile;
-      store_first<4>(out + pid_m * params.n + n + i * 1024, normed, params.n - (n + i * 1024));
-    }
-  }
-}
+template [[host_name("rms_norm_fwd_bf16_long")]] [[kernel]]
+decltype(rms_norm_fwd_long<bfloat>) rms_norm_fwd_long<bfloat>;
+template [[host_name("rms_norm_fwd_f32_long")]] [[kernel]]
+decltype(rms_norm_fwd_long<float>) rms_norm_fwd_long<float>;
 
 struct RmsNormBwdParams {
   int m;
@@ -386,13 +234,17 @@ struct RmsNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[128][8];
+  constexpr short BM = 32;
+  constexpr short BLOCK_M_2 = 16;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[128][THREADS / 32];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
   bfloat4 weight_tile = *(const device bfloat4*)(weight + d);
   float4 w = float4(weight_tile);
-  for (int tile_m = int(tgid.x) * 32; tile_m < min(int(tgid.x) * 32 + 32, params.m); tile_m += 16) {
+  for (int tile_m = int(tgid.x) * BM; tile_m
+      < min(int(tgid.x) * BM + BM, params.m); tile_m += BLOCK_M_2) {
     int m = tile_m + sg;
     // grad_w += torch.sum(dy * x_hat, dim=0)
     float4 sum = float4(0.0f);
@@ -402,13 +254,14 @@ struct RmsNormBwdParams {
     // wdy = w * dy
     // proj = torch.sum(wdy * x_hat, dim=-1) / n
     // grad_x[tile_m, :] = ((wdy - x_hat * proj[:, None]) * inv).to(x.dtype)
-    UNROLL for (short i = 0; i < 2; ++i) {
-      bfloat4 grad_out_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d)
+    UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      bfloat4 grad_out_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
           : bfloat4(bfloat(0.0f));
-      bfloat4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)
-          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
-      float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
+      bfloat4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
+      float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? rstd[m + i * THREADS / 32] : 0.0f;
       float sum_2 = 0.0f;
       float4 dy = float4(grad_out_tile);
       float4 x_hat = float4(x_tile) * rstd_tile;
@@ -420,8 +273,8 @@ struct RmsNormBwdParams {
       sum_2 = simd_sum(sum_2);
       float proj = sum_2 / 128.0f;
       bfloat4 grad_x_tile = bfloat4((wdy - x_hat * proj) * rstd_tile);
-      if (m + i * 8 < min(int(tgid.x) * 32 + 32, params.m)) {
-        *(device bfloat4*)(grad_x + (m + i * 8) * 128 + d) = grad_x_tile;
+      if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)) {
+        *(device bfloat4*)(grad_x + (m + i * THREADS / 32) * 128 + d) = grad_x_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -431,7 +284,7 @@ struct RmsNormBwdParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum[i] = sum_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
       grad_w[i] += sum[i];
@@ -439,7 +292,7 @@ struct RmsNormBwdParams {
   }
   // grad_weight[cta.id, :] = grad_w
   if (sg == 0) {
-    *(device float4*)(grad_weight + int(tgid.x) * 32 / 32 * 128 + d) = grad_w;
+    *(device float4*)(grad_weight + int(tgid.x) * BM / BM * 128 + d) = grad_w;
   }
 }
 
@@ -454,12 +307,16 @@ struct RmsNormBwdParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[128][8];
+  constexpr short BM = 32;
+  constexpr short BLOCK_M_2 = 16;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[128][THREADS / 32];
   int d = lane * 4;
   float4 grad_w = float4(0.0f);
   // w = weight[None, :].to(torch.float32)
   float4 weight_tile = d < 96 ? *(const device float4*)(weight + d) : float4(0.0f);
-  for (int tile_m = int(tgid.x) * 32; tile_m < min(int(tgid.x) * 32 + 32, params.m); tile_m += 16) {
+  for (int tile_m = int(tgid.x) * BM; tile_m
+      < min(int(tgid.x) * BM + BM, params.m); tile_m += BLOCK_M_2) {
     int m = tile_m + sg;
     // grad_w += torch.sum(dy * x_hat, dim=0)
     float4 sum = float4(0.0f);
@@ -469,12 +326,14 @@ struct RmsNormBwdParams {
     // wdy = w * dy
     // proj = torch.sum(wdy * x_hat, dim=-1) / n
     // grad_x[tile_m, :] = ((wdy - x_hat * proj[:, None]) * inv).to(x.dtype)
-    UNROLL for (short i = 0; i < 2; ++i) {
-      float rstd_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) ? rstd[m + i * 8] : 0.0f;
-      float4 x_tile = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
-          ? load_any<4>(x + (m + i * 8) * params.x_stride_0 + d) : float4(0.0f);
-      float4 dy = m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96
-          ? load_any<4>(grad_out + (m + i * 8) * params.grad_out_stride_0 + d) : float4(0.0f);
+    UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
+          ? rstd[m + i * THREADS / 32] : 0.0f;
+      float4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96
+          ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : float4(0.0f);
+      float4 dy = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96
+          ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
+          : float4(0.0f);
       float sum_2 = 0.0f;
       float4 x_hat = x_tile * rstd_tile;
       sum = sum + dy * x_hat;
@@ -485,8 +344,8 @@ struct RmsNormBwdParams {
       sum_2 = simd_sum(sum_2);
       float proj = sum_2 / 96.0f;
       float4 grad_x_tile = (wdy - x_hat * proj) * rstd_tile;
-      if (m + i * 8 < min(int(tgid.x) * 32 + 32, params.m) && d < 96) {
-        *(device float4*)(grad_x + (m + i * 8) * 96 + d) = grad_x_tile;
+      if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96) {
+        *(device float4*)(grad_x + (m + i * THREADS / 32) * 96 + d) = grad_x_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -496,7 +355,7 @@ struct RmsNormBwdParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum[i] = sum_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
       grad_w[i] += sum[i];
@@ -504,6 +363,6 @@ struct RmsNormBwdParams {
   }
   // grad_weight[cta.id, :] = grad_w
   if (sg == 0 && d < 96) {
-    *(device float4*)(grad_weight + int(tgid.x) * 32 / 32 * 96 + d) = grad_w;
+    *(device float4*)(grad_weight + int(tgid.x) * BM / BM * 96 + d) = grad_w;
   }
 }

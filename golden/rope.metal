@@ -40,40 +40,42 @@ struct RopeHalfParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
+  constexpr short BH = 64;
+  constexpr short THREADS = 256;
   int pid_b = int(tgid.x);
   int pid_t = int(tgid.y);
   int d = lane % 8 * 4;
-  int h = int(tgid.z) * 64 + tid / 8;
+  int h = int(tgid.z) * BH + tid / 8;
   // c = cos[tile_t, :].to(torch.float32)[None, :, None, :]
   float4 cos_2 = load_any<4>(cos_ + pid_t * params.cos_stride_0 + d);
   // s = sin[tile_t, :].to(torch.float32)[None, :, None, :]
   float4 sin_2 = load_any<4>(sin_ + pid_t * params.sin_stride_0 + d);
   // first = x[tile_b, tile_t, tile_h, :half].to(torch.float32)
-  float4 first[2];
+  float4 first[BH / (THREADS / 8)];
   // second = x[tile_b, tile_t, tile_h, half:].to(torch.float32)
-  float4 second[2];
+  float4 second[BH / (THREADS / 8)];
   // out[tile_b, tile_t, tile_h, :half] = (first * c - second * s).to(x.dtype)
-  UNROLL for (short i = 0; i < 2; ++i) {
-    bfloat4 x_tile = h + i * 32 < params.h
+  UNROLL for (short i = 0; i < BH / (THREADS / 8); ++i) {
+    bfloat4 x_tile = h + i * THREADS / 8 < params.h
         ? load_any<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
-        + (h + i * 32) * params.x_stride_2 + d) : bfloat4(bfloat(0.0f));
-    bfloat4 x_tile_2 = h + i * 32 < params.h
+        + (h + i * THREADS / 8) * params.x_stride_2 + d) : bfloat4(bfloat(0.0f));
+    bfloat4 x_tile_2 = h + i * THREADS / 8 < params.h
         ? load_any<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
-        + (h + i * 32) * params.x_stride_2 + d + 32) : bfloat4(bfloat(0.0f));
+        + (h + i * THREADS / 8) * params.x_stride_2 + d + 32) : bfloat4(bfloat(0.0f));
     first[i] = float4(x_tile);
     second[i] = float4(x_tile_2);
     bfloat4 out_tile = bfloat4(first[i] * cos_2 - second[i] * sin_2);
-    if (h + i * 32 < params.h) {
+    if (h + i * THREADS / 8 < params.h) {
       *(device bfloat4*)(out + pid_b * params.h * params.t * 64 + pid_t * params.h * 64
-          + (h + i * 32) * 64 + d) = out_tile;
+          + (h + i * THREADS / 8) * 64 + d) = out_tile;
     }
   }
   // out[tile_b, tile_t, tile_h, half:] = (second * c + first * s).to(x.dtype)
-  UNROLL for (short i = 0; i < 2; ++i) {
+  UNROLL for (short i = 0; i < BH / (THREADS / 8); ++i) {
     bfloat4 out_tile = bfloat4(second[i] * cos_2 + first[i] * sin_2);
-    if (h + i * 32 < params.h) {
+    if (h + i * THREADS / 8 < params.h) {
       *(device bfloat4*)(out + pid_b * params.h * params.t * 64 + pid_t * params.h * 64
-          + (h + i * 32) * 64 + d + 32) = out_tile;
+          + (h + i * THREADS / 8) * 64 + d + 32) = out_tile;
     }
   }
 }
@@ -87,38 +89,40 @@ struct RopeHalfParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
+  constexpr short BH = 32;
+  constexpr short THREADS = 256;
   int pid_b = int(tgid.x);
   int pid_t = int(tgid.y);
   int d = lane % 16 * 4;
-  int h = int(tgid.z) * 32 + tid / 16;
+  int h = int(tgid.z) * BH + tid / 16;
   // c = cos[tile_t, :].to(torch.float32)[None, :, None, :]
   float4 cos_2 = load_any<4>(cos_ + pid_t * params.cos_stride_0 + d);
   // s = sin[tile_t, :].to(torch.float32)[None, :, None, :]
   float4 sin_2 = load_any<4>(sin_ + pid_t * params.sin_stride_0 + d);
   // first = x[tile_b, tile_t, tile_h, :half].to(torch.float32)
-  float4 first[2];
+  float4 first[BH / (THREADS / 16)];
   // second = x[tile_b, tile_t, tile_h, half:].to(torch.float32)
-  float4 second[2];
+  float4 second[BH / (THREADS / 16)];
   // out[tile_b, tile_t, tile_h, :half] = (first * c - second * s).to(x.dtype)
-  UNROLL for (short i = 0; i < 2; ++i) {
-    first[i] = h + i * 16 < params.h
+  UNROLL for (short i = 0; i < BH / (THREADS / 16); ++i) {
+    first[i] = h + i * THREADS / 16 < params.h
         ? load_any<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
-        + (h + i * 16) * params.x_stride_2 + d) : float4(0.0f);
-    second[i] = h + i * 16 < params.h
+        + (h + i * THREADS / 16) * params.x_stride_2 + d) : float4(0.0f);
+    second[i] = h + i * THREADS / 16 < params.h
         ? load_any<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1
-        + (h + i * 16) * params.x_stride_2 + d + 64) : float4(0.0f);
+        + (h + i * THREADS / 16) * params.x_stride_2 + d + 64) : float4(0.0f);
     float4 out_tile = first[i] * cos_2 - second[i] * sin_2;
-    if (h + i * 16 < params.h) {
+    if (h + i * THREADS / 16 < params.h) {
       *(device float4*)(out + pid_b * params.h * params.t * 128 + pid_t * params.h * 128
-          + (h + i * 16) * 128 + d) = out_tile;
+          + (h + i * THREADS / 16) * 128 + d) = out_tile;
     }
   }
   // out[tile_b, tile_t, tile_h, half:] = (second * c + first * s).to(x.dtype)
-  UNROLL for (short i = 0; i < 2; ++i) {
+  UNROLL for (short i = 0; i < BH / (THREADS / 16); ++i) {
     float4 out_tile = second[i] * cos_2 + first[i] * sin_2;
-    if (h + i * 16 < params.h) {
+    if (h + i * THREADS / 16 < params.h) {
       *(device float4*)(out + pid_b * params.h * params.t * 128 + pid_t * params.h * 128
-          + (h + i * 16) * 128 + d + 64) = out_tile;
+          + (h + i * THREADS / 16) * 128 + d + 64) = out_tile;
     }
   }
 }
@@ -140,9 +144,11 @@ struct RopeInterleavedParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
+  constexpr short BH = 16;
+  constexpr short THREADS = 256;
   int pid_t = int(tgid.x);
   int d = lane * 2;
-  int h = int(tgid.y) * 16 + sg;
+  int h = int(tgid.y) * BH + sg;
   int d_2 = lane * 4;
   // c = cos[tile_t, :].to(torch.float32)[:, None, :]
   float2 cos_2 = load_any<2>(cos_ + pid_t * params.cos_stride_0 + d);
@@ -152,10 +158,10 @@ struct RopeInterleavedParams {
   // out[tile_t, tile_h, :] = rotated.reshape([tile_t, tile_h, head_dim]).to(x.dtype)
   // even, odd = hl.split(pairs)
   // rotated = hl.join(even * c - odd * s, odd * c + even * s)
-  UNROLL for (short i = 0; i < 2; ++i) {
-    half4 x_tile = h + i * 8 < params.h
-        ? load_any<4>(x + pid_t * params.x_stride_0 + (h + i * 8) * params.x_stride_1 + d_2)
-        : half4(0.0h);
+  UNROLL for (short i = 0; i < BH / (THREADS / 32); ++i) {
+    half4 x_tile = h + i * THREADS / 32 < params.h
+        ? load_any<4>(x + pid_t * params.x_stride_0 + (h + i * THREADS / 32) * params.x_stride_1
+        + d_2) : half4(0.0h);
     half4 out_tile;
     UNROLL for (short j = 0; j < 2; ++j) {
       float2 x_f32;
@@ -171,8 +177,9 @@ struct RopeInterleavedParams {
       out_tile[j * 2] = half(rotated.x);
       out_tile[j * 2 + 1] = half(rotated.y);
     }
-    if (h + i * 8 < params.h) {
-      *(device half4*)(out + pid_t * params.h * 128 + (h + i * 8) * 128 + d_2) = out_tile;
+    if (h + i * THREADS / 32 < params.h) {
+      *(device half4*)(out + pid_t * params.h * 128 + (h + i * THREADS / 32) * 128 + d_2) =
+          out_tile;
     }
   }
 }
@@ -186,9 +193,11 @@ struct RopeInterleavedParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
+  constexpr short BH = 32;
+  constexpr short THREADS = 256;
   int pid_t = int(tgid.x);
   int d = lane % 16 * 2;
-  int h = int(tgid.y) * 32 + tid / 16;
+  int h = int(tgid.y) * BH + tid / 16;
   int d_2 = lane % 16 * 4;
   // c = cos[tile_t, :].to(torch.float32)[:, None, :]
   float2 cos_2 = load_any<2>(cos_ + pid_t * params.cos_stride_0 + d);
@@ -198,10 +207,10 @@ struct RopeInterleavedParams {
   // out[tile_t, tile_h, :] = rotated.reshape([tile_t, tile_h, head_dim]).to(x.dtype)
   // even, odd = hl.split(pairs)
   // rotated = hl.join(even * c - odd * s, odd * c + even * s)
-  UNROLL for (short i = 0; i < 2; ++i) {
-    float4 x_tile = h + i * 16 < params.h
-        ? load_any<4>(x + pid_t * params.x_stride_0 + (h + i * 16) * params.x_stride_1 + d_2)
-        : float4(0.0f);
+  UNROLL for (short i = 0; i < BH / (THREADS / 16); ++i) {
+    float4 x_tile = h + i * THREADS / 16 < params.h
+        ? load_any<4>(x + pid_t * params.x_stride_0 + (h + i * THREADS / 16) * params.x_stride_1
+        + d_2) : float4(0.0f);
     float4 out_tile;
     UNROLL for (short j = 0; j < 2; ++j) {
       float even = x_tile[j * 2];
@@ -214,8 +223,8 @@ struct RopeInterleavedParams {
       out_tile[j * 2] = rotated.x;
       out_tile[j * 2 + 1] = rotated.y;
     }
-    if (h + i * 16 < params.h) {
-      *(device float4*)(out + pid_t * params.h * 64 + (h + i * 16) * 64 + d_2) = out_tile;
+    if (h + i * THREADS / 16 < params.h) {
+      *(device float4*)(out + pid_t * params.h * 64 + (h + i * THREADS / 16) * 64 + d_2) = out_tile;
     }
   }
 }

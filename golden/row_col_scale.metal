@@ -86,8 +86,10 @@ struct RowColScaleParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  int m = int(tgid.y) * 32 + tid / 8;
-  int n = int(tgid.x) * 32 + lane % 8 * 4;
+  constexpr short BM = 32;
+  constexpr short BN = 32;
+  int m = int(tgid.y) * BM + tid / 8;
+  int n = int(tgid.x) * BN + lane % 8 * 4;
   // scale = row_scale[tile_m].to(torch.float32)[:, None] * col_scale[tile_n].to(torch.float32)
   float row_scale_tile = m < params.m ? row_scale[m] : 0.0f;
   float4 col_scale_tile = load_aligned<4>(col_scale + n, params.n - n);
@@ -114,8 +116,10 @@ struct RowColScaleParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  int m = int(tgid.y) * 32 + tid / 8;
-  int n = int(tgid.x) * 32 + lane % 8 * 4;
+  constexpr short BM = 32;
+  constexpr short BN = 32;
+  int m = int(tgid.y) * BM + tid / 8;
+  int n = int(tgid.x) * BN + lane % 8 * 4;
   // scale = row_scale[tile_m].to(torch.float32)[:, None] * col_scale[tile_n].to(torch.float32)
   float row_scale_tile = m < params.m ? row_scale[m] : 0.0f;
   float4 col_scale_tile = load_aligned<4>(col_scale + n, params.n - n);

@@ -54,50 +54,24 @@ struct RowSumParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_sum_bf16_1024(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
+template <typename T, short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_sum(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant RowSumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
-  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += float(x_tile[i]);
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  if (tid == 0) {
-    out[pid_m] = bfloat(sum);
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_sum_bf16_4096(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
-    constant RowSumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
   float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4));
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += float(x_tile[j]);
     }
@@ -107,34 +81,45 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
-    out[pid_m] = bfloat(sum);
+    out[pid_m] = T(sum);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_sum_bf16_long(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
+template [[host_name("row_sum_bf16_1024")]] [[kernel]]
+decltype(row_sum<bfloat, 4>) row_sum<bfloat, 4>;
+template [[host_name("row_sum_bf16_4096")]] [[kernel]]
+decltype(row_sum<bfloat, 16>) row_sum<bfloat, 16>;
+template [[host_name("row_sum_f32_1024")]] [[kernel]] decltype(row_sum<float, 4>) row_sum<float, 4>;
+template [[host_name("row_sum_f32_4096")]] [[kernel]]
+decltype(row_sum<float, 16>) row_sum<float, 16>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_sum_long(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant RowSumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
-  float4 acc[4] = {};
+  float4 acc[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       acc[i] = acc[i] + float4(x_tile);
     }
   }
   float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += acc[i][j];
     }
@@ -144,123 +129,34 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
-    out[pid_m] = bfloat(sum);
+    out[pid_m] = T(sum);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_sum_f32_1024(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
+template [[host_name("row_sum_bf16_long")]] [[kernel]]
+decltype(row_sum_long<bfloat>) row_sum_long<bfloat>;
+template [[host_name("row_sum_f32_long")]] [[kernel]]
+decltype(row_sum_long<float>) row_sum_long<float>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void long_sum(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant RowSumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
-  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += x_tile[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  if (tid == 0) {
-    out[pid_m] = sum;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_sum_f32_4096(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant RowSumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 x_tile =
-        load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum += x_tile[j];
-    }
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  if (tid == 0) {
-    out[pid_m] = sum;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_sum_f32_long(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant RowSumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  float4 acc[4] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      acc[i] = acc[i] + x_tile;
-    }
-  }
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum += acc[i][j];
-    }
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  if (tid == 0) {
-    out[pid_m] = sum;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void long_sum_f16(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
-    constant RowSumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc = float4(0.0f);
   for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
     int n = tile_n + tid * 4;
     // out[tile_m] = torch.sum(x[tile_m, :].to(torch.float32), dim=-1).to(x.dtype)
-    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     acc = acc + float4(x_tile);
   }
   float sum = 0.0f;
@@ -272,59 +168,33 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
-    out[pid_m] = half(sum);
+    out[pid_m] = T(sum);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void long_sum_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
+template [[host_name("long_sum_f16")]] [[kernel]] decltype(long_sum<half>) long_sum<half>;
+template [[host_name("long_sum_f32")]] [[kernel]] decltype(long_sum<float>) long_sum<float>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void long_sum_looped(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant RowSumParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short BN = 1024;
+  constexpr short THREADS = 256;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc = float4(0.0f);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
-    int n = tile_n + tid * 4;
-    // out[tile_m] = torch.sum(x[tile_m, :].to(torch.float32), dim=-1).to(x.dtype)
-    float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    acc = acc + x_tile;
-  }
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += acc[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  if (tid == 0) {
-    out[pid_m] = sum;
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void long_sum_looped_f16(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
-    constant RowSumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  float4 acc = float4(0.0f);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // acc += x[tile_m, tile_n].to(torch.float32)
-    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     acc = acc + float4(x_tile);
   }
   // out[tile_m] = acc.sum(-1).to(x.dtype)
@@ -337,41 +207,13 @@ struct RowSumParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   if (tid == 0) {
-    out[pid_m] = half(sum);
+    out[pid_m] = T(sum);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void long_sum_looped_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant RowSumParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  float4 acc = float4(0.0f);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
-    int n = tile_n + tid * 4;
-    // acc += x[tile_m, tile_n].to(torch.float32)
-    float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    acc = acc + x_tile;
-  }
-  // out[tile_m] = acc.sum(-1).to(x.dtype)
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += acc[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  if (tid == 0) {
-    out[pid_m] = sum;
-  }
-}
+template [[host_name("long_sum_looped_f16")]] [[kernel]]
+decltype(long_sum_looped<half>) long_sum_looped<half>;
+template [[host_name("long_sum_looped_f32")]] [[kernel]]
+decltype(long_sum_looped<float>) long_sum_looped<float>;

@@ -100,64 +100,26 @@ struct SoftmaxParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_f16_1024(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
+template <typename T, short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void softmax(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant SoftmaxParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
-  half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
+  float4 value_f32[N_READS / 4];
   float max_ = -INFINITY;
-  float4 value_f32 = float4(x_tile);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, value_f32[i]);
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float sum = 0.0f;
-  float4 exp_ = precise::exp(value_f32 - max_);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += exp_[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  half4 out_tile = half4(exp_ / sum);
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_f16_4096(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
-  float4 value_f32[4];
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-        params.n - (n + i * 1024), half(-INFINITY));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4), T(-INFINITY));
     value_f32[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, value_f32[i][j]);
@@ -168,10 +130,10 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 exp_[4];
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
+  float4 exp_[N_READS / 4];
   float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     exp_[i] = precise::exp(value_f32[i] - max_);
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += exp_[i][j];
@@ -182,41 +144,52 @@ struct SoftmaxParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 out_tile = half4(exp_[i] / sum);
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> out_tile = vec<T, 4>(exp_[i] / sum);
+    store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+        params.n - (n + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_f16_long(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
+template [[host_name("softmax_f16_1024")]] [[kernel]] decltype(softmax<half, 4>) softmax<half, 4>;
+template [[host_name("softmax_f16_4096")]] [[kernel]] decltype(softmax<half, 16>) softmax<half, 16>;
+template [[host_name("softmax_f32_1024")]] [[kernel]] decltype(softmax<float, 4>) softmax<float, 4>;
+template [[host_name("softmax_f32_4096")]] [[kernel]]
+decltype(softmax<float, 16>) softmax<float, 16>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_long(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant SoftmaxParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
-  float4 acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  float4 acc[BN / (THREADS * 4)];
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     acc[i] = float4(-INFINITY);
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      half4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? float(x_tile[j]) : -INFINITY);
+        acc[i][j] =
+            nan_max(acc[i][j], n + i * THREADS * 4 + j < params.n ? float(x_tile[j]) : -INFINITY);
       }
     }
   }
   float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, acc[i][j]);
     }
@@ -226,20 +199,21 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 acc_2[4] = {};
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
+  float4 acc_2[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
-    UNROLL for (short i = 0; i < 4; ++i) {
-      half4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc_2[i][j] += n + i * 1024 + j < params.n ? precise::exp(float(x_tile[j]) - max_) : 0.0f;
+        acc_2[i][j] += n + i * THREADS * 4 + j < params.n ? precise::exp(float(x_tile[j]) - max_)
+            : 0.0f;
       }
     }
   }
   float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       sum += acc_2[i][j];
     }
@@ -249,240 +223,45 @@ struct SoftmaxParams {
     sum_shared[sg] = sum;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+  sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
-    UNROLL for (short i = 0; i < 4; ++i) {
-      half4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      half4 out_tile = half4(precise::exp(float4(x_tile) - max_) / sum);
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
+      vec<T, 4> out_tile = vec<T, 4>(precise::exp(float4(x_tile) - max_) / sum);
+      store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+          params.n - (n + i * THREADS * 4));
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_f32_1024(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
+template [[host_name("softmax_f16_long")]] [[kernel]]
+decltype(softmax_long<half>) softmax_long<half>;
+template [[host_name("softmax_f32_long")]] [[kernel]]
+decltype(softmax_long<float>) softmax_long<float>;
+
+template <typename T, short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant SoftmaxParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
-  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, x_tile[i]);
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float sum = 0.0f;
-  float4 exp_ = precise::exp(x_tile - max_);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    sum += exp_[i];
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  float4 out_tile = exp_ / sum;
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_f32_4096(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
-  float4 x_tile[4];
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    x_tile[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-        params.n - (n + i * 1024), -INFINITY);
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, x_tile[i][j]);
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 exp_[4];
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    exp_[i] = precise::exp(x_tile[i] - max_);
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum += exp_[i][j];
-    }
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 out_tile = exp_[i] / sum;
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_f32_long(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  float4 acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    acc[i] = float4(-INFINITY);
-  }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-          params.n - (n + i * 1024), -INFINITY);
-      UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = nan_max(acc[i][j], x_tile[j]);
-      }
-    }
-  }
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, acc[i][j]);
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 acc_2[4] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      UNROLL for (short j = 0; j < 4; ++j) {
-        acc_2[i][j] += n + i * 1024 + j < params.n ? precise::exp(x_tile[j] - max_) : 0.0f;
-      }
-    }
-  }
-  float sum = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum += acc_2[i][j];
-    }
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) {
-    sum_shared[sg] = sum;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 out_tile = precise::exp(x_tile - max_) / sum;
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
-    }
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_bf16_1024(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
-  bfloat4 x_tile =
-      load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, bfloat(-INFINITY));
-  // row = x[tile_m, :].to(torch.float32)
-  float max_ = -INFINITY;
-  float4 row = float4(x_tile);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, row[i]);
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  // denominator = torch.sum(numerator, dim=1, keepdim=True)
-  float denominator = 0.0f;
-  float4 numerator = precise::exp(row - max_);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    denominator += numerator[i];
-  }
-  denominator = simd_sum(denominator);
-  if (lane == 0) {
-    sum_shared[sg] = denominator;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
-  // out[tile_m, :] = (numerator / denominator).to(x.dtype)
-  bfloat4 out_tile = bfloat4(numerator / denominator);
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_bf16_4096(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // row = x[tile_m, :].to(torch.float32)
-  float4 row[4];
+  float4 row[N_READS / 4];
   // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
   float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-        params.n - (n + i * 1024), bfloat(-INFINITY));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4), T(-INFINITY));
     row[i] = float4(x_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[i][j]);
@@ -493,11 +272,11 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 numerator[4];
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
+  float4 numerator[N_READS / 4];
   // denominator = torch.sum(numerator, dim=1, keepdim=True)
   float denominator = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
     numerator[i] = precise::exp(row[i] - max_);
     UNROLL for (short j = 0; j < 4; ++j) {
       denominator += numerator[i][j];
@@ -508,44 +287,57 @@ struct SoftmaxParams {
     sum_shared[sg] = denominator;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
+  denominator = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   // out[tile_m, :] = (numerator / denominator).to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bfloat4 out_tile = bfloat4(numerator[i] / denominator);
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> out_tile = vec<T, 4>(numerator[i] / denominator);
+    store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+        params.n - (n + i * THREADS * 4));
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_bf16_long(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
+template [[host_name("softmax_decomposed_bf16_1024")]] [[kernel]]
+decltype(softmax_decomposed<bfloat, 4>) softmax_decomposed<bfloat, 4>;
+template [[host_name("softmax_decomposed_bf16_4096")]] [[kernel]]
+decltype(softmax_decomposed<bfloat, 16>) softmax_decomposed<bfloat, 16>;
+template [[host_name("softmax_decomposed_f32_1024")]] [[kernel]]
+decltype(softmax_decomposed<float, 4>) softmax_decomposed<float, 4>;
+template [[host_name("softmax_decomposed_f32_4096")]] [[kernel]]
+decltype(softmax_decomposed<float, 16>) softmax_decomposed<float, 16>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_long(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant SoftmaxParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
-  float4 acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
+  float4 acc[BN / (THREADS * 4)];
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     acc[i] = float4(-INFINITY);
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // row = x[tile_m, :].to(torch.float32)
     // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = nan_max(acc[i][j], n + i * 1024 + j < params.n ? row[j] : -INFINITY);
+        acc[i][j] = nan_max(acc[i][j], n + i * THREADS * 4 + j < params.n ? row[j] : -INFINITY);
       }
     }
   }
   float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, acc[i][j]);
     }
@@ -555,23 +347,23 @@ struct SoftmaxParams {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 denominator_acc[4] = {};
+  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
+  float4 denominator_acc[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // denominator = torch.sum(numerator, dim=1, keepdim=True)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 numerator = precise::exp(row - max_);
       UNROLL for (short j = 0; j < 4; ++j) {
-        denominator_acc[i][j] += n + i * 1024 + j < params.n ? numerator[j] : 0.0f;
+        denominator_acc[i][j] += n + i * THREADS * 4 + j < params.n ? numerator[j] : 0.0f;
       }
     }
   }
   float denominator = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     UNROLL for (short j = 0; j < 4; ++j) {
       denominator += denominator_acc[i][j];
     }
@@ -581,206 +373,47 @@ struct SoftmaxParams {
     sum_shared[sg] = denominator;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
+  denominator = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = (numerator / denominator).to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bfloat4 x_tile =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 numerator = precise::exp(row - max_);
-      bfloat4 out_tile = bfloat4(numerator / denominator);
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
+      vec<T, 4> out_tile = vec<T, 4>(numerator / denominator);
+      store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+          params.n - (n + i * THREADS * 4));
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_f32_1024(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
+template [[host_name("softmax_decomposed_bf16_long")]] [[kernel]]
+decltype(softmax_decomposed_long<bfloat>) softmax_decomposed_long<bfloat>;
+template [[host_name("softmax_decomposed_f32_long")]] [[kernel]]
+decltype(softmax_decomposed_long<float>) softmax_decomposed_long<float>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_two_pass(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant SoftmaxParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
-  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, row[i]);
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  // denominator = torch.sum(numerator, dim=1, keepdim=True)
-  float denominator = 0.0f;
-  float4 numerator = precise::exp(row - max_);
-  UNROLL for (short i = 0; i < 4; ++i) {
-    denominator += numerator[i];
-  }
-  denominator = simd_sum(denominator);
-  if (lane == 0) {
-    sum_shared[sg] = denominator;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
-  // out[tile_m, :] = (numerator / denominator).to(x.dtype)
-  float4 out_tile = numerator / denominator;
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_f32_4096(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
-  float4 row[4];
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    row[i] = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024),
-        -INFINITY);
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, row[i][j]);
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 numerator[4];
-  // denominator = torch.sum(numerator, dim=1, keepdim=True)
-  float denominator = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    numerator[i] = precise::exp(row[i] - max_);
-    UNROLL for (short j = 0; j < 4; ++j) {
-      denominator += numerator[i][j];
-    }
-  }
-  denominator = simd_sum(denominator);
-  if (lane == 0) {
-    sum_shared[sg] = denominator;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
-  // out[tile_m, :] = (numerator / denominator).to(x.dtype)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 out_tile = numerator[i] / denominator;
-    store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_decomposed_f32_long(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  float4 acc[4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    acc[i] = float4(-INFINITY);
-  }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024,
-          params.n - (n + i * 1024), -INFINITY);
-      UNROLL for (short j = 0; j < 4; ++j) {
-        acc[i][j] = nan_max(acc[i][j], row[j]);
-      }
-    }
-  }
-  float max_ = -INFINITY;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, acc[i][j]);
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-  float4 denominator_acc[4] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // denominator = torch.sum(numerator, dim=1, keepdim=True)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 numerator = precise::exp(row - max_);
-      UNROLL for (short j = 0; j < 4; ++j) {
-        denominator_acc[i][j] += n + i * 1024 + j < params.n ? numerator[j] : 0.0f;
-      }
-    }
-  }
-  float denominator = 0.0f;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      denominator += denominator_acc[i][j];
-    }
-  }
-  denominator = simd_sum(denominator);
-  if (lane == 0) {
-    sum_shared[sg] = denominator;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  denominator = simd_xor_sum<7>(sum_shared[lane % 8]);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
-    int n = tile_n + tid * 4;
-    // out[tile_m, :] = (numerator / denominator).to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 row =
-          load_first<4>(x + pid_m * params.x_stride_0 + n + i * 1024, params.n - (n + i * 1024));
-      float4 numerator = precise::exp(row - max_);
-      float4 out_tile = numerator / denominator;
-      store_first<4>(out + pid_m * params.n + n + i * 1024, out_tile, params.n - (n + i * 1024));
-    }
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_two_pass_f16(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
+  constexpr short BN = 1024;
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[THREADS / 32];
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float row_sum = 0.0f;
   float row_max = -INFINITY;
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // new_max = torch.maximum(row_max, torch.amax(values, dim=1))
-    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, T(-INFINITY));
     // values = x[tile_m, tile_n].to(torch.float32)
     float max_ = -INFINITY;
     float4 values = float4(x_tile);
@@ -792,7 +425,7 @@ struct SoftmaxParams {
       max_shared[sg] = max_;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
+    max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
     float new_max = nan_max(row_max, max_);
     // row_sum = rescaled + torch.exp(values - new_max[:, None]).sum(dim=1)
     float sum = 0.0f;
@@ -808,77 +441,26 @@ struct SoftmaxParams {
     row_max = new_max;
     float rescaled = row_sum * precise::exp(difference);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
     row_sum = rescaled + sum;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    half4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // out[tile_m, tile_n] = probs.to(x.dtype)
     // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
     float4 values = float4(x_tile);
     float4 probs = precise::exp(values - row_max) / row_sum;
-    half4 out_tile = half4(probs);
+    vec<T, 4> out_tile = vec<T, 4>(probs);
     store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_two_pass_2(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant SoftmaxParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[8];
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  float row_sum = 0.0f;
-  float row_max = -INFINITY;
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
-    int n = tile_n + tid * 4;
-    // new_max = torch.maximum(row_max, torch.amax(values, dim=1))
-    float4 values = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
-    float max_ = -INFINITY;
-    UNROLL for (short i = 0; i < 4; ++i) {
-      max_ = nan_max(max_, values[i]);
-    }
-    max_ = simd_nan_max(max_);
-    if (lane == 0) {
-      max_shared[sg] = max_;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    max_ = simd_xor_nan_max<7>(max_shared[lane % 8]);
-    float new_max = nan_max(row_max, max_);
-    // row_sum = rescaled + torch.exp(values - new_max[:, None]).sum(dim=1)
-    float sum = 0.0f;
-    UNROLL for (short i = 0; i < 4; ++i) {
-      sum += precise::exp(values[i] - new_max);
-    }
-    sum = simd_sum(sum);
-    if (lane == 0) {
-      sum_shared[sg] = sum;
-    }
-    // rescaled = row_sum * torch.exp(row_max - new_max)
-    float difference = row_max - new_max;
-    row_max = new_max;
-    float rescaled = row_sum * precise::exp(difference);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-    row_sum = rescaled + sum;
-  }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
-    int n = tile_n + tid * 4;
-    // values = x[tile_m, tile_n].to(torch.float32)
-    float4 values = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
-    float4 probs = precise::exp(values - row_max) / row_sum;
-    // out[tile_m, tile_n] = probs.to(x.dtype)
-    store_first<4>(out + pid_m * params.n + n, probs, params.n - n);
-  }
-}
+template [[host_name("softmax_two_pass_f16")]] [[kernel]]
+decltype(softmax_two_pass<half>) softmax_two_pass<half>;
+template [[host_name("softmax_two_pass_2")]] [[kernel]]
+decltype(softmax_two_pass<float>) softmax_two_pass<float>;
 
 struct SoftmaxTwoPassParams {
   int m;
@@ -894,20 +476,23 @@ struct SoftmaxTwoPassParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float max_shared[128][8];
-  threadgroup float sum_shared[128][8];
-  int m = int(tgid.x) * 128 + lane * 4;
+  constexpr short BM = 128;
+  constexpr short BN = 32;
+  constexpr short THREADS = 256;
+  threadgroup float max_shared[128][THREADS / 32];
+  threadgroup float sum_shared[128][THREADS / 32];
+  int m = int(tgid.x) * BM + lane * 4;
   float4 row_sum = float4(0.0f);
   float4 row_max = float4(-INFINITY);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + sg;
     // new_max = torch.maximum(row_max, torch.amax(values, dim=1))
-    float4 values[4];
+    float4 values[BN / (THREADS / 32)];
     float4 max_ = float4(-INFINITY);
-    UNROLL for (short i = 0; i < 4; ++i) {
-      values[i] = n + i * 8 < params.n
-          ? load_first<4>(x + m + (n + i * 8) * params.x_stride_1, params.m - m, -INFINITY)
-          : float4(-INFINITY);
+    UNROLL for (short i = 0; i < BN / (THREADS / 32); ++i) {
+      values[i] = n + i * THREADS / 32 < params.n
+          ? load_first<4>(x + m + (n + i * THREADS / 32) * params.x_stride_1, params.m - m,
+          -INFINITY) : float4(-INFINITY);
       UNROLL for (short j = 0; j < 4; ++j) {
         max_[j] = nan_max(max_[j], values[i][j]);
       }
@@ -922,7 +507,7 @@ struct SoftmaxTwoPassParams {
     // row_sum = rescaled + torch.exp(values - new_max[:, None]).sum(dim=1)
     UNROLL for (short i = 0; i < 4; ++i) {
       max_[i] = max_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         max_[i] = nan_max(max_[i], max_shared[lane * 4 + i][s + 1]);
       }
       new_max[i] = nan_max(row_max[i], max_[i]);
@@ -930,7 +515,7 @@ struct SoftmaxTwoPassParams {
       row_max[i] = new_max[i];
     }
     float4 sum = float4(0.0f);
-    UNROLL for (short i = 0; i < 4; ++i) {
+    UNROLL for (short i = 0; i < BN / (THREADS / 32); ++i) {
       sum = sum + precise::exp(values[i] - new_max);
     }
     UNROLL for (short i = 0; i < 4; ++i) {
@@ -939,23 +524,24 @@ struct SoftmaxTwoPassParams {
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
       sum[i] = sum_shared[lane * 4 + i][0];
-      UNROLL for (short s = 0; s < 7; ++s) {
+      UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
         sum[i] += sum_shared[lane * 4 + i][s + 1];
       }
       row_sum[i] = rescaled[i] + sum[i];
     }
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 32) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + sg;
     // values = x[tile_m, tile_n].to(torch.float32)
     // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
     // out[tile_m, tile_n] = probs.to(x.dtype)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float4 values = n + i * 8 < params.n
-          ? load_first<4>(x + m + (n + i * 8) * params.x_stride_1, params.m - m) : float4(0.0f);
+    UNROLL for (short i = 0; i < BN / (THREADS / 32); ++i) {
+      float4 values = n + i * THREADS / 32 < params.n
+          ? load_first<4>(x + m + (n + i * THREADS / 32) * params.x_stride_1, params.m - m)
+          : float4(0.0f);
       float4 probs = precise::exp(values - row_max) / row_sum;
-      if (n + i * 8 < params.n) {
-        store_first<4>(out + m + (n + i * 8) * params.out_stride_1, probs, params.m - m);
+      if (n + i * THREADS / 32 < params.n) {
+        store_first<4>(out + m + (n + i * THREADS / 32) * params.out_stride_1, probs, params.m - m);
       }
     }
   }

@@ -73,25 +73,29 @@ struct SoftmaxBwdParams {
   int out_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_bwd_bf16(
-    const device bfloat* grad_out [[buffer(0)]],
-    const device bfloat* out [[buffer(1)]],
-    device bfloat* grad_in [[buffer(2)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_bwd(
+    const device T* grad_out [[buffer(0)]],
+    const device T* out [[buffer(1)]],
+    device T* grad_in [[buffer(2)]],
     constant SoftmaxBwdParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
+  constexpr short BN = 1024;
+  constexpr short THREADS = 256;
+  constexpr short BLOCK_N_2 = 1024;
+  threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float dot_ = 0.0f;
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // dy = grad_out[tile_m, tile_n].to(torch.float32)
-    bfloat4 grad_out_tile =
+    vec<T, 4> grad_out_tile =
         load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
     // y = out[tile_m, tile_n].to(torch.float32)
-    bfloat4 out_tile = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
+    vec<T, 4> out_tile = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
     // dot += torch.sum(dy * y, dim=1)
     float sum = 0.0f;
     float4 dy = float4(grad_out_tile);
@@ -105,64 +109,25 @@ struct SoftmaxBwdParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
     dot_ += sum;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BLOCK_N_2) {
     int n = tile_n + tid * 4;
     // dy = grad_out[tile_m, tile_n].to(torch.float32)
-    bfloat4 grad_out_tile =
+    vec<T, 4> grad_out_tile =
         load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
     // y = out[tile_m, tile_n].to(torch.float32)
-    bfloat4 out_tile = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
+    vec<T, 4> out_tile = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
     // grad_in[tile_m, tile_n] = (y * (dy - dot[:, None])).to(out.dtype)
     float4 dy = float4(grad_out_tile);
     float4 y = float4(out_tile);
-    bfloat4 grad_in_tile = bfloat4(y * (dy - dot_));
+    vec<T, 4> grad_in_tile = vec<T, 4>(y * (dy - dot_));
     store_first<4>(grad_in + pid_m * params.n + n, grad_in_tile, params.n - n);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_bwd_f32(
-    const device float* grad_out [[buffer(0)]],
-    const device float* out [[buffer(1)]],
-    device float* grad_in [[buffer(2)]],
-    constant SoftmaxBwdParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  int pid_m = int(tgid.x);
-  float dot_ = 0.0f;
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
-    int n = tile_n + tid * 4;
-    // dy = grad_out[tile_m, tile_n].to(torch.float32)
-    float4 dy = load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
-    // y = out[tile_m, tile_n].to(torch.float32)
-    float4 y = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
-    // dot += torch.sum(dy * y, dim=1)
-    float sum = 0.0f;
-    UNROLL for (short i = 0; i < 4; ++i) {
-      sum += dy[i] * y[i];
-    }
-    sum = simd_sum(sum);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    if (lane == 0) {
-      sum_shared[sg] = sum;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-    dot_ += sum;
-  }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
-    int n = tile_n + tid * 4;
-    // dy = grad_out[tile_m, tile_n].to(torch.float32)
-    float4 dy = load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
-    // y = out[tile_m, tile_n].to(torch.float32)
-    float4 y = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
-    // grad_in[tile_m, tile_n] = (y * (dy - dot[:, None])).to(out.dtype)
-    float4 grad_in_tile = y * (dy - dot_);
-    store_first<4>(grad_in + pid_m * params.n + n, grad_in_tile, params.n - n);
-  }
-}
+template [[host_name("softmax_bwd_bf16")]] [[kernel]]
+decltype(softmax_bwd<bfloat>) softmax_bwd<bfloat>;
+template [[host_name("softmax_bwd_f32")]] [[kernel]]
+decltype(softmax_bwd<float>) softmax_bwd<float>;

@@ -131,70 +131,88 @@ struct MatmulSplitKParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_shared[64][24];
-  alignas(16) threadgroup half y_shared[16][72];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 2;
-  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 8;
+  constexpr short Y_COLS = BN / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 8);
+  constexpr short Y_ROWS = THREADS / (BN / 8);
+  alignas(16) threadgroup half x_shared[BM][BK + PAD];
+  alignas(16) threadgroup half y_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % Y_COLS * 8;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
   for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        Pack<half, 8> y_tile =
+            load_pack<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_m + i * 32 < params.m
-            ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
             min(int(tgid.z) * 256 + 256, params.k) - load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load_pack_first<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n,
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        Pack<half, 8> y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
+            ? load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
             params.n - load_n) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // hl.atomic_add(out, [tile_m, tile_n], acc)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m + i * 16 < params.m && n + j * 8 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n + j * 8
-              + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
+        if (m + i * WM * 8 < params.m && n + j * WN * 8 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * WM * 8) * params.n + n
+              + j * WN * 8 + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
         }
       }
     }
@@ -210,70 +228,83 @@ struct MatmulSplitKParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float x_shared[64][20];
-  alignas(16) threadgroup float y_shared[16][68];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 4;
-  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short PAD = 4;
+  constexpr short X_COLS = BK / 4;
+  constexpr short Y_COLS = BN / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 4);
+  constexpr short Y_ROWS = THREADS / (BN / 4);
+  alignas(16) threadgroup float x_shared[BM][BK + PAD];
+  alignas(16) threadgroup float y_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % Y_COLS * 4;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
   for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load_any<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        float4 y_tile = load_any<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_m + i * 32 < params.m
-            ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_m + i * X_ROWS < params.m
+            ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
             min(int(tgid.z) * 256 + 256, params.k) - load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load_first<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
-            : float4(0.0f);
-        *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        float4 y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
+            ? load_first<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+            params.n - load_n) : float4(0.0f);
+        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // hl.atomic_add(out, [tile_m, tile_n], acc)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m + i * 16 < params.m && n + j * 16 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n
-              + j * 16 + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
+        if (m + i * WM * 8 < params.m && n + j * WN * 8 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * WM * 8) * params.n + n
+              + j * WN * 8 + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
         }
       }
     }
@@ -299,61 +330,80 @@ struct LinearSplitKParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup bfloat x_shared[64][24];
-  alignas(16) threadgroup bfloat w_shared[16][72];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 2;
-  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 8;
+  constexpr short W_COLS = BN / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 8);
+  constexpr short W_ROWS = THREADS / (BN / 8);
+  alignas(16) threadgroup bfloat x_shared[BM][BK + PAD];
+  alignas(16) threadgroup bfloat w_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * 8;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
   for (int tile_k = int(tgid.z) * params.split_size; tile_k
-      < min(int(tgid.z) * params.split_size + params.split_size, params.k); tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+      < min(int(tgid.z) * params.split_size + params.split_size, params.k); tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
-    if (interior && tile_k + 16
+    if (interior && tile_k + BK
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<bfloat, 8> x_tile =
+            load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> w_tile = load_pack<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        Pack<bfloat, 8> w_tile =
+            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+            w_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * 32 < params.m
-            ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
             min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k)
             : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<bfloat, 8> w_tile = load_k_2 + i * 8
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        Pack<bfloat, 8> w_tile = load_k_2 + i * W_ROWS
             < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-            ? load_pack_first<8>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n,
+            ? load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
             params.n - load_n) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / 8 + i * 8][lane % 8 * 8] = w_tile;
+        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+            w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_bfloat8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_bfloat8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
@@ -361,34 +411,34 @@ struct LinearSplitKParams {
   }
   // if split.begin == 0:
   bool condition = int(tgid.z) * params.split_size == 0;
-  float2 acc_2[4][8];
+  float2 acc_2[TM][TN];
   if (condition) {
     // acc = acc + bias[tile_n].to(torch.float32)
-    float2 bias_f32[8];
-    UNROLL for (short i = 0; i < 8; ++i) {
-      bfloat2 bias_tile = load_aligned<2>(bias + n + i * 8, params.n - (n + i * 8));
+    float2 bias_f32[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
+      bfloat2 bias_tile = load_aligned<2>(bias + n + i * WN * 8, params.n - (n + i * WN * 8));
       bias_f32[i] = float2(bias_tile);
     }
-    UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 8; ++j) {
+    UNROLL for (short i = 0; i < TM; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         float2 acc_3 = elements(acc[i][j]) + bias_f32[j];
         acc_2[i][j] = acc_3;
       }
     }
   } else {
-    UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 8; ++j) {
+    UNROLL for (short i = 0; i < TM; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         acc_2[i][j] = elements(acc[i][j]);
       }
     }
   }
   // hl.atomic_add(out, [tile_m, tile_n], acc)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m + i * 16 < params.m && n + j * 8 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n + j * 8
-              + k), acc_2[i][j][k], memory_order_relaxed);
+        if (m + i * WM * 8 < params.m && n + j * WN * 8 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * WM * 8) * params.n + n
+              + j * WN * 8 + k), acc_2[i][j][k], memory_order_relaxed);
         }
       }
     }
@@ -405,61 +455,74 @@ struct LinearSplitKParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float x_shared[64][20];
-  alignas(16) threadgroup float w_shared[16][68];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 4;
-  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[4][4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short PAD = 4;
+  constexpr short X_COLS = BK / 4;
+  constexpr short W_COLS = BN / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 4);
+  constexpr short W_ROWS = THREADS / (BN / 4);
+  alignas(16) threadgroup float x_shared[BM][BK + PAD];
+  alignas(16) threadgroup float w_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
   for (int tile_k = int(tgid.z) * params.split_size; tile_k
-      < min(int(tgid.z) * params.split_size + params.split_size, params.k); tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+      < min(int(tgid.z) * params.split_size + params.split_size, params.k); tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
-    if (interior && tile_k + 16
+    if (interior && tile_k + BK
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load_any<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n);
-        *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        float4 w_tile = load_any<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_m + i * 32 < params.m
-            ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_m + i * X_ROWS < params.m
+            ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
             min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k)
             : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 w_tile = load_k_2 + i * 8
+      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
+        float4 w_tile = load_k_2 + i * W_ROWS
             < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-            ? load_first<4>(w + (load_k_2 + i * 8) * params.w_stride_0 + load_n, params.n - load_n)
-            : float4(0.0f);
-        *(threadgroup float4*)&w_shared[tid / 16 + i * 8][lane % 16 * 4] = w_tile;
+            ? load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+            params.n - load_n) : float4(0.0f);
+        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
@@ -467,33 +530,33 @@ struct LinearSplitKParams {
   }
   // if split.begin == 0:
   bool condition = int(tgid.z) * params.split_size == 0;
-  float2 acc_2[4][4];
+  float2 acc_2[TM][TN];
   if (condition) {
     // acc = acc + bias[tile_n].to(torch.float32)
-    float2 bias_tile[4];
-    UNROLL for (short i = 0; i < 4; ++i) {
-      bias_tile[i] = load_aligned<2>(bias + n + i * 16, params.n - (n + i * 16));
+    float2 bias_tile[TN];
+    UNROLL for (short i = 0; i < TN; ++i) {
+      bias_tile[i] = load_aligned<2>(bias + n + i * WN * 8, params.n - (n + i * WN * 8));
     }
-    UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short i = 0; i < TM; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         float2 acc_3 = elements(acc[i][j]) + bias_tile[j];
         acc_2[i][j] = acc_3;
       }
     }
   } else {
-    UNROLL for (short i = 0; i < 4; ++i) {
-      UNROLL for (short j = 0; j < 4; ++j) {
+    UNROLL for (short i = 0; i < TM; ++i) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         acc_2[i][j] = elements(acc[i][j]);
       }
     }
   }
   // hl.atomic_add(out, [tile_m, tile_n], acc)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       UNROLL for (short k = 0; k < 2; ++k) {
-        if (m + i * 16 < params.m && n + j * 16 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * 16) * params.n + n
-              + j * 16 + k), acc_2[i][j][k], memory_order_relaxed);
+        if (m + i * WM * 8 < params.m && n + j * WN * 8 + k < params.n) {
+          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * WM * 8) * params.n + n
+              + j * WN * 8 + k), acc_2[i][j][k], memory_order_relaxed);
         }
       }
     }
@@ -510,71 +573,89 @@ struct LinearSplitKParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup half x_shared[64][24];
-  alignas(16) threadgroup half y_shared[16][72];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 2;
-  int load_n = int(tgid.y) * 64 + lane % 8 * 8;
-  int m = int(tgid.x) * 64 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][8];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WM = 2;
+  constexpr short WN = 1;
+  constexpr short PAD = 8;
+  constexpr short X_COLS = BK / 8;
+  constexpr short Y_COLS = BN / 8;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 8);
+  constexpr short Y_ROWS = THREADS / (BN / 8);
+  alignas(16) threadgroup half x_shared[BM][BK + PAD];
+  alignas(16) threadgroup half y_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % Y_COLS * 8;
+  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
   for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += 16) {
-    int load_k = tile_k + lane % 2 * 8;
-    int load_k_2 = tile_k + tid / 8;
+      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> y_tile = load_pack<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        Pack<half, 8> y_tile =
+            load_pack<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> x_tile = load_m + i * 32 < params.m
-            ? load_pack_first<8>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
             min(int(tgid.z) * 256 + 256, params.k) - load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / 2 + i * 32][lane % 2 * 8] = x_tile;
+        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        Pack<half, 8> y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load_pack_first<8>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n,
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        Pack<half, 8> y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
+            ? load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
             params.n - load_n) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / 8 + i * 8][lane % 8 * 8] = y_tile;
+        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+            y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_half8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * 16][kk * 8], 24);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_half8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 8; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * 8], 72);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // partial[split.id, tile_m, tile_n] = acc
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 8; ++j) {
-      if (m + i * 16 < params.m) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
+      if (m + i * WM * 8 < params.m) {
         store_first<2>(partial + int(tgid.z) * 256 / 256 * params.m * params.n
-            + (m + i * 16) * params.n + n + j * 8,
+            + (m + i * WM * 8) * params.n + n + j * WN * 8,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * 8));
+            params.n - (n + j * WN * 8));
       }
     }
   }
@@ -586,16 +667,18 @@ struct MatmulSplitKBarrierParams {
   int splits;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_split_k_barrier_f16_2(
-    const device half* x [[buffer(0)]],
-    const device half* y [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_split_k_barrier_2(
+    const device T* x [[buffer(0)]],
+    const device T* y [[buffer(1)]],
     const device float* partial [[buffer(2)]],
-    device half* out [[buffer(3)]],
+    device T* out [[buffer(3)]],
     constant MatmulSplitKBarrierParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BLOCK_N_2 = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BLOCK_N_2 + tid * 4;
   float4 total = float4(0.0f);
   for (int i = 0; i < params.splits; ++i) {
     // total += partial[i, tile_m, tile_n]
@@ -604,9 +687,14 @@ struct MatmulSplitKBarrierParams {
     total = total + partial_tile;
   }
   // out[tile_m, tile_n] = total.to(x.dtype)
-  half4 out_tile = half4(total);
+  vec<T, 4> out_tile = vec<T, 4>(total);
   store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
+
+template [[host_name("matmul_split_k_barrier_f16_2")]] [[kernel]]
+decltype(matmul_split_k_barrier_2<half>) matmul_split_k_barrier_2<half>;
+template [[host_name("matmul_split_k_barrier_f32_2")]] [[kernel]]
+decltype(matmul_split_k_barrier_2<float>) matmul_split_k_barrier_2<float>;
 
 [[kernel, max_total_threads_per_threadgroup(128)]] void matmul_split_k_barrier_f32_1(
     const device float* x [[buffer(0)]],
@@ -618,93 +706,85 @@ struct MatmulSplitKBarrierParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float x_shared[64][20];
-  alignas(16) threadgroup float y_shared[16][68];
-  bool interior = int(tgid.x) * 64 + 64 <= params.m && int(tgid.y) * 64 + 64 <= params.n;
-  int load_m = int(tgid.x) * 64 + tid / 4;
-  int load_n = int(tgid.y) * 64 + lane % 16 * 4;
-  int m = int(tgid.x) * 64 + sg / 2 * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * 64 + sg % 2 * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[4][4];
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short BK = 16;
+  constexpr short WN = 2;
+  constexpr short WM = 2;
+  constexpr short PAD = 4;
+  constexpr short X_COLS = BK / 4;
+  constexpr short Y_COLS = BN / 4;
+  constexpr short TM = BM / (WM * 8);
+  constexpr short TN = BN / (WN * 8);
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short X_ROWS = THREADS / (BK / 4);
+  constexpr short Y_ROWS = THREADS / (BN / 4);
+  alignas(16) threadgroup float x_shared[BM][BK + PAD];
+  alignas(16) threadgroup float y_shared[BK][BN + PAD];
+  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
+  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_n = int(tgid.y) * BN + lane % Y_COLS * 4;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  simdgroup_float8x8 acc[TM][TN];
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
   for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += 16) {
-    int load_k = tile_k + lane % 4 * 4;
-    int load_k_2 = tile_k + tid / 16;
+      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + 16 <= min(int(tgid.z) * 256 + 256, params.k)) {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load_any<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n);
-        *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        float4 y_tile = load_any<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 x_tile = load_m + i * 32 < params.m
-            ? load_first<4>(x + (load_m + i * 32) * params.x_stride_0 + load_k,
+      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+        float4 x_tile = load_m + i * X_ROWS < params.m
+            ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
             min(int(tgid.z) * 256 + 256, params.k) - load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / 4 + i * 32][lane % 4 * 4] = x_tile;
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
       }
-      UNROLL for (short i = 0; i < 2; ++i) {
-        float4 y_tile = load_k_2 + i * 8 < min(int(tgid.z) * 256 + 256, params.k)
-            ? load_first<4>(y + (load_k_2 + i * 8) * params.y_stride_0 + load_n, params.n - load_n)
-            : float4(0.0f);
-        *(threadgroup float4*)&y_shared[tid / 16 + i * 8][lane % 16 * 4] = y_tile;
+      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
+        float4 y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
+            ? load_first<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+            params.n - load_n) : float4(0.0f);
+        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 2; ++kk) {
-      simdgroup_float8x8 x_frag[4];
-      UNROLL for (short i = 0; i < 4; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / 2 * 8 + i * 16][kk * 8], 20);
+    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
+      simdgroup_float8x8 x_frag[TM];
+      UNROLL for (short i = 0; i < TM; ++i) {
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
-      UNROLL for (short j = 0; j < 4; ++j) {
+      UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % 2 * 8 + j * 16], 68);
-        UNROLL for (short i = 0; i < 4; ++i) {
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
+        UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
   // partial[split.id, tile_m, tile_n] = acc
-  UNROLL for (short i = 0; i < 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      if (m + i * 16 < params.m) {
+  UNROLL for (short i = 0; i < TM; ++i) {
+    UNROLL for (short j = 0; j < TN; ++j) {
+      if (m + i * WM * 8 < params.m) {
         store_first<2>(partial + int(tgid.z) * 256 / 256 * params.m * params.n
-            + (m + i * 16) * params.n + n + j * 16,
+            + (m + i * WM * 8) * params.n + n + j * WN * 8,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * 16));
+            params.n - (n + j * WN * 8));
       }
     }
   }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void matmul_split_k_barrier_f32_2(
-    const device float* x [[buffer(0)]],
-    const device float* y [[buffer(1)]],
-    const device float* partial [[buffer(2)]],
-    device float* out [[buffer(3)]],
-    constant MatmulSplitKBarrierParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  float4 total = float4(0.0f);
-  for (int i = 0; i < params.splits; ++i) {
-    // total += partial[i, tile_m, tile_n]
-    float4 partial_tile =
-        load_first<4>(partial + i * params.m * params.n + pid_m * params.n + n, params.n - n);
-    total = total + partial_tile;
-  }
-  // out[tile_m, tile_n] = total.to(x.dtype)
-  store_first<4>(out + pid_m * params.n + n, total, params.n - n);
 }

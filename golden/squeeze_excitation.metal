@@ -103,23 +103,30 @@ struct SqueezeExcitationParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  alignas(16) threadgroup float lhs_shared[32][68];
-  alignas(16) threadgroup float w1_shared[64][20];
-  alignas(16) threadgroup float w2_shared[16][68];
+  constexpr short BB = 32;
+  constexpr short BS = 8;
+  constexpr short PAD = 4;
+  constexpr short THREADS = 128;
+  constexpr short BLOCK_S_2 = 8;
+  constexpr short RHS_ROWS = THREADS / 4;
+  constexpr short RHS_ROWS_2 = THREADS / 16;
+  alignas(16) threadgroup float lhs_shared[BB][64 + PAD];
+  alignas(16) threadgroup float w1_shared[64][16 + PAD];
+  alignas(16) threadgroup float w2_shared[16][64 + PAD];
   threadgroup float exchange_shared[32][64][1];
-  int b = int(tgid.x) * 32;
+  int b = int(tgid.x) * BB;
   int d = tid / 2;
   int load_d = tid / 4;
   int load_d_2 = lane % 4 * 4;
   int load_d_3 = tid / 16;
   int load_d_4 = lane % 16 * 4;
-  int b_2 = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int b_2 = int(tgid.x) * BB + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d_2 = lane / 8 % 2 * 4 + lane % 2 * 2;
-  float pooled[32] = {};
-  for (int tile_s = 0; tile_s < params.s; tile_s += 8) {
+  float pooled[BB] = {};
+  for (int tile_s = 0; tile_s < params.s; tile_s += BS) {
     int s = tile_s + lane % 2 * 4;
     // pooled += torch.sum(x[tile_b, :, tile_s].to(torch.float32), dim=-1)
-    UNROLL for (short i = 0; i < 32; ++i) {
+    UNROLL for (short i = 0; i < BB; ++i) {
       half4 x_tile = b + i < params.b
           ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + s, params.s - s)
           : half4(0.0h);
@@ -132,31 +139,31 @@ struct SqueezeExcitationParams {
     }
   }
   // hidden = torch.relu(hl.dot(pooled / s, w1[:, :].to(torch.float32)))
-  float quotient[32];
-  UNROLL for (short i = 0; i < 32; ++i) {
+  float quotient[BB];
+  UNROLL for (short i = 0; i < BB; ++i) {
     quotient[i] = pooled[i] / float(params.s);
   }
   simdgroup_float8x8 hidden_acc[2];
   UNROLL for (short i = 0; i < 2; ++i) {
     hidden_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
-  UNROLL for (short i = 0; i < 32; ++i) {
+  UNROLL for (short i = 0; i < BB; ++i) {
     if (lane % 2 == 0) {
       lhs_shared[i][tid / 2] = quotient[i];
     }
   }
-  UNROLL for (short i = 0; i < 2; ++i) {
-    half4 w1_tile = load_any<4>(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2);
+  UNROLL for (short i = 0; i < 64 / RHS_ROWS; ++i) {
+    half4 w1_tile = load_any<4>(w1 + (load_d + i * RHS_ROWS) * params.w1_stride_0 + load_d_2);
     float4 w1_f32 = float4(w1_tile);
-    *(threadgroup float4*)&w1_shared[tid / 4 + i * 32][lane % 4 * 4] = w1_f32;
+    *(threadgroup float4*)&w1_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 4] = w1_f32;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short kk = 0; kk < 8; ++kk) {
     simdgroup_float8x8 lhs_frag;
-    simdgroup_load(lhs_frag, &lhs_shared[sg * 8][kk * 8], 68);
+    simdgroup_load(lhs_frag, &lhs_shared[sg * 8][kk * 8], 64 + PAD);
     UNROLL for (short j = 0; j < 2; ++j) {
       simdgroup_float8x8 w1_frag;
-      simdgroup_load(w1_frag, &w1_shared[kk * 8][j * 8], 20);
+      simdgroup_load(w1_frag, &w1_shared[kk * 8][j * 8], 16 + PAD);
       simdgroup_multiply_accumulate(hidden_acc[j], lhs_frag, w1_frag, hidden_acc[j]);
     }
   }
@@ -171,16 +178,16 @@ struct SqueezeExcitationParams {
     gate_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
-  UNROLL for (short i = 0; i < 2; ++i) {
-    half4 w2_tile = load_any<4>(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4);
+  UNROLL for (short i = 0; i < 16 / RHS_ROWS_2; ++i) {
+    half4 w2_tile = load_any<4>(w2 + (load_d_3 + i * RHS_ROWS_2) * params.w2_stride_0 + load_d_4);
     float4 w2_f32 = float4(w2_tile);
-    *(threadgroup float4*)&w2_shared[tid / 16 + i * 8][lane % 16 * 4] = w2_f32;
+    *(threadgroup float4*)&w2_shared[tid / 16 + i * RHS_ROWS_2][lane % 16 * 4] = w2_f32;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short kk = 0; kk < 2; ++kk) {
     UNROLL for (short j = 0; j < 8; ++j) {
       simdgroup_float8x8 w2_frag;
-      simdgroup_load(w2_frag, &w2_shared[kk * 8][j * 8], 68);
+      simdgroup_load(w2_frag, &w2_shared[kk * 8][j * 8], 64 + PAD);
       simdgroup_multiply_accumulate(gate_acc[j], hidden[kk], w2_frag, gate_acc[j]);
     }
   }
@@ -197,15 +204,15 @@ struct SqueezeExcitationParams {
       *(device float2*)(gates + b_2 * 64 + d_2 + i * 8) = gate;
     }
   }
-  float x_tile[32];
+  float x_tile[BB];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 32; ++i) {
+  UNROLL for (short i = 0; i < BB; ++i) {
     x_tile[i] = exchange_shared[i][tid / 2][0];
   }
-  for (int tile_s = 0; tile_s < params.s; tile_s += 8) {
+  for (int tile_s = 0; tile_s < params.s; tile_s += BLOCK_S_2) {
     int s = tile_s + lane % 2 * 4;
     // out[tile_b, :, tile_s] = scaled.to(x.dtype)
-    UNROLL for (short i = 0; i < 32; ++i) {
+    UNROLL for (short i = 0; i < BB; ++i) {
       half4 x_tile_2 = b + i < params.b
           ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + s, params.s - s)
           : half4(0.0h);
@@ -229,23 +236,28 @@ struct SqueezeExcitationParams {
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
+  constexpr short BB = 32;
+  constexpr short BS = 4;
+  constexpr short THREADS = 128;
+  constexpr short PAD = 4;
+  constexpr short BLOCK_S_2 = 4;
   alignas(16) threadgroup uchar memory[27648];
   threadgroup float (*exchange_shared)[96][1] = (threadgroup float (*)[96][1])memory;
-  threadgroup float (*lhs_shared)[132] = (threadgroup float (*)[132])memory;
-  threadgroup float (*w2_shared)[100] = (threadgroup float (*)[100])memory;
-  threadgroup float (*w1_shared)[28] = (threadgroup float (*)[28])(memory + 16896);
+  threadgroup float (*lhs_shared)[THREADS + PAD] = (threadgroup float (*)[THREADS + PAD])memory;
+  threadgroup float (*w2_shared)[96 + PAD] = (threadgroup float (*)[96 + PAD])memory;
+  threadgroup float (*w1_shared)[24 + PAD] = (threadgroup float (*)[24 + PAD])(memory + 16896);
   int d = tid;
-  int b = int(tgid.x) * 32;
+  int b = int(tgid.x) * BB;
   int load_d = tid / 2 % 32;
   int load_d_2 = lane % 2 * 4;
   int load_d_3 = tid / 8 % 8;
   int load_d_4 = lane % 8 * 4;
-  int b_2 = int(tgid.x) * 32 + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int b_2 = int(tgid.x) * BB + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d_2 = lane / 8 % 2 * 4 + lane % 2 * 2;
-  float pooled[32] = {};
-  for (int tile_s = 0; tile_s < params.s; tile_s += 4) {
+  float pooled[BB] = {};
+  for (int tile_s = 0; tile_s < params.s; tile_s += BS) {
     // pooled += torch.sum(x[tile_b, :, tile_s].to(torch.float32), dim=-1)
-    UNROLL for (short i = 0; i < 32; ++i) {
+    UNROLL for (short i = 0; i < BB; ++i) {
       float4 x_tile = b + i < params.b && d < 96
           ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + tile_s,
           params.s - tile_s) : float4(0.0f);
@@ -257,15 +269,15 @@ struct SqueezeExcitationParams {
     }
   }
   // hidden = torch.relu(hl.dot(pooled / s, w1[:, :].to(torch.float32)))
-  float value[32];
-  UNROLL for (short i = 0; i < 32; ++i) {
+  float value[BB];
+  UNROLL for (short i = 0; i < BB; ++i) {
     value[i] = d < 96 ? pooled[i] / float(params.s) : 0.0f;
   }
   simdgroup_float8x8 hidden_acc[3];
   UNROLL for (short i = 0; i < 3; ++i) {
     hidden_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
-  UNROLL for (short i = 0; i < 32; ++i) {
+  UNROLL for (short i = 0; i < BB; ++i) {
     lhs_shared[i][tid] = value[i];
   }
   UNROLL for (short i = 0; i < 3; ++i) {
@@ -279,10 +291,10 @@ struct SqueezeExcitationParams {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short kk = 0; kk < 12; ++kk) {
     simdgroup_float8x8 lhs_frag;
-    simdgroup_load(lhs_frag, &lhs_shared[sg * 8][kk * 8], 132);
+    simdgroup_load(lhs_frag, &lhs_shared[sg * 8][kk * 8], THREADS + PAD);
     UNROLL for (short j = 0; j < 3; ++j) {
       simdgroup_float8x8 w1_frag;
-      simdgroup_load(w1_frag, &w1_shared[kk * 8][j * 8], 28);
+      simdgroup_load(w1_frag, &w1_shared[kk * 8][j * 8], 24 + PAD);
       simdgroup_multiply_accumulate(hidden_acc[j], lhs_frag, w1_frag, hidden_acc[j]);
     }
   }
@@ -311,7 +323,7 @@ struct SqueezeExcitationParams {
   UNROLL for (short kk = 0; kk < 3; ++kk) {
     UNROLL for (short j = 0; j < 12; ++j) {
       simdgroup_float8x8 w2_frag;
-      simdgroup_load(w2_frag, &w2_shared[kk * 8][j * 8], 100);
+      simdgroup_load(w2_frag, &w2_shared[kk * 8][j * 8], 96 + PAD);
       simdgroup_multiply_accumulate(gate_acc[j], hidden[kk], w2_frag, gate_acc[j]);
     }
   }
@@ -329,14 +341,14 @@ struct SqueezeExcitationParams {
       *(device float2*)(gates + b_2 * 96 + d_2 + i * 8) = gate;
     }
   }
-  float x_tile[32];
+  float x_tile[BB];
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 32; ++i) {
+  UNROLL for (short i = 0; i < BB; ++i) {
     x_tile[i] = tid < 96 ? exchange_shared[i][tid][0] : 0.0f;
   }
-  for (int tile_s = 0; tile_s < params.s; tile_s += 4) {
+  for (int tile_s = 0; tile_s < params.s; tile_s += BLOCK_S_2) {
     // out[tile_b, :, tile_s] = scaled.to(x.dtype)
-    UNROLL for (short i = 0; i < 32; ++i) {
+    UNROLL for (short i = 0; i < BB; ++i) {
       float4 x_tile_2 = b + i < params.b && d < 96
           ? load_first<4>(x + (b + i) * params.x_stride_0 + d * params.x_stride_1 + tile_s,
           params.s - tile_s) : float4(0.0f);

@@ -62,43 +62,30 @@ struct SwigluFwdParams {
   int up_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void swiglu_fwd_1(
-    const device bfloat* gate [[buffer(0)]],
-    const device bfloat* up [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void swiglu_fwd(
+    const device T* gate [[buffer(0)]],
+    const device T* up [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant SwigluFwdParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // g = gate[tile_m, tile_n].to(torch.float32)
-  bfloat4 gate_tile = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
+  vec<T, 4> gate_tile = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
   // u = up[tile_m, tile_n].to(torch.float32)
-  bfloat4 up_tile = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
+  vec<T, 4> up_tile = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = (g * torch.sigmoid(g) * u).to(out.dtype)
   float4 g = float4(gate_tile);
   float4 u = float4(up_tile);
-  bfloat4 out_tile = bfloat4(g * (1.0f / (1.0f + precise::exp(-g))) * u);
+  vec<T, 4> out_tile = vec<T, 4>(g * (1.0f / (1.0f + precise::exp(-g))) * u);
   store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void swiglu_fwd_2(
-    const device float* gate [[buffer(0)]],
-    const device float* up [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant SwigluFwdParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // g = gate[tile_m, tile_n].to(torch.float32)
-  float4 g = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
-  // u = up[tile_m, tile_n].to(torch.float32)
-  float4 u = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
-  // out[tile_m, tile_n] = (g * torch.sigmoid(g) * u).to(out.dtype)
-  float4 out_tile = g * (1.0f / (1.0f + precise::exp(-g))) * u;
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
+template [[host_name("swiglu_fwd_1")]] [[kernel]] decltype(swiglu_fwd<bfloat>) swiglu_fwd<bfloat>;
+template [[host_name("swiglu_fwd_2")]] [[kernel]] decltype(swiglu_fwd<float>) swiglu_fwd<float>;
 
 struct SwigluBwdParams {
   int n;
@@ -107,24 +94,26 @@ struct SwigluBwdParams {
   int up_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void swiglu_bwd_f16(
-    const device half* grad_out [[buffer(0)]],
-    const device half* gate [[buffer(1)]],
-    const device half* up [[buffer(2)]],
-    device half* grad_up [[buffer(3)]],
-    device half* grad_gate [[buffer(4)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void swiglu_bwd(
+    const device T* grad_out [[buffer(0)]],
+    const device T* gate [[buffer(1)]],
+    const device T* up [[buffer(2)]],
+    device T* grad_up [[buffer(3)]],
+    device T* grad_gate [[buffer(4)]],
     constant SwigluBwdParams& params [[buffer(5)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // dy = grad_out[tile_m, tile_n].to(torch.float32)
-  half4 grad_out_tile =
+  vec<T, 4> grad_out_tile =
       load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
   // g = gate[tile_m, tile_n].to(torch.float32)
-  half4 gate_tile = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
+  vec<T, 4> gate_tile = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
   // u = up[tile_m, tile_n].to(torch.float32)
-  half4 up_tile = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
+  vec<T, 4> up_tile = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
   // grad_up[tile_m, tile_n] = (dy * g * s).to(up.dtype)
   // grad_gate[tile_m, tile_n] = (dy * u * s * (1.0 + g * (1.0 - s))).to(gate.dtype)
   // s = torch.sigmoid(g)
@@ -132,36 +121,12 @@ struct SwigluBwdParams {
   float4 g = float4(gate_tile);
   float4 u = float4(up_tile);
   float4 s = 1.0f / (1.0f + precise::exp(-g));
-  half4 grad_up_tile = half4(dy * g * s);
+  vec<T, 4> grad_up_tile = vec<T, 4>(dy * g * s);
   float4 product = dy * u * s * (1.0f + g * (1.0f - s));
-  half4 grad_gate_tile = half4(product);
+  vec<T, 4> grad_gate_tile = vec<T, 4>(product);
   store_first<4>(grad_up + pid_m * params.n + n, grad_up_tile, params.n - n);
   store_first<4>(grad_gate + pid_m * params.n + n, grad_gate_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void swiglu_bwd_f32(
-    const device float* grad_out [[buffer(0)]],
-    const device float* gate [[buffer(1)]],
-    const device float* up [[buffer(2)]],
-    device float* grad_up [[buffer(3)]],
-    device float* grad_gate [[buffer(4)]],
-    constant SwigluBwdParams& params [[buffer(5)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // g = gate[tile_m, tile_n].to(torch.float32)
-  float4 g = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
-  // dy = grad_out[tile_m, tile_n].to(torch.float32)
-  float4 dy = load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
-  // u = up[tile_m, tile_n].to(torch.float32)
-  float4 u = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
-  // grad_up[tile_m, tile_n] = (dy * g * s).to(up.dtype)
-  // grad_gate[tile_m, tile_n] = (dy * u * s * (1.0 + g * (1.0 - s))).to(gate.dtype)
-  // s = torch.sigmoid(g)
-  float4 s = 1.0f / (1.0f + precise::exp(-g));
-  float4 grad_up_tile = dy * g * s;
-  float4 grad_gate_tile = dy * u * s * (1.0f + g * (1.0f - s));
-  store_first<4>(grad_up + pid_m * params.n + n, grad_up_tile, params.n - n);
-  store_first<4>(grad_gate + pid_m * params.n + n, grad_gate_tile, params.n - n);
-}
+template [[host_name("swiglu_bwd_f16")]] [[kernel]] decltype(swiglu_bwd<half>) swiglu_bwd<half>;
+template [[host_name("swiglu_bwd_f32")]] [[kernel]] decltype(swiglu_bwd<float>) swiglu_bwd<float>;

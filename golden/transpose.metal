@@ -69,27 +69,33 @@ struct TransposeParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  threadgroup half x_shared[64][66];
-  int m = int(tgid.x) * 64 + tid / 16;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int n_2 = int(tgid.y) * 64 + tid / 16;
-  int m_2 = int(tgid.x) * 64 + lane % 16 * 4;
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short THREADS = 256;
+  constexpr short TILE_COLS = BN / 4;
+  constexpr short TILE_ROWS = THREADS / (BN / 4);
+  threadgroup half x_shared[64][BN + 2];
+  int m = int(tgid.x) * BM + tid / TILE_COLS;
+  int n = int(tgid.y) * BN + lane % TILE_COLS * 4;
+  int n_2 = int(tgid.y) * BN + tid / 16;
+  int m_2 = int(tgid.x) * BM + lane % 16 * 4;
   // out[tile_n, tile_m] = x[tile_m, tile_n].T
-  UNROLL for (short i = 0; i < 4; ++i) {
-    half4 x_tile = m + i * 16 < params.m
-        ? load_first<4>(x + (m + i * 16) * params.x_stride_0 + n, params.n - n) : half4(0.0h);
+  UNROLL for (short i = 0; i < 64 / TILE_ROWS; ++i) {
+    half4 x_tile = m + i * TILE_ROWS < params.m
+        ? load_first<4>(x + (m + i * TILE_ROWS) * params.x_stride_0 + n, params.n - n)
+        : half4(0.0h);
     UNROLL for (short j = 0; j < 4; ++j) {
-      x_shared[tid / 16 + i * 16][lane % 16 * 4 + j] = x_tile[j];
+      x_shared[tid / TILE_COLS + i * TILE_ROWS][lane % TILE_COLS * 4 + j] = x_tile[j];
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS / 16); ++i) {
     half4 x_tile;
     UNROLL for (short j = 0; j < 4; ++j) {
-      x_tile[j] = x_shared[lane % 16 * 4 + j][tid / 16 + i * 16];
+      x_tile[j] = x_shared[lane % 16 * 4 + j][tid / 16 + i * THREADS / 16];
     }
-    if (n_2 + i * 16 < params.n) {
-      store_first<4>(out + (n_2 + i * 16) * params.m + m_2, x_tile, params.m - m_2);
+    if (n_2 + i * THREADS / 16 < params.n) {
+      store_first<4>(out + (n_2 + i * THREADS / 16) * params.m + m_2, x_tile, params.m - m_2);
     }
   }
 }
@@ -101,27 +107,33 @@ struct TransposeParams {
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]]) {
-  threadgroup float x_shared[64][65];
-  int m = int(tgid.x) * 64 + tid / 16;
-  int n = int(tgid.y) * 64 + lane % 16 * 4;
-  int n_2 = int(tgid.y) * 64 + tid / 16;
-  int m_2 = int(tgid.x) * 64 + lane % 16 * 4;
+  constexpr short BM = 64;
+  constexpr short BN = 64;
+  constexpr short THREADS = 256;
+  constexpr short TILE_COLS = BN / 4;
+  constexpr short TILE_ROWS = THREADS / (BN / 4);
+  threadgroup float x_shared[64][BN + 1];
+  int m = int(tgid.x) * BM + tid / TILE_COLS;
+  int n = int(tgid.y) * BN + lane % TILE_COLS * 4;
+  int n_2 = int(tgid.y) * BN + tid / 16;
+  int m_2 = int(tgid.x) * BM + lane % 16 * 4;
   // out[tile_n, tile_m] = x[tile_m, tile_n].T
-  UNROLL for (short i = 0; i < 4; ++i) {
-    float4 x_tile = m + i * 16 < params.m
-        ? load_first<4>(x + (m + i * 16) * params.x_stride_0 + n, params.n - n) : float4(0.0f);
+  UNROLL for (short i = 0; i < 64 / TILE_ROWS; ++i) {
+    float4 x_tile = m + i * TILE_ROWS < params.m
+        ? load_first<4>(x + (m + i * TILE_ROWS) * params.x_stride_0 + n, params.n - n)
+        : float4(0.0f);
     UNROLL for (short j = 0; j < 4; ++j) {
-      x_shared[tid / 16 + i * 16][lane % 16 * 4 + j] = x_tile[j];
+      x_shared[tid / TILE_COLS + i * TILE_ROWS][lane % TILE_COLS * 4 + j] = x_tile[j];
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < 4; ++i) {
+  UNROLL for (short i = 0; i < BN / (THREADS / 16); ++i) {
     float4 x_tile;
     UNROLL for (short j = 0; j < 4; ++j) {
-      x_tile[j] = x_shared[lane % 16 * 4 + j][tid / 16 + i * 16];
+      x_tile[j] = x_shared[lane % 16 * 4 + j][tid / 16 + i * THREADS / 16];
     }
-    if (n_2 + i * 16 < params.n) {
-      store_first<4>(out + (n_2 + i * 16) * params.m + m_2, x_tile, params.m - m_2);
+    if (n_2 + i * THREADS / 16 < params.n) {
+      store_first<4>(out + (n_2 + i * THREADS / 16) * params.m + m_2, x_tile, params.m - m_2);
     }
   }
 }

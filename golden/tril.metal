@@ -66,41 +66,28 @@ struct TrilParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void tril_f16(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void tril(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant TrilParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // out[tile_m, tile_n] = hl.load(x, [tile_m, tile_n], extra_mask=keep)
-  half4 x_tile;
+  vec<T, 4> x_tile;
   // keep = tile_m.index[:, None] >= tile_n.index[None, :]
   UNROLL for (short i = 0; i < 4; ++i) {
     bool keep = pid_m >= n + i;
-    x_tile[i] = n + i < params.n && keep ? x[pid_m * params.x_stride_0 + n + i] : 0.0h;
+    x_tile[i] = n + i < params.n && keep ? x[pid_m * params.x_stride_0 + n + i] : T(0.0f);
   }
   store_first<4>(out + pid_m * params.n + n, x_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void tril_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant TrilParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // out[tile_m, tile_n] = hl.load(x, [tile_m, tile_n], extra_mask=keep)
-  float4 x_tile;
-  // keep = tile_m.index[:, None] >= tile_n.index[None, :]
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bool keep = pid_m >= n + i;
-    x_tile[i] = n + i < params.n && keep ? x[pid_m * params.x_stride_0 + n + i] : 0.0f;
-  }
-  store_first<4>(out + pid_m * params.n + n, x_tile, params.n - n);
-}
+template [[host_name("tril_f16")]] [[kernel]] decltype(tril<half>) tril<half>;
+template [[host_name("tril_f32")]] [[kernel]] decltype(tril<float>) tril<float>;
 
 [[kernel, max_total_threads_per_threadgroup(256)]] void tril_i32(
     const device int* x [[buffer(0)]],
@@ -108,8 +95,9 @@ struct TrilParams {
     constant TrilParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // out[tile_m, tile_n] = hl.load(x, [tile_m, tile_n], extra_mask=keep)
   int4 x_tile;
   // keep = tile_m.index[:, None] >= tile_n.index[None, :]
@@ -126,47 +114,31 @@ struct BandParams {
   int window;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void band_bf16(
-    const device bfloat* x [[buffer(0)]],
-    device bfloat* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void band(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant BandParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // out[tile_m, tile_n] = torch.where(keep, x[tile_m, tile_n], 0)
-  bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  bfloat4 out_tile;
+  vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+  vec<T, 4> out_tile;
   // distance = tile_m.index[:, None] - tile_n.index[None, :]
   // keep = (distance >= 0) & (distance < window)
   UNROLL for (short i = 0; i < 4; ++i) {
     int distance_ = pid_m - (n + i);
     bool keep = distance_ >= 0 && distance_ < params.window;
-    out_tile[i] = bfloat(keep ? float(x_tile[i]) : 0.0f);
+    out_tile[i] = T(keep ? float(x_tile[i]) : 0.0f);
   }
   store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void band_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant BandParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // out[tile_m, tile_n] = torch.where(keep, x[tile_m, tile_n], 0)
-  float4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  float4 out_tile;
-  // distance = tile_m.index[:, None] - tile_n.index[None, :]
-  // keep = (distance >= 0) & (distance < window)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    int distance_ = pid_m - (n + i);
-    bool keep = distance_ >= 0 && distance_ < params.window;
-    out_tile[i] = keep ? x_tile[i] : 0.0f;
-  }
-  store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
-}
+template [[host_name("band_bf16")]] [[kernel]] decltype(band<bfloat>) band<bfloat>;
+template [[host_name("band_f32")]] [[kernel]] decltype(band<float>) band<float>;
 
 struct FillUpperParams {
   float value;
@@ -174,36 +146,24 @@ struct FillUpperParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void fill_upper_f16(
-    device half* x [[buffer(0)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void fill_upper(
+    device T* x [[buffer(0)]],
     constant FillUpperParams& params [[buffer(1)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
+  int n = int(tgid.x) * BN + tid * 4;
   // above = tile_m.index[:, None] < tile_n.index[None, :]
   // hl.store(x, [tile_m, tile_n], filled, extra_mask=above)
   UNROLL for (short i = 0; i < 4; ++i) {
     bool above = pid_m < n + i;
     if (n + i < params.n && above) {
-      x[pid_m * params.x_stride_0 + n + i] = half(params.value);
+      x[pid_m * params.x_stride_0 + n + i] = T(params.value);
     }
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void fill_upper_f32(
-    device float* x [[buffer(0)]],
-    constant FillUpperParams& params [[buffer(1)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  int pid_m = int(tgid.y);
-  int n = int(tgid.x) * 1024 + tid * 4;
-  // above = tile_m.index[:, None] < tile_n.index[None, :]
-  // hl.store(x, [tile_m, tile_n], filled, extra_mask=above)
-  UNROLL for (short i = 0; i < 4; ++i) {
-    bool above = pid_m < n + i;
-    if (n + i < params.n && above) {
-      x[pid_m * params.x_stride_0 + n + i] = params.value;
-    }
-  }
-}
+template [[host_name("fill_upper_f16")]] [[kernel]] decltype(fill_upper<half>) fill_upper<half>;
+template [[host_name("fill_upper_f32")]] [[kernel]] decltype(fill_upper<float>) fill_upper<float>;

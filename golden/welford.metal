@@ -89,26 +89,30 @@ struct WelfordLayerNormParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void welford_layer_norm_bf16(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* weight [[buffer(1)]],
-    const device bfloat* bias [[buffer(2)]],
-    device bfloat* out [[buffer(3)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void welford_layer_norm(
+    const device T* x [[buffer(0)]],
+    const device T* weight [[buffer(1)]],
+    const device T* bias [[buffer(2)]],
+    device T* out [[buffer(3)]],
     constant WelfordLayerNormParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
+  constexpr short BN = 1024;
+  constexpr short THREADS = 256;
+  constexpr short BLOCK_N_2 = 1024;
+  threadgroup float sum_shared[THREADS / 32];
+  threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
   float mean = 0.0f;
   float m2 = 0.0f;
   float count = 0.0f;
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // block_mean = torch.sum(values, dim=-1) / block_count
     float sum = 0.0f;
     float4 values = float4(x_tile);
@@ -120,9 +124,9 @@ struct WelfordLayerNormParams {
       sum_shared[sg] = sum;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
+    sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
     // The last block may be ragged, so its width comes from the bounds, not the block size.
-    int block_count = min(tile_n + 1024, params.n) - tile_n;
+    int block_count = min(tile_n + BN, params.n) - tile_n;
     float block_mean = sum / float(block_count);
     // block_m2 = torch.sum(deviation * deviation, dim=-1)
     float block_m2 = 0.0f;
@@ -141,7 +145,7 @@ struct WelfordLayerNormParams {
     float product = count * float(block_count);
     count = total;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    block_m2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
+    block_m2 = simd_xor_sum<7>(sum_shared_1[lane % (THREADS / 32)]);
     // delta = block_mean - mean
     float delta = block_mean - mean;
     // mean = mean + delta * (block_count / total)
@@ -150,94 +154,24 @@ struct WelfordLayerNormParams {
   }
   // rstd = torch.rsqrt(m2 / count + eps)
   float rstd = precise::rsqrt(m2 / count + params.eps);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BLOCK_N_2) {
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
-    bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
+    vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
     // y = normed * weight[tile_n].to(torch.float32) + bias[tile_n].to(torch.float32)
-    bfloat4 weight_tile = load_aligned<4>(weight + n, params.n - n);
-    bfloat4 bias_tile = load_aligned<4>(bias + n, params.n - n);
+    vec<T, 4> weight_tile = load_aligned<4>(weight + n, params.n - n);
+    vec<T, 4> bias_tile = load_aligned<4>(bias + n, params.n - n);
     // out[tile_m, tile_n] = y.to(x.dtype)
     // normed = (values - mean[:, None]) * rstd[:, None]
     float4 values = float4(x_tile);
     float4 normed = (values - mean) * rstd;
     float4 y = normed * float4(weight_tile) + float4(bias_tile);
-    bfloat4 out_tile = bfloat4(y);
+    vec<T, 4> out_tile = vec<T, 4>(y);
     store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void welford_layer_norm_f32(
-    const device float* x [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    const device float* bias [[buffer(2)]],
-    device float* out [[buffer(3)]],
-    constant WelfordLayerNormParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  threadgroup float sum_shared[8];
-  threadgroup float sum_shared_1[8];
-  int pid_m = int(tgid.x);
-  float mean = 0.0f;
-  float m2 = 0.0f;
-  float count = 0.0f;
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
-    int n = tile_n + tid * 4;
-    // values = x[tile_m, tile_n].to(torch.float32)
-    float4 values = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    // block_mean = torch.sum(values, dim=-1) / block_count
-    float sum = 0.0f;
-    UNROLL for (short i = 0; i < 4; ++i) {
-      sum += values[i];
-    }
-    sum = simd_sum(sum);
-    if (lane == 0) {
-      sum_shared[sg] = sum;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    sum = simd_xor_sum<7>(sum_shared[lane % 8]);
-    // The last block may be ragged, so its width comes from the bounds, not the block size.
-    int block_count = min(tile_n + 1024, params.n) - tile_n;
-    float block_mean = sum / float(block_count);
-    // block_m2 = torch.sum(deviation * deviation, dim=-1)
-    float block_m2 = 0.0f;
-    // deviation = torch.where(in_range, values - block_mean[:, None], 0.0)
-    UNROLL for (short i = 0; i < 4; ++i) {
-      float deviation = n + i < params.n ? values[i] - block_mean : 0.0f;
-      block_m2 += deviation * deviation;
-    }
-    block_m2 = simd_sum(block_m2);
-    if (lane == 0) {
-      sum_shared_1[sg] = block_m2;
-    }
-    // total = count + block_count
-    float total = count + float(block_count);
-    // m2 = m2 + block_m2 + delta * delta * (count * block_count / total)
-    float product = count * float(block_count);
-    count = total;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    block_m2 = simd_xor_sum<7>(sum_shared_1[lane % 8]);
-    // delta = block_mean - mean
-    float delta = block_mean - mean;
-    // mean = mean + delta * (block_count / total)
-    mean += delta * (float(block_count) / total);
-    m2 = m2 + block_m2 + delta * delta * (product / total);
-  }
-  // rstd = torch.rsqrt(m2 / count + eps)
-  float rstd = precise::rsqrt(m2 / count + params.eps);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
-    int n = tile_n + tid * 4;
-    // values = x[tile_m, tile_n].to(torch.float32)
-    float4 values = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    // y = normed * weight[tile_n].to(torch.float32) + bias[tile_n].to(torch.float32)
-    float4 weight_tile = load_aligned<4>(weight + n, params.n - n);
-    float4 bias_tile = load_aligned<4>(bias + n, params.n - n);
-    // normed = (values - mean[:, None]) * rstd[:, None]
-    float4 normed = (values - mean) * rstd;
-    float4 y = normed * weight_tile + bias_tile;
-    // out[tile_m, tile_n] = y.to(x.dtype)
-    store_first<4>(out + pid_m * params.n + n, y, params.n - n);
-  }
-}
+template [[host_name("welford_layer_norm_bf16")]] [[kernel]]
+decltype(welford_layer_norm<bfloat>) welford_layer_norm<bfloat>;
+template [[host_name("welford_layer_norm_f32")]] [[kernel]]
+decltype(welford_layer_norm<float>) welford_layer_norm<float>;

@@ -1,5 +1,6 @@
 """Every example lowered to threads and run, all threads of all groups, against the IR's interpreter."""
 
+import dataclasses
 import glob
 import os
 
@@ -26,3 +27,15 @@ def test_examples_run_by_threads_agree(path):
                 kernel.signature,
                 shape,
             )
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax", "layer_norm", "matmul", "matmul_epilogue", "attention"]
+)
+def test_open_numbers_change_no_result(name):
+    # a thread's registers of a row, its vectors and SIMD groups as loops whatever there are of them
+    loaded = load_example(next(f for f in FILES if f.endswith(f"/{name}.py")))
+    for kernel in loaded.kernels:
+        lowered = lower_kernel(kernel, dataclasses.replace(LIMITS, uniform=True))
+        lowered.check()
+        assert differences(lowered, loaded.project, 1) == [], (kernel.name, kernel.signature)

@@ -57,6 +57,17 @@ class DType:
         return self.is_float and self.bits == 8
 
 
+@dataclass(frozen=True, slots=True)
+class StandIn(DType):
+    """An element type in the place of a narrower one, ``of``, in code that is written once for
+    both. It is like the type that it names but equal to no other, so that conversions between the
+    two, which change nothing, stay where the narrower one needs them."""
+
+    of: DType | None = None
+
+    __repr__ = DType.__repr__
+
+
 BOOL = DType("bool", "bool", Category.BOOL, 1, signed=False)
 I8 = DType("i8", "int8", Category.INT, 8)
 U8 = DType("u8", "uint8", Category.INT, 8, signed=False)

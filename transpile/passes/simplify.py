@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from transpile.ir import ir
-from transpile.ir.dtypes import DType
+from transpile.ir.dtypes import DType, StandIn
 from transpile.ir.ir import Block, Kernel, Op, TileType, Value
 from transpile.ir.ops import Number
 from transpile.ir.sizes import Size
@@ -213,8 +213,14 @@ _MANTISSA = {"f8e5m2": 2, "f8e4m3": 3, "bf16": 7, "f16": 10, "f32": 23, "f64": 5
 _EXPONENT = {"f8e5m2": 5, "f8e4m3": 4, "bf16": 8, "f16": 5, "f32": 8, "f64": 11}
 
 
+def narrowest(dtype: DType) -> DType:
+    """The element type that the code has to be right for."""
+    return dtype.of if isinstance(dtype, StandIn) and dtype.of is not None else dtype
+
+
 def widens(source: DType, target: DType) -> bool:
     """Whether every value of ``source`` is one of ``target``, unchanged."""
+    source, target = narrowest(source), narrowest(target)
     if source.is_bool or source == target:
         return True
     if source.is_int and target.is_int:

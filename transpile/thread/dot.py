@@ -34,6 +34,7 @@ from transpile.thread.ir import (
     mul,
 )
 from transpile.thread.layout import Digit, Digits, Layout, thread_position
+from transpile.thread.named import several
 from transpile.thread.nests import Control, Env, Held
 
 
@@ -224,7 +225,7 @@ class _Multiply:
             lhs = lambda i: _matrix(held, {**env, **_at(row, i)})  # noqa: E731
         else:
             array = self._array("lhs", many)
-            lhs = lambda i: Element(array, (i,) if many > 1 else ())  # noqa: E731
+            lhs = lambda i: Element(array, (i,) if several(many) else ())  # noqa: E731
             body.append(Let(array))
             body += looped(
                 "i", many, lambda i: [self._load("lhs", lhs(i), {**env, **_at(row, i)}, k)]
@@ -249,7 +250,7 @@ class _Multiply:
         operand = self.product.lhs if side == "lhs" else self.product.rhs
         shape = _shape(self.low, side)
         name = self.buffers[side].name
-        dims = (count,) if count > 1 else ()
+        dims = (count,) if several(count) else ()
         return Var(f"{name}_frag", operand.dtype, dims, shape.width, shape)
 
     def _load(self, side: str, target: Element, env: Env, k: Expr) -> FragmentLoad:

@@ -16,9 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from transpile.ir.dtypes import DType
+from transpile.ir.dtypes import BY_NAME, DType, StandIn
 from transpile.thread.ir import FragmentShape, Part
 from transpile.thread.layout import Axis, Digit, Digits, Layout
+from transpile.thread.named import Named, named, rounded_up, several
+
+VECTOR_BYTES = 16  # that are copied together
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class MatrixUnit:
     def operand(self, dtype: DType, acc: DType) -> DType | None:
         """The dtype in which operands are multiplied, None if the unit has no such product."""
         taken = dict(self.widened).get(dtype, dtype)
-        return taken if (taken, acc) in self.types else None
+        plain = BY_NAME[taken.name] if isinstance(taken, StandIn) else taken
+        return taken if (plain, acc) in self.types else None
 
 
 def _extent(parts: Sequence[Part]) -> int:
@@ -70,15 +74,19 @@ def _extent(parts: Sequence[Part]) -> int:
 
 
 def side(
-    axis: Axis, extent: int, parts: Sequence[Part], groups: int = 1, stride: int = 0
-) -> Digits:
+    axis: Axis, extent: int, parts: Sequence[Part], groups: int = 1, stride: int = 0,
+    name: str = "",
+) -> Digits:  # fmt: skip
     """Digits of one side of a tile of matrices: ``groups`` SIMD groups share it, whose threads'
-    numbers are ``stride`` apart. It has room for ``extent`` elements or a little more."""
+    numbers are ``stride`` apart. It has room for ``extent`` elements or a little more. ``name`` is
+    what the number of matrices of one group is called."""
     edge = _extent(parts)
-    registers = -(-extent // (edge * groups))
+    registers = rounded_up(extent, edge * groups)
+    if name and isinstance(registers, Named):
+        registers = named(registers, name, registers, is_open=registers.open)
     digits = [Digit(axis, registers, edge * groups), Digit(axis, groups, edge, stride)]
     digits += [Digit(axis, p.count, p.weight, p.stride, vector=p.stride == 0) for p in parts]
-    return tuple(d for d in digits if d.count > 1)
+    return tuple(d for d in digits if several(d.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +132,15 @@ def accumulator(
 ) -> tuple[Digits, Digits]:
     """Rows and columns of a product's result."""
     return (
-        side(axes[0], extents[0], unit.acc.rows, grid.rows, simd * grid.cols),
-        side(axes[1], extents[1], unit.acc.cols, grid.cols, simd),
+        side(axes[0], extents[0], unit.acc.rows, grid.rows, simd * grid.cols, _tiles(axes[0])),
+        side(axes[1], extents[1], unit.acc.cols, grid.cols, simd, _tiles(axes[1])),
     )
+
+
+def _tiles(axis: Axis) -> str:
+    """What the number of matrices along an axis is called, after its block."""
+    sym = axis.size.as_sym()
+    return f"T{sym.name.removeprefix('BLOCK_')}" if sym is not None else ""
 
 
 def register_operand(
@@ -141,16 +155,21 @@ def register_operand(
 
 
 def staging(
-    axes: Sequence[Axis], extents: Sequence[int], along: int, threads: int, vector: int
-) -> Layout:
+    axes: Sequence[Axis], extents: Sequence[int], along: int, threads: int, vector: int,
+    name: str = "TILE", open_bytes: int | None = None,
+) -> Layout:  # fmt: skip
     """The layout in which a tile is copied to shared memory: vectors along dimension ``along``,
     which is contiguous in memory, neighbouring threads on neighbouring vectors, all threads busy
     if the tile has work for them. Where that leaves most of them idle because the vectors of a row
-    are no multiple of a power of two, there is room for more of them than there are."""
+    are no multiple of a power of two, there is room for more of them than there are. Numbers are
+    called after ``name``; ``open_bytes`` is the size of an element where the layout is to hold for
+    any."""
     total = prod(extents)
     width = min(vector, _power_in(extents[along]))
     while width > 1 and total // width < threads:
         width //= 2
+    if open_bytes is not None and width * open_bytes == VECTOR_BYTES:
+        width = named(width, "V", VECTOR_BYTES // open_bytes, is_open=True)
     steps = [extent // (width if dim == along else 1) for dim, extent in enumerate(extents)]
     order = sorted(range(len(axes)), key=lambda d: (d != along, -d))
     shares = _shares(steps, order, threads)
@@ -162,9 +181,12 @@ def staging(
     digits: list[Digits] = [()] * len(axes)
     stride = 1
     for dim in order:
+        own = shares[dim]
+        if isinstance(own, Named):
+            own = named(own, f"{name}_{'COLS' if dim == along else 'ROWS'}", own, is_open=own.open)
         vectors = width if dim == along else 1
-        digits[dim] = _spread(axes[dim], steps[dim] // shares[dim], shares[dim], stride, vectors)
-        stride *= shares[dim]
+        digits[dim] = _spread(axes[dim], steps[dim] // own, own, stride, vectors)
+        stride *= own
     return Layout(tuple(digits))
 
 
@@ -172,7 +194,7 @@ def _shares(steps: Sequence[int], order: Sequence[int], threads: int) -> list[in
     """How many threads divide the steps of each dimension, without rest; ``order`` by turns."""
     shares = [1] * len(steps)
     for dim in order:
-        shares[dim] = min(_power_in(steps[dim]), threads // prod(shares))
+        shares[dim] = min(threads // prod(shares), _power_in(steps[dim]))
     return shares
 
 
@@ -182,9 +204,10 @@ def _spread(axis: Axis, registers: int, threads: int, stride: int, vector: int) 
         Digit(axis, threads, vector, stride),
         Digit(axis, vector, 1, vector=True),
     )
-    return tuple(d for d in parts if d.count > 1)
+    return tuple(d for d in parts if several(d.count))
 
 
 def _power_in(number: int) -> int:
     """The largest power of two that divides ``number``."""
-    return number & -number
+    power = number & -number
+    return number if number == power else power

@@ -34,6 +34,7 @@ from transpile.thread.dot_layout import (
 from transpile.thread.ir import Expr, SharedBuffer
 from transpile.thread.layout import Axis, Digit, Digits, Layout
 from transpile.thread.limits import Limits
+from transpile.thread.named import bytes_of, named, whole_times
 
 PAD = 16  # bytes by which the rows of a buffer are further apart than they are long
 _GROUPS = 4  # SIMD groups that share a result, if nothing says otherwise
@@ -145,7 +146,8 @@ class _Planner:
         for family in self._families(matrices):
             self._divide(family)
         used = max((p.grid.groups for p in matrices if p.grid), default=self.groups)
-        self.result.threads = used * self.simd
+        threads = used * self.simd
+        self.result.threads = named(threads, "THREADS", threads)
         for product in self.result.products.values():
             self._operands(product)
         self.frames.close()
@@ -252,6 +254,9 @@ class _Planner:
         whole = any(s is not None and s.whole for s in self._family_sides(family))
         grids = [choose_grid(p.m, p.n, self.groups, unit, whole_rows=whole) for p in family]
         grid = min(grids, key=lambda g: g.groups)
+        uniform = self.limits.uniform and not whole
+        rows = named(grid.rows, "WM", is_open=uniform) if not whole else grid.rows
+        grid = SimdGrid(rows, named(grid.cols, "WN", is_open=uniform) if not whole else grid.cols)
         for product in family:
             product.grid = grid
             slots = self.frames.of(product.op.result)
@@ -332,16 +337,25 @@ class _Planner:
             return
         extents = self._room(operand)
         vector = self.limits.vector(value.dtype.bits)
+        open_bytes = None
         if self._is_copy(value) and value.dtype == operand.dtype:
             vector = self.limits.vector_bytes * 8 // value.dtype.bits
+            open_bytes = bytes_of(value.dtype) if self.limits.uniform else None
         dim = rank - 2 if operand.transposed else rank - 1
-        layout = staging(self._axes(value), extents, dim, self.result.threads, vector)
+        axes = self._axes(value)
+        threads, name = self.result.threads, self._name(operand)
+        layout = staging(axes, extents, dim, threads, vector, name, open_bytes)
         slots = tuple(
             None if size == ONE else Slot("copy", size, digits)
             for size, digits in zip(value.shape, layout.axes, strict=True)
         )
         self.frames.demand(value, slots)
         operand.room = tuple(extents)
+
+    def _name(self, operand: Operand) -> str:
+        """What numbers of its copy are called: after the tensor it comes from."""
+        loads = [m for v in (operand.value,) if isinstance(m := self.frames.makers.get(v), ir.Load)]
+        return loads[0].tensor.name.upper() if loads else operand.side.upper()
 
     def _room(self, operand: Operand) -> list[int]:
         """Extents of the operand's buffer: whole matrices."""
@@ -350,7 +364,7 @@ class _Planner:
         if unit is not None:
             edges = (unit.m, unit.k) if operand.side == "lhs" else (unit.k, unit.n)
             for dim, edge in zip((-2, -1), edges, strict=True):
-                extents[dim] = -(-extents[dim] // edge) * edge
+                extents[dim] = whole_times(extents[dim], edge)
         return extents
 
     def _is_copy(self, value: Value) -> bool:

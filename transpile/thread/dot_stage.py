@@ -32,6 +32,7 @@ from transpile.thread.ir import (
     both,
 )
 from transpile.thread.layout import Layout
+from transpile.thread.named import bytes_of, named, whole_times
 from transpile.thread.nests import Control, Env
 from transpile.thread.scope import Scope
 
@@ -215,6 +216,8 @@ def _buffer(low: Lowering, product: Product, operand: Operand) -> Staged:
             break
     else:
         pad = PAD * 8 // max(8, operand.dtype.bits)
+        size = bytes_of(operand.dtype) if low.limits.uniform else None
+        pad = named(pad, "PAD", None if size is None else PAD // size)
         buffer = low.buffer(f"{name}_shared", operand.dtype, extents, pad)
     staged = Staged(name, value, home, operand.dtype, buffer, operand.transposed)
     products.staged.append(staged)
@@ -250,7 +253,7 @@ def _room(low: Lowering, product: Product, operand: Operand, layout: Layout) -> 
     *lead, rows, cols = layout.extents
     if product.grid is not None:
         edges = (unit.m, unit.k) if operand.side == "lhs" else (unit.k, unit.n)
-        rows, cols = (-(-n // e) * e for n, e in zip((rows, cols), edges, strict=True))
+        rows, cols = (whole_times(n, e) for n, e in zip((rows, cols), edges, strict=True))
     return (*lead, rows, cols)
 
 

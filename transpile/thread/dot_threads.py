@@ -30,6 +30,7 @@ from transpile.thread.ir import (
     less,
 )
 from transpile.thread.layout import Digits, Layout
+from transpile.thread.named import several
 from transpile.thread.nests import Env, Held
 
 
@@ -134,7 +135,7 @@ def _elements(digits: Digits, env: Env, inner: Callable[[Env], Body]) -> Body:
 
 def looped(name: str, count: int, inner: Callable[[Expr], Body]) -> Body:
     """``inner`` for 0 .. count - 1; no loop where that is one."""
-    if count == 1:
+    if not several(count):
         return inner(integer(0))
     var = Var(name, I32)
     return [LaneLoop(var, count, inner(var))]

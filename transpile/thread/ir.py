@@ -512,7 +512,7 @@ def add(*terms: Expr) -> Expr:
     constant = 0
     for term in terms:
         if isinstance(term, Const):
-            constant += int(term.value)
+            constant += term.value  # type: ignore[assignment]
         elif total is None:
             total = term
         else:

@@ -25,6 +25,7 @@ from math import prod
 
 from transpile.ir.sizes import Size
 from transpile.thread.ir import Apply, Expr, Id, Var, add, integer, mul
+from transpile.thread.named import is_open, several
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def uncovered(digits: Iterable[Digit], threads: int) -> tuple[tuple[int, int], .
     for digit in sorted(set(digits), key=lambda d: d.stride):
         if digit.stride > at:
             gaps.append((at, digit.stride // at))
-        at = digit.stride * digit.count
+        at = max(at, digit.stride * digit.count)  # open digits may count to one only
     if at < threads:
         gaps.append((at, threads // at))
     return tuple(gaps)
@@ -137,16 +138,18 @@ def uncovered(digits: Iterable[Digit], threads: int) -> tuple[tuple[int, int], .
 
 def thread_part(stride: int, count: int, threads: int, simd: int) -> Expr:
     """``(thread // stride) % count``, from the lane or the SIMD group where that is shorter."""
-    if stride * count <= simd and threads > simd:
+    if (is_open(stride) or is_open(count)) and stride < simd:
+        base, span = Id("thread"), threads
+    elif stride * count <= simd and threads > simd:
         base, span = Id("lane"), simd
     elif stride >= simd:
         base, span, stride = Id("simdgroup"), threads // simd, stride // simd
     else:
         base, span = Id("thread"), threads
     part: Expr = base
-    if stride > 1:
+    if several(stride):
         part = Apply("floordiv", (part, integer(stride)), part.dtype)
-    if stride * count < span:
+    if stride * count < span or is_open(count):
         part = Apply("mod", (part, integer(count)), part.dtype)
     return part
 
@@ -156,7 +159,7 @@ def thread_position(digits: Digits, threads: int, simd: int) -> Expr:
     parts = [
         mul(thread_part(d.stride, d.count, threads, simd), d.weight)
         for d in digits
-        if d.of_thread and d.count > 1
+        if d.of_thread and several(d.count)
     ]
     return add(*parts) if parts else integer(0)
 
@@ -175,7 +178,7 @@ def spread(axis: Axis, threads: int, stride: int, registers: int, vector: int = 
         Digit(axis, threads, vector, stride),
         Digit(axis, vector, 1, vector=vector > 1),
     )
-    return tuple(d for d in digits if d.count > 1)
+    return tuple(d for d in digits if several(d.count))
 
 
 def lanes_of(digits: Iterable[Digit], simd: int) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ class Limits:
     ``name`` is for messages. ``vector_bytes`` and ``vector_elements`` bound vector accesses;
     ``unaligned_vectors`` says that a vector may start at any element. ``registers`` is how many
     elements of one tile a thread may hold; ``row`` the longest run-time dimension that is kept in
-    registers whole; ``matrices`` the target's product of small matrices.
+    registers whole; ``matrices`` the target's product of small matrices. ``uniform``: numbers that
+    follow from the element type or from ``row`` are open (:mod:`transpile.thread.named`).
     """
 
     name: str
@@ -27,6 +28,7 @@ class Limits:
     registers: int = 256
     matrices: MatrixUnit | None = None
     row: int = 4096
+    uniform: bool = False
 
     def vector(self, bits: int) -> int:
         """Elements of ``bits`` bits in the widest vector."""

@@ -20,6 +20,7 @@ from transpile.thread.dot_fit import staged_bytes
 from transpile.thread.dot_plan import Products, plan_products
 from transpile.thread.layout import Axis, Digit, Digits, Layout, spread
 from transpile.thread.limits import Limits
+from transpile.thread.named import named, rounded_up
 
 _FEW = 16  # elements of the largest tile that a thread should hold at most, if threads are left
 _GROUP = 256  # threads that are enough where each holds few elements
@@ -193,6 +194,9 @@ class _Planner:
             use.meets.update(k for k in keys if k != key)
 
     def _extent(self, size: Size) -> int:
+        sym = size.as_sym()
+        if sym is not None and sym in self.blocks:
+            return self.blocks[sym]
         number = size.substitute(self.blocks).as_int()
         if number is not None:
             return max(1, number)
@@ -302,8 +306,17 @@ class _Planner:
     def _digits(self, axis: Axis, use: _AxisUse, stride: int) -> Digits:
         if use.paired and use.threads == 1:
             return (Digit(axis, use.extent, 1, vector=use.vector == use.extent, pair=True),)
-        registers = -(-use.extent // (use.threads * use.vector))
+        registers = rounded_up(use.extent, use.threads * use.vector)
+        if use.key[0] in self.rows and self.limits.uniform:
+            reads = named(registers * use.vector, self._reads(use.key), is_open=True)
+            registers = reads // use.vector
         return spread(axis, use.threads, stride, registers, use.vector)
+
+    def _reads(self, key: Key) -> str:
+        """What the number of elements is called that a thread holds of a row."""
+        rows = [k for k in self.axes if k[0] in self.rows]
+        sym = key[0].as_sym()
+        return "N_READS" if len(rows) == 1 or sym is None else f"{sym.name.upper()}_READS"
 
     def _asked(self) -> int | None:
         """Threads that the config asks for."""
@@ -317,7 +330,7 @@ class _Planner:
         """Threads of a group: what the config says, else enough for the largest tile."""
         asked = self._asked()
         if asked is not None:
-            return self._checked(asked)
+            return named(self._checked(asked), "THREADS")
         largest = max((self._elements(shape) for shape in self.shapes), default=1)
         vector = max((u.vector for u in self.axes.values()), default=1)
         threads = self.limits.simd
@@ -325,7 +338,7 @@ class _Planner:
             threads < _GROUP or largest // threads > _FEW
         ):
             threads *= 2
-        return threads
+        return named(threads, "THREADS")
 
     def _checked(self, asked: int) -> int:
         low, high = self.limits.simd, self.limits.max_threads

@@ -8,6 +8,7 @@ import struct
 from transpile.ir.dtypes import (
     BF16,
     BOOL,
+    BY_NAME,
     F4E2M1X2,
     F8E4M3,
     F8E5M2,
@@ -22,7 +23,9 @@ from transpile.ir.dtypes import (
     U32,
     U64,
     DType,
+    StandIn,
 )
+from transpile.thread.merge import TypeParam
 
 #: scalar types; a dtype that is absent does not exist on this target (f64). The 8-bit floats are
 #: bytes, which the code decodes where it computes with them.
@@ -47,6 +50,24 @@ NAMES: dict[DType, str] = {
 #: types of a kernel's struct of scalars, as the shim packs them
 STRUCT = {BOOL: "bool", I32: "i32", U32: "u32", I64: "i64", U64: "u64", F16: "f16", F32: "f32"}
 
+
+def spelled(dtype: DType) -> str:
+    """The type's name; KeyError for one that does not exist here."""
+    if isinstance(dtype, TypeParam):
+        return dtype.name
+    return NAMES[BY_NAME[dtype.name] if isinstance(dtype, StandIn) else dtype]
+
+
+def exists(dtype: DType) -> bool:
+    """Whether the type has a name here."""
+    return isinstance(dtype, TypeParam | StandIn) or dtype in NAMES
+
+
+def computes(dtype: DType) -> bool:
+    """Whether arithmetic on it is its own: bfloats, and types that may be one, compute in f32."""
+    return dtype != BF16 and not isinstance(dtype, TypeParam)
+
+
 _SUFFIX = {U32: "u", I64: "l", U64: "ul"}
 
 
@@ -67,11 +88,11 @@ def number(value: bool | int | float, dtype: DType) -> str:
     number = float(value)
     if math.isnan(number) or math.isinf(number):
         text = "NAN" if math.isnan(number) else "INFINITY" if number > 0 else "-INFINITY"
-        return text if dtype == F32 else f"{NAMES[dtype]}({text})"
+        return text if dtype == F32 else f"{spelled(dtype)}({text})"
     if dtype == F16:
         return f"{_digits(number)}h"
     text = f"{_digits(number)}f"
-    return text if dtype == F32 else f"{NAMES[dtype]}({text})"
+    return text if dtype == F32 else f"{spelled(dtype)}({text})"
 
 
 def _integer(value: int, dtype: DType) -> str:

@@ -17,6 +17,7 @@ from transpile.emitters.msl.host import Version, launched, launcher_texts
 from transpile.emitters.msl.kernel import MetalKernel
 from transpile.emitters.msl.lower import FOLLOWED, Variant, lower_kernel
 from transpile.emitters.msl.names import Scope, legal
+from transpile.emitters.msl.sharing import share
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
 
@@ -49,17 +50,36 @@ class _Names:
     def __init__(self) -> None:
         self.scope = Scope(TEXTS)
         self.functions: dict[str, str] = {}  # by text
+        self.instances: dict[str, int] = {}  # by text, where the template is in texts
+        self.entries: dict[tuple[str, ...], str] = {}  # by text and arguments
         self.structs: dict[str, str] = {}  # by members
         self.texts: list[str] = []
 
-    def function(self, name: str, code: MetalKernel, tag: str) -> str:
-        """The name of the function with this code: one known, or a new one."""
+    def function(self, name: str, code: MetalKernel, tag: str, family: str) -> str:
+        """The name of the function with this code: one known, or a new one. A template is called
+        ``family``, and ``name`` is what the host knows the instance by."""
+        if not code.parameters:
+            if code.text not in self.functions:
+                self._write(name, code, tag)
+            return self.functions[code.text]
         if code.text not in self.functions:
-            free = name if legal(name) == name else f"{name}_kernel"
-            self.functions[code.text] = function = self.scope.declare(free)
-            struct = self._struct(code, tag)
-            self.texts.append(code.function(function, struct))
-        return self.functions[code.text]
+            self._write(family, code, tag)
+            self.instances[code.text] = len(self.texts) - 1
+        instance = code.text, *code.arguments
+        if instance not in self.entries:
+            self.entries[instance] = entry = self._declare(name)
+            line = code.instance(self.functions[code.text], entry)
+            at = self.instances[code.text]
+            self.texts[at] += ("\n\n" if self.texts[at].endswith("}") else "\n") + line
+        return self.entries[instance]
+
+    def _write(self, name: str, code: MetalKernel, tag: str) -> None:
+        self.functions[code.text] = function = self._declare(name)
+        struct = self._struct(code, tag)
+        self.texts.append(code.function(function, struct))
+
+    def _declare(self, name: str) -> str:
+        return self.scope.declare(name if legal(name) == name else f"{name}_kernel")
 
     def _struct(self, code: MetalKernel, tag: str) -> str:
         members = code.struct("Params")
@@ -80,6 +100,9 @@ def _metal_file(source: SourceInfo, groups: list[list[Variant]]) -> tuple[str, l
     """The text of the .metal file, and for each source kernel its launchers."""
     names = _Names()
     launchers = []
+    for group in groups:
+        if group:
+            share(group)
     for group in groups:
         texts = []
         for variant, tag in zip(group, tags([v.kernel for v in group]), strict=True):
@@ -114,7 +137,8 @@ def _name_phases(variant: Variant, tag: str, names: _Names) -> list[str]:
             capacities = code.kernel.capacities
             row = f"_{capacities[0][1]}" if capacities else "_long" if len(codes) > 1 else ""
             name = f"{variant.kernel.name}{tag}{step}"
-            function = names.function(name + row, code, tag)
+            family = f"{variant.kernel.name}{step}" + (row if not capacities else "")
+            function = names.function(name + row, code, tag, family)
             versions.append(Version(code, function, f"_{name}{row}_launch"))
         launch = launched(versions)
         if launch.row:

@@ -8,7 +8,8 @@ from typing import Any
 
 from transpile.emitters.msl import helpers, ops
 from transpile.emitters.msl.arguments import Arguments, Text, enclosed
-from transpile.emitters.msl.dtypes import NAMES, is_byte_float, number
+from transpile.emitters.msl.dtypes import computes, exists, is_byte_float, number, spelled
+from transpile.emitters.msl.numbers import Numbers
 from transpile.emitters.msl.ops import ATOM, LAND, LOR, POSTFIX, TERNARY, UNARY, Spelling
 from transpile.emitters.msl.signs import Signs
 from transpile.ir.diagnostics import KtError, error
@@ -27,6 +28,8 @@ from transpile.ir.dtypes import (
 )
 from transpile.ir.ir import Span, Tensor
 from transpile.thread import ir
+from transpile.thread.merge import Different, TypeParam
+from transpile.thread.named import Named, is_open
 
 _IDS = {
     "thread": ("tid", ATOM),
@@ -40,6 +43,17 @@ _COMPONENTS = "xyzw"
 LONGEST = len(_COMPONENTS)  # Metal's vectors have no more components
 
 
+def is_pack(width: int) -> bool:
+    """Whether so many elements, or a number that differs from type to type, are copied as a struct;
+    others are vectors."""
+    return width > LONGEST or is_open(width)
+
+
+def directly(source: DType, target: DType) -> bool:
+    """Whether one converts to the other at once: bfloats convert to and from float only."""
+    return (computes(source) and computes(target)) or F32 in (source, target)
+
+
 class Expressions:
     """Prints expressions; remembers what parameters, helpers and includes they need."""
 
@@ -47,6 +61,7 @@ class Expressions:
         self.arguments = arguments
         self.signs = Signs(arguments.kernel.body)
         self.names: dict[ir.Var, str] = {}
+        self.numbers = Numbers(arguments.kernel, arguments.scope)
         self.helpers: set[str] = set()
         self.made: dict[str, str] = {}  # helpers made for one use, by name
         self.ids: set[str] = set()
@@ -78,6 +93,8 @@ class Expressions:
     # -- leaves --------------------------------------------------------------------------------
 
     def _const(self, expr: ir.Const) -> Text:
+        if isinstance(expr.value, Named):
+            return self.numbers.of(expr.value)
         text = number(expr.value, self.dtype(expr.dtype))
         return text, UNARY if text.startswith("-") else ATOM
 
@@ -98,7 +115,7 @@ class Expressions:
 
     def dtype(self, dtype: DType) -> DType:
         """The dtype, if this target has it."""
-        if dtype not in NAMES:
+        if not exists(dtype):
             raise error(
                 "KT0610", f"{dtype.name} does not exist on Metal", self.span,
                 why="Apple GPUs have no 64-bit floats",
@@ -108,11 +125,13 @@ class Expressions:
 
     def type(self, dtype: DType, width: int = 1) -> str:
         """The name of a scalar or vector type; longer than 4 it is a struct that is copied."""
-        name = NAMES[self.dtype(dtype)]
-        if width <= LONGEST:
-            return name + (str(width) if width > 1 else "")
-        self.helpers.add("Pack")
-        return f"Pack<{name}, {width}>"
+        name = spelled(self.dtype(dtype))
+        if is_pack(width):
+            self.helpers.add("Pack")
+            return f"Pack<{name}, {self.numbers.text(width)}>"
+        if width == 1:
+            return name
+        return f"vec<{name}, {width}>" if isinstance(dtype, TypeParam) else f"{name}{width}"
 
     def unsupported(self, what: str, why: str, remedy: str = "") -> KtError:
         return error("KT0602", f"{what} is not available on Metal", self.span, why=why,
@@ -139,7 +158,7 @@ class Expressions:
             return f"{text}.thread_elements()[{self.text(at)}]", POSTFIX
         if expr.array.components == 1:
             return text, POSTFIX
-        if expr.array.components > LONGEST:
+        if is_pack(expr.array.components):
             return f"{text}.v[{self.text(at)}]", POSTFIX
         if isinstance(at, ir.Const) and expr.array.dtype != BOOL:
             return f"{text}.{_COMPONENTS[int(at.value)]}", POSTFIX
@@ -152,13 +171,13 @@ class Expressions:
         spelling = self._spelling(expr, dtype)
         if spelling.helper:
             self._use(spelling.helper, dtype)
-        if dtype == BF16 or (dtype == F16 and not spelling.native):
+        if (dtype.is_float and not computes(dtype)) or (dtype == F16 and not spelling.native):
             return self._widened(expr, spelling, dtype)
         needs = self._needs(expr, spelling)
         args = [self.text(a, need) for a, need in zip(expr.args, needs, strict=False)]
         text = spelling.template.format(*args), spelling.prec
         narrow = expr.dtype in (I8, U8, I16, U16)  # C++ computes those in int
-        return (f"{NAMES[expr.dtype]}({text[0]})", ATOM) if narrow else text
+        return (f"{spelled(expr.dtype)}({text[0]})", ATOM) if narrow else text
 
     def _spelling(self, expr: ir.Apply, dtype: DType) -> Spelling:
         divides = expr.name in ops.PLAIN_DIVISION and dtype.is_int
@@ -192,7 +211,7 @@ class Expressions:
         text = spelling.template.format(*args)
         if expr.dtype != dtype:  # a condition
             return text, spelling.prec
-        return f"{NAMES[dtype]}({text})", ATOM
+        return f"{spelled(dtype)}({text})", ATOM
 
     def widened(self, arg: ir.Expr) -> str:
         """A 16-bit value as a float."""
@@ -214,12 +233,12 @@ class Expressions:
     def _convert(self, expr: ir.Convert) -> Text:
         if isinstance(expr.value, ir.Id) and expr.value.kind.startswith("group"):
             self.ids.add("tgid")
-            return f"{NAMES[expr.dtype]}(tgid.{expr.value.kind[-1]})", ATOM
+            return f"{spelled(expr.dtype)}(tgid.{expr.value.kind[-1]})", ATOM
         source, target = self.dtype(expr.value.dtype), self.dtype(expr.dtype)
         if expr.bitcast:
-            if NAMES[source] == NAMES[target]:
+            if spelled(source) == spelled(target):
                 return self.of(expr.value)
-            return f"as_type<{NAMES[target]}>({self.text(expr.value)})", ATOM
+            return f"as_type<{spelled(target)}>({self.text(expr.value)})", ATOM
         if source == target:
             return self.of(expr.value)
         if isinstance(expr.value, ir.Const) and not is_byte_float(target):
@@ -227,12 +246,13 @@ class Expressions:
         if is_byte_float(source) or is_byte_float(target):
             return self._bytes(expr.value, source, target)
         if target == BOOL:
-            zero = number(0, F32 if source == BF16 else source)
-            value = self.widened(expr.value) if source == BF16 else self.text(expr.value, ops.ADD)
+            zero = number(0, source if computes(source) else F32)
+            plain = self.text(expr.value, ops.ADD)
+            value = plain if computes(source) else self.widened(expr.value)
             return f"{value} != {zero}", ops.EQUAL
-        if BF16 in (source, target) and F32 not in (source, target):
-            return f"{NAMES[target]}(float({self.text(expr.value)}))", ATOM
-        return f"{NAMES[target]}({self.text(expr.value)})", ATOM
+        if not directly(source, target):
+            return f"{spelled(target)}(float({self.text(expr.value)}))", ATOM
+        return f"{spelled(target)}({self.text(expr.value)})", ATOM
 
     def _constant(self, value: bool | int | float, dtype: DType) -> Text:
         if dtype.is_bool:
@@ -261,7 +281,7 @@ class Expressions:
             helper = "float_to_e4m3" if target == F8E4M3 else "float_to_e5m2"
             self.helpers.add(helper)
             return f"{helper}({text})", ATOM
-        return (text, ATOM) if target == F32 else (f"{NAMES[target]}({text})", ATOM)
+        return (text, ATOM) if target == F32 else (f"{spelled(target)}({text})", ATOM)
 
     def _random(self, expr: ir.Random) -> Text:
         self.helpers.add("kt_philox")
@@ -287,9 +307,9 @@ class Expressions:
 
     def access(self, what: str, width: int, *, first: bool, aligned: bool) -> str:
         """The helper that loads or stores a vector anywhere, or the ``first`` elements of one."""
-        function = helpers.access(what, pack=width > LONGEST, first=first, aligned=aligned)
+        function = helpers.access(what, pack=is_pack(width), first=first, aligned=aligned)
         self.helpers.add(function)
-        return f"{function}<{width}>"
+        return f"{function}<{self.numbers.text(width)}>"
 
     def _load(self, expr: ir.Load) -> Text:
         with self.knowing(self.holding | set(conjuncts(expr.guard))):
@@ -333,7 +353,7 @@ class Expressions:
     def _all(self, dtype: DType, width: int, value: str) -> str:
         """A vector with the value in all components."""
         kind = self.type(dtype, width)
-        return f"{kind}({value})" if width <= LONGEST else f"{kind}{{}}"
+        return f"{kind}{{}}" if is_pack(width) else f"{kind}({value})"
 
     def place(self, buffer: ir.SharedBuffer, index: tuple[ir.Expr, ...]) -> str:
         """An element of threadgroup memory."""
@@ -362,11 +382,13 @@ class Expressions:
         kind = "" if expr.kind == "index" else f"_{expr.kind}"
         by = self.text(expr.by)
         if dtype.is_int and dtype.bits == 64:
-            helper = f"shuffle{kind}_{NAMES[dtype]}"
+            helper = f"shuffle{kind}_{spelled(dtype)}"
             self.helpers.add(helper)
             return f"shuffle{kind}({self.text(expr.value)}, {by})", ATOM
         if dtype == BOOL:
             return f"bool(simd_shuffle{kind}(ushort({self.text(expr.value)}), {by}))", ATOM
+        if isinstance(dtype, TypeParam):
+            raise Different("lanes exchange bfloats as bits")
         if dtype == BF16:
             value = f"as_type<ushort>({self.text(expr.value)})"
             return f"as_type<bfloat>(simd_shuffle{kind}({value}, {by}))", ATOM
@@ -376,9 +398,9 @@ class Expressions:
         dtype = self.dtype(expr.dtype)
         whole = expr.xors == tuple(1 << i for i in range(5))
         wide = dtype.is_int and dtype.bits == 64
-        if dtype == BF16:
-            value = ir.Convert(expr.value, F32)
-            return f"bfloat({self.text(ir.LaneReduce(expr.name, value, expr.xors))})", ATOM
+        if dtype.is_float and not computes(dtype):
+            widened = ir.LaneReduce(expr.name, ir.Convert(expr.value, F32), expr.xors)
+            return f"{spelled(dtype)}({self.text(widened)})", ATOM
         function = ops.SIMD_REDUCTIONS.get(expr.name)
         if function is None:
             raise self.unsupported(f"`{expr.name}` over lanes", "Metal has no such function")
@@ -392,7 +414,7 @@ class Expressions:
             name = f"nan_{name}"
             self.helpers.add(name)
         if wide:
-            self.helpers.add(f"shuffle_xor_{NAMES[dtype]}")
+            self.helpers.add(f"shuffle_xor_{spelled(dtype)}")
         call, function, self.made[function] = helpers.butterfly(name, expr.xors, wide=wide)
         return f"{call}({self.text(expr.value)})", ATOM
 

@@ -8,13 +8,15 @@ from itertools import pairwise
 
 from transpile.emitters.common.hostsizes import HostSizes
 from transpile.emitters.msl.arguments import Arguments, Member
-from transpile.emitters.msl.dtypes import NAMES
+from transpile.emitters.msl.dtypes import NAMES, spelled
 from transpile.emitters.msl.expr import Expressions
 from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.statements import INDENT, Statements
+from transpile.emitters.msl.wrap import WIDTH
 from transpile.ir import ir as tile
 from transpile.ir.diagnostics import KtError, error
 from transpile.thread import ir
+from transpile.thread.merge import Merged
 from transpile.thread.walk import all_nodes, walk
 
 SHARED_BYTES = 32 * 1024  # of threadgroup memory, on all Apple GPUs
@@ -31,18 +33,32 @@ _IDS = {
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A tensor argument. ``access`` is "" (read), "out" or "inout"; an ``aligned`` one must begin
-    at a multiple of 16 bytes."""
+    """A tensor argument and its element type here. ``access`` is "" (read), "out" or "inout"; an
+    ``aligned`` one must begin at a multiple of 16 bytes."""
 
     name: str
     tensor: tile.Tensor
+    type: str
     access: str
     aligned: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Which version of which phase a kernel is: for rows up to ``capacity``, or with ``chunk`` for
+    rows that are walked in chunks of it."""
+
+    phase: int
+    capacity: int
+    chunk: int | None = None
+
+
 @dataclass(eq=False, slots=True)
 class MetalKernel:
-    """A kernel function without its name and that of its struct, and what its launch needs."""
+    """A kernel function without its name and that of its struct, and what its launch needs.
+
+    A function template has ``parameters``, ``arguments`` are those for this kernel.
+    """
 
     source: tile.Kernel
     kernel: ir.Kernel
@@ -54,6 +70,10 @@ class MetalKernel:
     helpers: set[str]
     made: dict[str, str]
     includes: set[str]
+    most_threads: str
+    parameters: list[str]
+    arguments: list[str]
+    form: Form | None = None
 
     @property
     def text(self) -> str:
@@ -72,35 +92,51 @@ class MetalKernel:
         params = []
         for i, t in enumerate(self.tensors):
             const = "" if t.access else "const "
-            params.append(f"{const}device {NAMES[t.tensor.dtype]}* {t.name} [[buffer({i})]]")
+            params.append(f"{const}device {t.type}* {t.name} [[buffer({i})]]")
         if self.members:
             params.append(f"constant {struct}& params [[buffer({len(params)})]]")
         params += [_IDS[name] for name in self.ids]
-        attributes = f"[[kernel, max_total_threads_per_threadgroup({self.kernel.threads})]]"
+        attributes = f"[[kernel, max_total_threads_per_threadgroup({self.most_threads})]]"
         head = f"{attributes} void {name}("
-        lines = [head, *(f"    {p}," for p in params)]
+        lines = [f"template <{', '.join(self.parameters)}>"] if self.parameters else []
+        lines += [head, *(f"    {p}," for p in params)]
         lines[-1] = lines[-1][:-1] + ") {"
         return "\n".join([*lines, *self.body, "}"])
 
+    def instance(self, name: str, entry: str) -> str:
+        """The kernel that is made from the template ``name``, as ``entry`` for the host."""
+        made = f"{name}<{', '.join(self.arguments)}>"
+        head = f'template [[host_name("{entry}")]] [[kernel]]'
+        line = f"{head} decltype({made}) {made};"
+        return line if len(line) <= WIDTH else f"{head}\ndecltype({made}) {made};"
+
 
 def print_kernel(
-    source: tile.Kernel, kernel: ir.Kernel, sizes: HostSizes, lines: Mapping[int, str]
+    source: tile.Kernel,
+    kernel: ir.Kernel,
+    sizes: HostSizes,
+    lines: Mapping[int, str],
+    merged: Merged | None = None,
 ) -> MetalKernel:
     """The kernel in Metal; KtError with everything that this target cannot do.
 
-    ``lines``: the source file's lines that are worth a comment, by number.
+    ``lines``: the source file's lines that are worth a comment, by number. With ``merged`` the
+    kernel is printed as a template for all that are merged in it.
     """
     problems = _limits(source, kernel)
     if problems:
         raise KtError(*(d for p in problems for d in p.diagnostics))
-    arguments = Arguments(source, kernel, sizes)
+    printed = merged.kernel if merged is not None else kernel
+    arguments = Arguments(source, printed, sizes)
     exprs = Expressions(arguments)
     scope = arguments.scope.inner()
-    shared = _shared(kernel, exprs, scope)
-    body = shared + Statements(exprs, lines).body(kernel.body, scope, INDENT)
+    shared = _shared(printed, exprs, scope)
+    body = shared + Statements(exprs, lines).body(printed.body, scope, INDENT)
+    pad = " " * INDENT
+    body = [f"{pad}{line}" for line in exprs.numbers.declarations()] + body
     tensors = [
-        Parameter(name, t, _access(t, exprs), t in exprs.aligned)
-        for t, name in arguments.tensors.items()
+        Parameter(name, real, spelled(t.dtype), _access(t, exprs), t in exprs.aligned)
+        for (t, name), real in zip(arguments.tensors.items(), kernel.tensors, strict=True)
     ]
     if len(tensors) + bool(arguments.members) > MAX_BUFFERS:
         raise error(
@@ -109,10 +145,24 @@ def print_kernel(
             remedy="pack tensors of one dtype and shape into one, or split the kernel",
         )  # fmt: skip
     ids = [name for name in _IDS if name in exprs.ids]
+    most_threads = exprs.numbers.of_parameters(printed.threads)
     return MetalKernel(
         source, kernel, sizes, tensors, arguments.struct(), ids, body,
-        exprs.helpers, exprs.made, exprs.includes,
+        exprs.helpers, exprs.made, exprs.includes, most_threads,
+        *(_template(merged, exprs) if merged is not None else ([], [])),
     )  # fmt: skip
+
+
+def _template(merged: Merged, exprs: Expressions) -> tuple[list[str], list[str]]:
+    """The parameters of a template, and the arguments for the kernel that it is printed like."""
+    parameters = [f"typename {t.name}" for t in merged.types]
+    arguments = [spelled(t.values[merged.like]) for t in merged.types]
+    for number in merged.numbers:
+        if number in exprs.numbers.used:
+            kind = "short" if max(number.values) < 1 << 15 else "int"
+            parameters.append(f"{kind} {exprs.numbers.names[number]}")
+            arguments.append(str(number.value))
+    return parameters, arguments
 
 
 def _access(tensor: tile.Tensor, exprs: Expressions) -> str:
@@ -171,10 +221,11 @@ def _shared(kernel: ir.Kernel, exprs: Expressions, scope: Scope) -> list[str]:
         name = exprs.buffers[buffer] = scope.declare(buffer.name)
         kind = exprs.type(buffer.dtype)
         shape = buffer.shape or (1,)
-        row = f"[{shape[-1] + buffer.pad}]" if len(shape) > 1 else ""
-        inner = "".join(f"[{n}]" for n in shape[1:-1]) + row
+        count = exprs.numbers.text
+        row = f"[{count(shape[-1] + buffer.pad)}]" if len(shape) > 1 else ""
+        inner = "".join(f"[{count(n)}]" for n in shape[1:-1]) + row
         if not overlap:
-            first = f"[{shape[0] + (0 if row else buffer.pad)}]"
+            first = f"[{count(shape[0] + (0 if row else buffer.pad))}]"
             aligned = "alignas(16) " if buffer in wide else ""
             lines.append(f"{pad}{aligned}threadgroup {kind} {name}{first}{inner};")
             continue

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field, replace
 
 from transpile.emitters.msl.comments import worth_saying
 from transpile.emitters.msl.host import PhaseLaunch, host_sizes
-from transpile.emitters.msl.kernel import MAX_THREADS, SHARED_BYTES, MetalKernel, print_kernel
+from transpile.emitters.msl.kernel import (
+    MAX_THREADS,
+    SHARED_BYTES,
+    Form,
+    MetalKernel,
+    print_kernel,
+)
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32
+from transpile.ir.sizes import Sym
 from transpile.passes.depth import step_products
 from transpile.passes.pipeline import prepare
 from transpile.passes.roll import reduction_sizes
@@ -23,6 +30,7 @@ from transpile.thread.fit import held_blocks
 from transpile.thread.ir import Part
 from transpile.thread.limits import Limits
 from transpile.thread.lower import lower
+from transpile.thread.named import named
 
 #: keys of the config that matter here
 FOLLOWED = frozenset(
@@ -44,6 +52,7 @@ CAPACITIES = (1024, 4096)
 SHORTEST, LONGEST = 32, 16384
 _NO_ROOM = ("KT0605", "KT0606")  # in registers, in shared memory
 CHUNK = 4096
+_SHORT = 2  # letters of a dimension that go with a B to the name of its block
 #: 8x8 matrices of a SIMD group: lane l holds row 4 * (l / 16) + l / 2 % 4, and two neighbours in
 #: columns from 4 * (l / 8 % 2) + 2 * (l % 2) on (as MLX's steel kernels and others rely on)
 _EIGHT = MatrixMap(
@@ -62,11 +71,15 @@ LIMITS = Limits(
 
 @dataclass(eq=False, slots=True)
 class Variant:
-    """One kernel for one signature, as Metal code: per phase its versions, smallest first."""
+    """One kernel for one signature, as Metal code: per phase its versions, smallest first; and what
+    it was lowered from."""
 
     kernel: ir.Kernel
     schedule: Schedule
     phases: list[list[MetalKernel]]
+    given: ir.Kernel
+    arch: str
+    comments: Mapping[int, str]
     launches: list[PhaseLaunch] = field(default_factory=list)
 
 
@@ -82,7 +95,7 @@ def lower_kernel(kernel: ir.Kernel, arch: str, text: str) -> Variant:
     if limited:
         for i, code in _beyond(kernel, arch, comments, whole, limited):
             phases[i].append(code)
-    return Variant(whole.kernel, whole.schedule, phases)
+    return Variant(whole.kernel, whole.schedule, phases, kernel, arch, comments)
 
 
 def _beyond(
@@ -105,18 +118,42 @@ def _beyond(
         yield number, code
 
 
+class Uniform:
+    """The versions of a kernel lowered once more, so that other kernels may have the same code."""
+
+    def __init__(self, kernel: ir.Kernel, arch: str) -> None:
+        self.kernel, self.arch = kernel, arch
+        self.prepared: dict[int | None, _Prepared] = {}
+
+    def of(self, form: Form) -> thread.Kernel:
+        """KtError or ValueError where that cannot be."""
+        if form.chunk not in self.prepared:
+            prepared = _Prepared(self.kernel, self.arch, form.chunk, uniform=True)
+            self.prepared[form.chunk] = prepared
+        return self.prepared[form.chunk].again(form)
+
+
 def thread_kernels(kernel: ir.Kernel, arch: str = "") -> Iterator[thread.Kernel]:
     """The thread IR of every phase, and of each of its versions."""
     whole = _Prepared(kernel, arch)
     for number in range(len(kernel.phases)):
-        yield from whole.lowered(number)
+        yield from (lowered for _, lowered in whole.versions(number))
+
+
+def _constant(block: Sym) -> str:
+    """What a block size is called in the code: BM for the block of M."""
+    short = block.name.removeprefix("BLOCK_")
+    return f"B{short}" if len(short) <= _SHORT else block.name
 
 
 class _Prepared:
     """A kernel and its schedule after the passes; with ``chunk`` rows of a run-time length are
-    walked in chunks of it."""
+    walked in chunks of it; ``uniform`` is for code that other kernels shall have, too."""
 
-    def __init__(self, kernel: ir.Kernel, arch: str, chunk: int | None = None) -> None:
+    def __init__(
+        self, kernel: ir.Kernel, arch: str, chunk: int | None = None, *, uniform: bool = False
+    ) -> None:
+        self.uniform, self.chunk = uniform, chunk
         self.schedule = schedule = resolve(kernel, "metal", arch)
         if "num_warps" not in schedule.config:
             schedule.num_warps = None  # the lowering chooses the number of threads
@@ -133,10 +170,10 @@ class _Prepared:
         self.kernel = prepare(kernel, schedule)
         self.sizes = host_sizes(self.kernel, schedule)
 
-    def lowered(
+    def versions(
         self, number: int, capacities: tuple[int, ...] = CAPACITIES
-    ) -> Iterator[thread.Kernel]:
-        """A phase's kernels: one, or one for each length that a run-time row may have."""
+    ) -> Iterator[tuple[int, thread.Kernel]]:
+        """A phase's kernels: one, or one for each length that a run-time row may have, with it."""
         for i, capacity in enumerate(capacities):
             try:
                 lowered = self._for(number, capacity)
@@ -144,17 +181,17 @@ class _Prepared:
                 if i == 0:
                     yield self._shorter(number, capacity, problem)
                 return  # no registers for longer rows
-            yield lowered
+            yield capacity, lowered
             if not lowered.capacities:
                 return
 
-    def _shorter(self, number: int, capacity: int, problem: KtError) -> thread.Kernel:
+    def _shorter(self, number: int, capacity: int, problem: KtError) -> tuple[int, thread.Kernel]:
         """The kernel for the longest rows there are registers for; the problem if there are none
         even for short ones."""
         while all(d.code in _NO_ROOM for d in problem.diagnostics) and capacity > SHORTEST:
             capacity //= 2
             try:
-                return self._for(number, capacity)
+                return capacity, self._for(number, capacity)
             except KtError as again:
                 if not all(d.code in _NO_ROOM for d in again.diagnostics):
                     raise
@@ -163,8 +200,9 @@ class _Prepared:
     def _for(self, number: int, capacity: int) -> thread.Kernel:
         phase = self.kernel.phases[number]
         plan = self.schedule.phase(phase)
+        blocks = {s: named(n, _constant(s)) for s, n in self.schedule.blocks.items()}
         lowered = lower(
-            self.kernel, phase, self.schedule.blocks, replace(LIMITS, row=capacity),
+            self.kernel, phase, blocks, replace(LIMITS, row=capacity, uniform=self.uniform),
             config=self.schedule.config, order=plan.order, swizzle=plan.group,
         )  # fmt: skip
         remove_dead(lowered.body)
@@ -174,5 +212,13 @@ class _Prepared:
         self, number: int, comments: Mapping[int, str], capacities: tuple[int, ...] = CAPACITIES
     ) -> list[MetalKernel]:
         """The same as Metal."""
-        lowered = self.lowered(number, capacities)
-        return [print_kernel(self.kernel, k, self.sizes, comments) for k in lowered]
+        codes = []
+        for capacity, lowered in self.versions(number, capacities):
+            code = print_kernel(self.kernel, lowered, self.sizes, comments)
+            code.form = Form(number, capacity, self.chunk)
+            codes.append(code)
+        return codes
+
+    def again(self, form: Form) -> thread.Kernel:
+        """A version that has been lowered before, in another way."""
+        return self._for(form.phase, form.capacity)

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from transpile.emitters.msl import ops
-from transpile.emitters.msl.dtypes import NAMES
-from transpile.emitters.msl.expr import LONGEST, Expressions, conjuncts
+from transpile.emitters.msl.dtypes import spelled
+from transpile.emitters.msl.expr import Expressions, conjuncts, is_pack
 from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.ops import ADD, ATOM, LESS, TERNARY
 from transpile.emitters.msl.vectors import Vectors
 from transpile.emitters.msl.wrap import wrap
 from transpile.ir.dtypes import BF16, F16, F32, I32, U32
 from transpile.thread import ir
+from transpile.thread.merge import TypeParam
 
 INDENT = 2
 
@@ -60,7 +61,7 @@ class Statements:
         while at < len(body) and isinstance(body[at], ir.Let):
             at += 1
         stmt = body[at] if at < len(body) else None
-        return at if isinstance(stmt, ir.LaneLoop) and stmt.count <= LONGEST else -1
+        return at if isinstance(stmt, ir.LaneLoop) and not is_pack(stmt.count) else -1
 
     def _whole_vectors(
         self, body: ir.Body, scope: Scope
@@ -169,7 +170,7 @@ class Statements:
         inner = scope.inner()
         name = self.exprs.names[stmt.var] = inner.declare(stmt.var.name)
         self.exprs.helpers.add("UNROLL")
-        head = f"UNROLL for (short {name} = 0; {name} < {stmt.count}; ++{name})"
+        head = f"UNROLL for (short {name} = 0; {name} < {self._count(stmt.count)}; ++{name})"
         return self._block(head, stmt.body, inner, indent)
 
     def _mma(self, stmt: ir.Mma, scope: Scope, indent: int) -> list[str]:
@@ -191,7 +192,7 @@ class Statements:
         # What the value says comes first: it may read a variable of an outer scope of this name.
         text = self.exprs.text(value) if value is not None else ""
         name = self.exprs.names[var] = scope.declare(self._hint(var))
-        declared = f"{self._type(var)} {name}" + "".join(f"[{n}]" for n in var.shape)
+        declared = f"{self._type(var)} {name}" + "".join(f"[{self._count(n)}]" for n in var.shape)
         if value is None:
             return wrap(f"{declared};", indent)
         if not var.shape and var.fragment is None:
@@ -199,7 +200,7 @@ class Statements:
                 text = f"{self._type(var)}({text})"
             return wrap(f"{declared} = {text};", indent)
         if var.fragment is not None:
-            text = f"make_filled_simdgroup_matrix<{NAMES[var.dtype]}, 8, 8>({text})"
+            text = f"make_filled_simdgroup_matrix<{spelled(var.dtype)}, 8, 8>({text})"
         elif isinstance(value, ir.Const) and value.value == 0 and str(value.value)[0] != "-":
             return wrap(f"{declared} = {{}};", indent)
         elif var.components > 1:
@@ -218,16 +219,23 @@ class Statements:
         self.exprs.helpers.add("UNROLL")
         lines, ends = [], []
         for i, count in zip("ijkl", shape, strict=False):
-            lines.append(f"{' ' * indent}UNROLL for (short {i} = 0; {i} < {count}; ++{i}) {{")
+            head = f"UNROLL for (short {i} = 0; {i} < {self._count(count)}; ++{i}) {{"
+            lines.append(f"{' ' * indent}{head}")
             ends.append(f"{' ' * indent}}}")
             name += f"[{i}]"
             indent += INDENT
         return [*lines, *wrap(f"{name} = {value};", indent), *reversed(ends)]
 
+    def _count(self, number: int) -> str:
+        return self.exprs.numbers.text(number)
+
     def _type(self, var: ir.Var) -> str:
         if var.fragment is not None:
             self.exprs.includes.add("metal_simdgroup_matrix")
-            return f"simdgroup_{NAMES[var.dtype]}{var.fragment.rows}x{var.fragment.cols}"
+            rows, cols = var.fragment.rows, var.fragment.cols
+            if isinstance(var.dtype, TypeParam):
+                return f"simdgroup_matrix<{spelled(var.dtype)}, {rows}, {cols}>"
+            return f"simdgroup_{spelled(var.dtype)}{rows}x{cols}"
         return self.exprs.type(var.dtype, var.components)
 
     def _assign(self, target: str, value: ir.Expr, indent: int) -> list[str]:
@@ -291,19 +299,19 @@ class Statements:
         at = pointer[0] if pointer[1] == ATOM else f"({pointer[0]})"
         if dtype in (F16, BF16) and stmt.kind in ("add", "max", "min", "xchg"):
             exprs.aligned.add(stmt.tensor)  # its words of 32 bits are
-            helper = f"atomic_{stmt.kind}_{NAMES[dtype]}"
+            helper = f"atomic_{stmt.kind}_{spelled(dtype)}"
             name = exprs.arguments.tensors[stmt.tensor]
             text = f"{helper}({name}, {exprs.text(stmt.offset)}, {value})"
         elif dtype == F32 and stmt.kind in ("max", "min"):
             helper = f"atomic_{stmt.kind}_float"
             text = f"{helper}({pointer[0]}, {value})"
         elif dtype in (I32, U32) and stmt.kind == "cas" and stmt.expected is not None:
-            helper = f"atomic_cas_{NAMES[dtype]}"
+            helper = f"atomic_cas_{spelled(dtype)}"
             text = f"atomic_cas({pointer[0]}, {exprs.text(stmt.expected)}, {value})"
         elif dtype in (I32, U32) or (dtype == F32 and stmt.kind in ("add", "xchg")):
             helper = ""
             function = ops.ATOMICS[stmt.kind]
-            cast = f"(device atomic_{NAMES[dtype]}*){at}"
+            cast = f"(device atomic_{spelled(dtype)}*){at}"
             text = f"{function}({cast}, {value}, memory_order_relaxed)"
         else:
             raise exprs.unsupported(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from transpile.emitters.msl import ops
 from transpile.emitters.msl.arguments import Text, enclosed
-from transpile.emitters.msl.expr import Expressions
+from transpile.emitters.msl.dtypes import computes
+from transpile.emitters.msl.expr import Expressions, directly
 from transpile.emitters.msl.ops import ATOM
 from transpile.ir.dtypes import BF16, F16, F32, I32, U32, DType
 from transpile.thread import ir
+from transpile.thread.merge import TypeParam
 from transpile.thread.walk import nodes
 
 _OPERATORS = frozenset({"add", "sub", "mul", "div"})
@@ -22,6 +24,11 @@ _FUNCTIONS = frozenset(ops.FLOATS) & {
 }  # fmt: skip
 _FLOATS = (F16, BF16, F32)
 _WORDS = (I32, U32)
+
+
+def _is_float(dtype: DType) -> bool:
+    """Whether the type has vectors that compute."""
+    return dtype in _FLOATS or isinstance(dtype, TypeParam)
 
 
 class Vectors:
@@ -53,9 +60,9 @@ class Vectors:
                 return self.names[expr], ATOM
             case ir.Element(component=at) if at == self.component:
                 return self._whole(expr)
-            case ir.Convert(value=value, dtype=dtype, bitcast=False) if dtype in _FLOATS:
+            case ir.Convert(value=value, dtype=dtype, bitcast=False) if _is_float(dtype):
                 return self._converted(value, dtype)
-            case ir.Apply(name=name, dtype=dtype) if dtype in _FLOATS:
+            case ir.Apply(name=name, dtype=dtype) if _is_float(dtype):
                 if name in _OPERATORS or name in _FUNCTIONS:
                     return self._applied(expr)
             case ir.Apply(name="add" | "sub" | "mul", dtype=dtype) if dtype in _WORDS:
@@ -77,18 +84,18 @@ class Vectors:
 
     def _converted(self, value: ir.Expr, dtype: DType) -> Text | None:
         inner = self.of(value)
-        plain = value.dtype in _FLOATS or (value.dtype.is_int and value.dtype.bits <= 32)
-        if inner is None or dtype not in _FLOATS + _WORDS or not plain:
+        plain = _is_float(value.dtype) or (value.dtype.is_int and value.dtype.bits <= 32)
+        if inner is None or not (_is_float(dtype) or dtype in _WORDS) or not plain:
             return None
         if dtype in _WORDS and not value.dtype.is_int:
             return None
-        if BF16 in (value.dtype, dtype) and F32 not in (value.dtype, dtype):
+        if not directly(value.dtype, dtype):
             return None
         return f"{self.exprs.type(dtype, self.width)}({inner[0]})", ATOM
 
     def _applied(self, expr: ir.Apply) -> Text | None:
         spelling = ops.FLOATS[expr.name]
-        wide = expr.dtype == BF16 or (expr.dtype == F16 and not spelling.native)
+        wide = not computes(expr.dtype) or (expr.dtype == F16 and not spelling.native)
         texts, vectors = [], 0
         for arg, need in zip(expr.args, spelling.needs, strict=False):
             found = self._operand(arg)

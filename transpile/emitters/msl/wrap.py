@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 WIDTH = 100
+_ARGUMENTS = re.compile(r"\b(?:Pack|vec|simdgroup_matrix)<[^<>]*>")
 #: where to break, the outermost operators first
 _BREAKS = {
     symbol: rank
@@ -38,7 +41,10 @@ def _break(text: str, room: int, next_room: int) -> int | None:
     brackets, rather at a comma than at an operator, as far right as there is room."""
     best: tuple[int, int, int] | None = None
     depth = 0
+    arguments = [m.span() for m in _ARGUMENTS.finditer(text)]
     for i, c in enumerate(text[: room + 1]):
+        if any(start < i < end for start, end in arguments):
+            continue
         depth += (c in "([{") - (c in ")]}")
         if depth == 0 and text.startswith(" = ", i) and len(text) - i - 3 <= next_room:
             return i + 2

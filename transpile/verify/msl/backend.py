@@ -10,7 +10,7 @@ from typing import Any
 
 from transpile.verify.msl import strict
 from transpile.verify.msl.counters import Counters
-from transpile.verify.msl.executor import Module, Three
+from transpile.verify.msl.executor import ExecutionError, Module, Three
 
 
 class Executor:
@@ -48,6 +48,8 @@ class Library:
 
     def max_threads(self, kernel: str) -> int:
         """What ``[[max_total_threads_per_threadgroup(n)]]`` says of the kernel."""
+        if kernel not in self.module.kernels:
+            raise ExecutionError(f"the library has no kernel `{kernel}`")
         return self.module.kernels[kernel].max_threads
 
     def launch(self, kernel: str, buffers: Sequence[Any], groups: Three, threads: Three) -> None:

@@ -6,12 +6,22 @@ Lines stay where they are, so that messages and line tables of clang speak of th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from transpile.verify.msl import templates
 from transpile.verify.msl.lexer import Token, closing, split, tokens
 from transpile.verify.msl.parameters import Parameter, Problem, check_parameters, read_parameter
+from transpile.verify.msl.templates import (
+    Instance,
+    Template,
+    bound,
+    limit_of,
+    parameter_names,
+    parameters_of,
+)
 
+MOST_THREADS = 1024
 _UNAVAILABLE = (
     "goto", "try", "catch", "throw", "new", "delete", "dynamic_cast", "typeid", "virtual", "double",
     "thread_local", "asm", "__asm__", "std", "malloc", "printf",
@@ -56,6 +66,16 @@ class Translation:
     kernels: dict[str, Kernel]
     constants: list[FunctionConstant]
     problems: list[Problem]
+    copies: list[Copy] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The rewritten text of a kernel template for one of its instances: a function like any other.
+    Its first line is line ``line`` of the source."""
+
+    text: str
+    line: int
 
 
 def translate(source: str, house_style: bool = True) -> Translation:
@@ -66,9 +86,10 @@ def translate(source: str, house_style: bool = True) -> Translation:
     """
     reader = _Reader(source, house_style)
     reader.read()
-    return Translation(
-        reader.rewritten(), reader.instantiated(), reader.constants, sorted(reader.problems)
-    )
+    text = reader.rewritten(0, len(source))
+    kernels = reader.instantiated()
+    copies = list(reader.copies())
+    return Translation(text, kernels, reader.constants, sorted(reader.problems), copies)
 
 
 @dataclass(slots=True)
@@ -79,8 +100,8 @@ class _Reader:
     edits: list[tuple[int, int, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     kernels: dict[str, Kernel] = field(default_factory=dict)
-    templates: dict[str, Kernel] = field(default_factory=dict)
-    instances: list[tuple[str, str, str, int]] = field(default_factory=list)
+    templates: dict[str, Template] = field(default_factory=dict)
+    instances: list[Instance] = field(default_factory=list)
     constants: list[FunctionConstant] = field(default_factory=list)
     bodies: list[tuple[int, int]] = field(default_factory=list)
 
@@ -99,22 +120,47 @@ class _Reader:
             ]
         self._declarations()
         self._variables()
+        self._constructors()
         self._attributes()
+        self.problems += templates.problems(
+            self.templates, self.instances, list(self.kernels), self.house_style
+        )
 
-    def rewritten(self) -> str:
-        parts, last = [], 0
+    def rewritten(self, first: int, stop: int) -> str:
+        """The text between two places, rewritten."""
+        parts, last = [], first
         for start, end, text in sorted(self.edits):
-            parts += [self.source[last:start], text]
-            last = end
-        return "".join([*parts, self.source[last:]])
+            if first <= start < stop:
+                parts += [self.source[last:start], text]
+                last = end
+        return "".join([*parts, self.source[last:stop]])
+
+    def copies(self) -> Iterator[Copy]:
+        """Each template with the arguments of each instance as types and constants."""
+        for number, instance in enumerate(self.instances):
+            template = self.templates.get(instance.template)
+            if template is None or len(instance.arguments) != len(template.names):
+                continue
+            given = [
+                f"using {name} = {value};"
+                if kind in ("typename", "class")
+                else f"constant constexpr {kind} {name} = {value};"
+                for (kind, name), value in zip(template.names, instance.arguments, strict=True)
+            ]
+            text = self.rewritten(template.head, template.end)
+            head = f"namespace kt_instance_{number} {{ {' '.join(given)} "
+            line = self.source.count("\n", 0, template.head) + 1
+            yield Copy(f"{head}{text} }}\n", line)
 
     def instantiated(self) -> dict[str, Kernel]:
         """Kernels by the name under which the host finds them."""
         found = dict(self.kernels)
-        for host, name, call, line in self.instances:
-            template = self.templates.get(name)
+        for each in self.instances:
+            template = self.templates.get(each.template)
             if template is not None:
-                found[host] = Kernel(host, call, template.parameters, line, template.max_threads)
+                most = limit_of(template.limit, bound(template, each), MOST_THREADS)
+                parameters = parameters_of(template, each)
+                found[each.name] = Kernel(each.name, each.call, parameters, each.line, most)
         return found
 
     def _blank(self, start: int, end: int) -> None:
@@ -154,7 +200,11 @@ class _Reader:
         if name is not None:
             close = closing(declared, name + 1)
             call = self.source[declared[name].start : declared[close].end]
-            self.instances.append((host or declared[name].text, declared[name].text, call, line))
+            given = tuple(
+                self.source[part[0].start : part[-1].end]
+                for part in split(declared[name + 2 : close])
+            )
+            self.instances.append(Instance(host, declared[name].text, given, call, line))
         return end
 
     @staticmethod
@@ -197,18 +247,33 @@ class _Reader:
             parameters.append(read_parameter(part, parameters, self.house_style))
         self.problems += check_parameters(name, line, parameters)
         if self._text(end + 1) == "{":
-            self.bodies.append((end + 1, closing(self.tokens, end + 1)))
-            most = self._limit(start, opening)
-            made = Kernel(name, name, tuple(parameters), line, most)
-            (self.templates if self._text(start - 1) == ">" else self.kernels)[name] = made
+            last = closing(self.tokens, end + 1)
+            self.bodies.append((end + 1, last))
+            limit = self._limit(start, opening)
+            if self._text(start - 1) == ">":
+                head = self._template_head(start - 1)
+                self.templates[name] = Template(
+                    name, parameter_names(self.tokens[head + 2 : start - 1]), tuple(parameters),
+                    limit, line, self.tokens[head].start, self.tokens[start - 1].end,
+                    self.tokens[last].end,
+                )  # fmt: skip
+            else:
+                most = limit_of(limit, {}, MOST_THREADS)
+                self.kernels[name] = Kernel(name, name, tuple(parameters), line, most)
         return end
 
-    def _limit(self, start: int, end: int) -> int:
+    def _template_head(self, at: int) -> int:
+        """Where the ``template`` stands whose parameters end here."""
+        while at > 0 and self._text(at) != "template":
+            at -= 1
+        return at
+
+    def _limit(self, start: int, end: int) -> tuple[str, ...]:
         for at in range(start, end):
             if self._text(at) == "max_total_threads_per_threadgroup":
-                number = self._text(at + 2)
-                return int(number) if number.isdigit() else 1024
-        return 1024
+                close = closing(self.tokens, at + 1)
+                return tuple(t.text for t in self.tokens[at + 2 : close])
+        return ()
 
     # -- variables -----------------------------------------------------------------------------
 
@@ -280,6 +345,16 @@ class _Reader:
             whole = " ".join(f"{base.strip()}{dims}".split())
             found.append(f"KT_THREADGROUP({name.start}, {name.text}, {whole})")
         return found
+
+    def _constructors(self) -> None:
+        """``vec<T, 4>(...)`` constructs in Metal and casts in C++."""
+        for at, token in enumerate(self.tokens):
+            if token.text != "vec" or self._text(at + 1) != "<" or self._text(at - 1) == "::":
+                continue
+            end = closing(self.tokens, at + 1)
+            if self._text(end + 1) == "(":
+                self.edits.append((token.start, token.start, "kt::make<"))
+                self.edits.append((self.tokens[end].end, self.tokens[end].end, ">"))
 
     def _array_parameter(self, at: int) -> None:
         """``constant T name[3]`` in a parameter list: C++ wants the pointer that it is."""

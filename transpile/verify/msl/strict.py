@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from transpile.verify.msl import prepass, toolchain
@@ -29,12 +29,30 @@ def check(source: str, house_style: bool = True) -> list[Problem]:
         line = next(i for i, text in enumerate(source.split("\n"), 1) if not text.isascii())
         found.append(Problem(line, "the source is not ASCII"))
     defines = [f"-D{c.macro}={'true' if c.type == 'bool' else 1}" for c in translation.constants]
-    unit = _parse(translation.text, defines)
+    text, line_of = _with_copies(translation)
+    unit = _parse(text, defines)
     complaints = list(_complaints(unit))
-    found += complaints
+    found += [Problem(line_of(p.line), p.message) for p in complaints]
     if not complaints:
-        found += _Walk(translation.text, house_style).problems(unit.cursor)
+        walked = _Walk(text, house_style).problems(unit.cursor)
+        found += [Problem(line_of(p.line), p.message) for p in walked]
     return sorted(set(found))
+
+
+def _with_copies(translation: prepass.Translation) -> tuple[str, Callable[[int], int]]:
+    """The text with the instances of templates as functions after it, of which all types are known,
+    and what lines of it are lines of the source."""
+    text = translation.text if translation.text.endswith("\n") else f"{translation.text}\n"
+    starts: list[tuple[int, int]] = [(1, 1)]
+    for copy in translation.copies:
+        starts.append((text.count("\n") + 1, copy.line))
+        text += copy.text
+
+    def line_of(line: int) -> int:
+        at, source = next(s for s in reversed(starts) if s[0] <= max(1, line))
+        return line - at + source
+
+    return text, line_of
 
 
 @functools.cache
