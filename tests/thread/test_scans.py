@@ -81,6 +81,28 @@ def test_rows(source: str, rows: int, length: int, threads: int, reverse: bool) 
     lowered(text, (x * 100).long() if source == "wide" else x, config, limits)
 
 
+LARGEST = """
+def kernel(x: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(x)
+    for tile in hl.tile(x.size(0)):
+        out[tile, :] = hl.associative_scan(larger, x[tile, :], dim=1, reverse={reverse})
+    return out
+
+
+def larger(a, b):
+    return torch.maximum(a, b)
+"""
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("length", "threads"), [(1000, 256), (100, 32), (1, 32), (33, 256)])
+def test_what_is_beyond_the_end_does_not_count(length: int, threads: int, reverse: bool) -> None:
+    config = {"block_sizes": [1], "num_threads": threads}
+    limits = Limits("test", row=1024, registers=4096)
+    x = -torch.rand(3, length) - 1.0
+    lowered(LARGEST.format(reverse=reverse), x, config, limits)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("block", [1, 4, 16])
 def test_columns(block: int, reverse: bool) -> None:

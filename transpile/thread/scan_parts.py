@@ -106,14 +106,18 @@ def later(spec: Scan, distance: Expr | None = None) -> Expr:
     return Apply("ge", (spec.lane, distance), BOOL)
 
 
-def each(spec: Scan, env: Env, count_from: int = 0) -> tuple[Var, int, Env]:
-    """A loop over the thread's vector from its ``count_from``-th element."""
+def each(spec: Scan, env: Env, skipped: int = 0) -> tuple[Var, int, Env]:
+    """A loop over the thread's vector, or in the scan's order over all but the first elements."""
     var = Var("j", I32)
     if not spec.inner:
         return var, 1, env
     (digit,) = spec.inner
-    index = add(var, integer(count_from)) if count_from else var
-    return var, digit.count - count_from, {**env, digit.loop: spec.turned(index, digit.count)}
+    index: Expr = var
+    if skipped and spec.op.reverse:
+        index = Apply("sub", (integer(digit.count - 1 - skipped), var), I32)
+    elif skipped:
+        index = add(var, integer(skipped))
+    return var, digit.count - skipped, {**env, digit.loop: index}
 
 
 def looped(spec: Scan, var: Var, count: int, body: Body) -> Body:

@@ -126,17 +126,41 @@ def _combine(ev: Lowering, func: Any, values: Sequence[ir.Value]) -> ir.Block:
     params = tuple(ev.b.new(v.dtype) for v in (*values, *values))
     half = len(values)
     with ev.b.region() as ops:
-        lhs, rhs = params[:half], params[half:]
-        if half == 1:
-            result = ev.call(func, [lhs[0], rhs[0]], {}, ev.node)
-        elif ev.takes(func, 2 * half):
-            result = ev.call(func, [*lhs, *rhs], {}, ev.node)
-        else:
-            result = ev.call(func, [tuple(lhs), tuple(rhs)], {}, ev.node)
-        parts = list(result) if isinstance(result, (list, tuple)) else [result]
-        yields = tuple(
-            ev.b.cast(ev.b.scalar(p), v.dtype) for p, v in zip(parts, values, strict=True)
-        )
+        yields = _combined(ev, func, params[:half], params[half:])
+    return ir.Block(params, ops, yields)
+
+
+def _combined(
+    ev: Lowering, func: Any, lhs: Sequence[ir.Value], rhs: Sequence[ir.Value]
+) -> tuple[ir.Value, ...]:
+    """What the user's combine gives for two tuples of scalars."""
+    if len(lhs) == 1:
+        result = ev.call(func, [lhs[0], rhs[0]], {}, ev.node)
+    elif ev.takes(func, 2 * len(lhs)):
+        result = ev.call(func, [*lhs, *rhs], {}, ev.node)
+    else:
+        result = ev.call(func, [tuple(lhs), tuple(rhs)], {}, ev.node)
+    parts = list(result) if isinstance(result, (list, tuple)) else [result]
+    return tuple(ev.b.cast(ev.b.scalar(p), v.dtype) for p, v in zip(parts, lhs, strict=True))
+
+
+def _combine_present(ev: Lowering, func: Any, values: Sequence[ir.Value]) -> ir.Block:
+    """The same for tuples that begin with whether their element exists: one that does not leaves
+    the other as it is."""
+    if not isinstance(func, (Function, Known)):
+        ev.fail("KT0414", f"{describe(func)} as a combine function", remedy="pass a function")
+    params = tuple(ev.b.new(v.dtype) for v in (*values, *values))
+    (here, *lhs), (there, *rhs) = params[: len(values)], params[len(values) :]
+    b = ev.b
+    with b.region() as ops:
+        both = b.elementwise("ne", b.elementwise("and", here, there), 0)
+        first = b.elementwise("ne", here, 0)
+        combined = _combined(ev, func, lhs, rhs)
+        chosen = [
+            b.elementwise("where", both, new, b.elementwise("where", first, old, other))
+            for new, old, other in zip(combined, lhs, rhs, strict=True)
+        ]
+        yields = (b.elementwise("or", here, there), *chosen)
     return ir.Block(params, ops, yields)
 
 
@@ -180,10 +204,17 @@ def _associative_scan(
 ) -> Any:
     values = _tiles(ev, input_tensor)
     axis = ev.b.axis(values[0], dim)
-    combine = _combine(ev, combine_fn, values)
+    whole = ev.b.full(values[0].shape, 1, I32) if reverse else values[0]
+    present = ev.b.mask_to(whole, axis, 0) if reverse else whole
+    if present is whole:
+        combine = _combine(ev, combine_fn, values)
+    else:  # it begins with lanes beyond the end, for which the function has no neutral value
+        values = (present, *values)
+        combine = _combine_present(ev, combine_fn, values)
     results = tuple(ev.b.new(v.dtype, v.shape) for v in values)
     ev.b.emit(ir.Scan(results=results, values=values, dim=axis, combine=combine, reverse=reverse))
-    return results if isinstance(input_tensor, (list, tuple)) else results[0]
+    found = results if present is whole else results[1:]
+    return found if isinstance(input_tensor, (list, tuple)) else found[0]
 
 
 @device("cumsum")
