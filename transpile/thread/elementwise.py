@@ -115,14 +115,33 @@ def permute(low: Lowering, op: ir.Permute, layout: Layout) -> Tile:
 
 def elementwise(low: Lowering, op: ir.Elementwise, layout: Layout) -> Tile:
     """An operation of the op table."""
-    args = [low.tile(a, low.sub(layout, a.shape, op.result.shape)) for a in op.args]
+    layouts = [low.sub(layout, a.shape, op.result.shape) for a in op.args]
+    args = [low.tile(a, where) for a, where in zip(op.args, layouts, strict=True)]
     dtype = op.result.dtype
+    if op.name in ("floordiv", "mod") and dtype.is_int:
+        args[1] = _divisor(low, op.args[1], args[1], layouts[1])
 
     def compute(env: Env) -> Expr:
         return Apply(op.name, tuple(a.read(env) for a in args), dtype)
 
     name, hint = op.result.name, low.hints[op.result]
     return low.define(layout, dtype, compute, args, name=name, hint=hint)
+
+
+def _divisor(low: Lowering, value: ir.Value, tile: Tile, layout: Layout) -> Tile:
+    """A divisor, 1 where it is 0: elements that do not exist are computed with too."""
+    source = low.deferred.get(value, (None,))[0]
+    if isinstance(source, ir.Load) and low.uses.get(value) == 1:
+        return load(low, source, layout, other=1, name=value.name)
+    if not tile.sources or not value.shape:
+        return tile
+
+    def read(env: Env) -> Expr:
+        number = tile.read(env)
+        zero = Apply("eq", (number, Const(0, tile.dtype)), BOOL)
+        return Apply("where", (zero, Const(1, tile.dtype), number), tile.dtype)
+
+    return Tile(layout, tile.dtype, read, tile.sources)
 
 
 def cast(low: Lowering, op: ir.Cast, layout: Layout) -> Tile:

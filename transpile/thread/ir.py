@@ -149,7 +149,8 @@ class Apply(Expr):
     """Operation ``name`` of ir.ops.ELEMENTWISE on scalars; operands have the dtypes it asks for.
 
     Also ``land``, ``lor``, ``lnot``: and, or, not of conditions, the second operand evaluated only
-    where the first leaves the answer open (a guard before a load).
+    where the first leaves the answer open (a guard before a load); and ``nan_gt``, ``nan_lt``:
+    comparisons of floats for which NaN is beyond all numbers.
     """
 
     name: str

@@ -349,6 +349,9 @@ class Machine:
         if expr.name in ("land", "lor"):
             return self._short(expr)
         args = [self.eval(a) for a in expr.args]
+        if expr.name in ("nan_gt", "nan_lt"):
+            a, b = (arg.float() for arg in args)
+            return (a > b if expr.name == "nan_gt" else a < b) | (a.isnan() & ~b.isnan())
         if expr.name == "where":
             return torch.where(args[0], bits(args[1]), bits(args[2])).view(args[1].dtype)
         result = numerics.elementwise(_LOGIC.get(expr.name, expr.name), args)

@@ -105,8 +105,8 @@ class _Address:
     def vector(self) -> _Vector | None:
         """How whole vectors are accessed, None where elements are accessed one by one."""
         digits = tuple(d for d in self.layout.registers if d.vector)
-        if not digits or self.op.mask is not None:
-            return None
+        if not digits or self.op.mask is not None or self.op.tensor.dtype.is_bool:
+            return None  # a vector of conditions need not be laid out as they are in memory
         dims = [d for d, axis in enumerate(self.layout.axes) if set(digits) & set(axis)]
         if len(dims) != 1:
             return None

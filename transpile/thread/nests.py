@@ -43,6 +43,7 @@ Env = Mapping[Digit, Expr]
 """The lane loops' variables."""
 
 _LOOP_NAMES = "ijklpqrs"
+_VECTOR_BITS = 128
 _LONG = 14  # nodes of an expression that is not written into another one
 
 
@@ -73,10 +74,10 @@ class Held:
     def entry(self, env: Env) -> Var | Element:
         """The variable, or the entry of the array, that is this element."""
         assert self.var is not None
-        index = tuple(env[d.loop] for d in self.dims if not d.vector)
+        index = tuple(env[d.loop] for d in self.dims if not self._counts(d))
         component: Expr | None = None
         for digit in self.dims:
-            if digit.vector:
+            if self._counts(digit):
                 part = env[digit.loop]
                 component = part if component is None else add(mul(component, digit.count), part)
         if component is None and not index:
@@ -86,7 +87,15 @@ class Held:
     def whole(self, env: Env) -> Expr:
         """The vector that a nest's body holds of it."""
         assert self.var is not None
-        return Element(self.var, tuple(env[d.loop] for d in self.dims if not d.vector))
+        return Element(self.var, tuple(env[d.loop] for d in self.dims if not self._counts(d)))
+
+    def _counts(self, digit: Digit) -> bool:
+        """Whether a digit counts the components of vectors: those of 64-bit numbers that memory
+        holds in fewer bits would be wider than any memory access, and are arrays."""
+        if not digit.vector or self.fragment is not None:
+            return digit.vector
+        width = prod(d.count for d in self.layout.registers if d.vector)
+        return self.dtype.bits <= 32 or width * self.dtype.bits <= _VECTOR_BITS
 
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip("_"):
@@ -100,8 +109,8 @@ class Held:
     def keep(self, dims: Digits) -> Let:
         """Declare a variable of its own for it, an array over ``dims``."""
         ordered = tuple(sorted(dims, key=loop_order))
-        shape = tuple(d.count for d in ordered if not d.vector)
-        components = prod(d.count for d in ordered if d.vector)
+        shape = tuple(d.count for d in ordered if not self._counts(d))
+        components = prod(d.count for d in ordered if self._counts(d))
         self.var = Var(
             self.name or self.hint, self.dtype, shape, components, self.fragment,
             of_source=self.name is not None,

@@ -216,7 +216,7 @@ class _Planner:
                 continue
             use = self.axes[keys[dims[-1]]]
             width = 1
-            if isinstance(entry, ir.AtTile | ir.AtSlice):
+            if isinstance(entry, ir.AtTile | ir.AtSlice) and not op.tensor.dtype.is_bool:
                 width = self.limits.vector_bytes * 8 // max(8, op.tensor.dtype.bits)
                 width = min(width, self.limits.vector_elements)
             use.vector = max(1, min(width, use.vector if use.vector > 1 else width))

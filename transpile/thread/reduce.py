@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from transpile.ir import ir
@@ -81,17 +82,20 @@ def reduce(low: Lowering, op: ir.Reduce) -> None:
     if entry.index:
         _arg_reduce(low, op, value)
         return
-    dtype = _accumulator(op.name, value.dtype, op.result.dtype)
+    name = op.name
+    if value.dtype.is_bool:
+        name = {"max": "any", "min": "all"}.get(name, name)
+    dtype = _accumulator(name, value.dtype, op.result.dtype)
     value = _converted(low, value, dtype)
-    binary = _COMBINE[op.name]
+    binary = _COMBINE[name]
 
     def combine(_: Body, a: Exprs, b: Exprs) -> list[Expr]:
         return [Apply(binary, (a[0], b[0]), dtype)]
 
-    start = Const(identity(op.name, dtype), dtype)
+    start = Const(identity(name, dtype), dtype)
     same = dtype == op.result.dtype
     spec = _Reduction(
-        [value], op.dim, combine, (start,), (op.result.name if same else None,), op.name, op.name
+        [value], op.dim, combine, (start,), (op.result.name if same else None,), op.name, name
     )
     (total,) = _run(low, spec)
     low.bind(op.result, _shaped(low, op.keepdim, op.dim, op.result, total))
@@ -169,18 +173,13 @@ def _never(_: Body, a: Exprs, b: Exprs) -> list[Expr]:
 def better(a: Exprs, b: Exprs, *, largest: bool, later: bool) -> Expr:
     """Whether ``(value, index)`` b is to be taken over a; ``later``: its index is the higher."""
     (x, i), (y, j) = a, b
-    wins: Expr = Apply("gt" if largest else "lt", (y, x), BOOL)
-    ties: Expr = Apply("eq", (y, x), BOOL)
-    if x.dtype.is_float:
-        nan_x, nan_y = Apply("isnan", (x,), BOOL), Apply("isnan", (y,), BOOL)
-        only = Apply("land", (nan_y, Apply("lnot", (nan_x,), BOOL)), BOOL)
-        wins = Apply("lor", (wins, only), BOOL)
-        if later:
-            return wins
-        ties = Apply("lor", (ties, Apply("land", (nan_x, nan_y), BOOL)), BOOL)
+    name = "gt" if largest else "lt"
+    name = f"nan_{name}" if x.dtype.is_float else name
+    wins = Apply(name, (y, x), BOOL)
     if later:
         return wins
-    earlier = Apply("land", (ties, Apply("lt", (j, i), BOOL)), BOOL)
+    equal = Apply("lnot", (Apply(name, (x, y), BOOL),), BOOL)
+    earlier = Apply("land", (equal, Apply("lt", (j, i), BOOL)), BOOL)
     return Apply("lor", (wins, earlier), BOOL)
 
 
@@ -367,17 +366,32 @@ def _in_lanes(
             for e, h, t in zip(entries, helds, totals, strict=True)
             if h.same_as is None
         ]
-        for lane in lanes:
-            others: list[Expr] = []
-            for entry in entries:
-                other = Var(f"other_{_name(entry)}", entry.dtype)
-                body.append(Let(other, Shuffle("xor", entry, integer(lane))))
-                others.append(other)
-            body += _step(spec, entries, others)
-        return body
+        return body + _exchanges(lanes, lambda distance: _with_lane(spec, entries, distance))
 
     low.effect(layout, emit, totals, defines=tuple(helds), pinned=True, repeats=True)
     return _as_tiles(layout, helds)
+
+
+def _with_lane(spec: _Reduction, entries: Sequence[Var | Element], distance: Expr) -> Body:
+    """The entries combined with those of the lane that is so far."""
+    body: Body = []
+    others: list[Expr] = []
+    for entry in entries:
+        other = Var(f"other_{_name(entry)}", entry.dtype)
+        body.append(Let(other, Shuffle("xor", entry, distance)))
+        others.append(other)
+    return body + _step(spec, entries, others)
+
+
+def _exchanges(lanes: tuple[int, ...], step: Callable[[Expr], Body]) -> Body:
+    """A step for each bit of the lane's number, in a loop where the bits are evenly spaced."""
+    bits = [lane.bit_length() - 1 for lane in lanes]
+    spaces = {b - a for a, b in pairwise(bits)}
+    if len(spaces) != 1:
+        return [stmt for lane in lanes for stmt in step(integer(lane))]
+    var = Var("bit", I32)
+    place = add(mul(var, spaces.pop()), integer(bits[0]))
+    return [LaneLoop(var, len(bits), step(Apply("shl", (integer(1), place), I32)))]
 
 
 def _in_group(
@@ -393,7 +407,10 @@ def _in_group(
     simd = low.plan.simd
     axes = [digits for digits in layout.axes if digits]
     shape = (*(prod(d.count for d in digits) for digits in axes), count)
-    buffers = [low.buffer(f"{spec.hint}_shared", t.dtype, shape) for t in totals]
+    buffers = [
+        low.buffer(f"{h.hint}_shared", t.dtype, shape)
+        for h, t in zip(_held(spec, layout), totals, strict=True)
+    ]
     keys = frozenset(key_of(b) for b in buffers)
     lanes = [(d.stride, min(d.count, simd // d.stride)) for d in threads if d.stride < simd]
     replicas = Layout((*layout.axes, tuple(threads))).replicas(low.plan.threads)
@@ -415,9 +432,12 @@ def _in_group(
     def publish(env: Env) -> Body:
         guard = low.first(sorted([*lanes, *replicas]))
         index = cell(env, number())
-        return [
-            SharedStore(b, index, t.read(env), guard) for b, t in zip(buffers, totals, strict=True)
+        if len(buffers) == 1:
+            return [SharedStore(buffers[0], index, totals[0].read(env), guard)]
+        stores: Body = [
+            SharedStore(b, index, t.read(env)) for b, t in zip(buffers, totals, strict=True)
         ]
+        return stores if guard is None else [If(guard, stores)]
 
     low.effect(layout, publish, totals, writes=keys, pinned=True)
     if spec.name is not None and not lanes_of(layout.threads, simd) and count <= simd:

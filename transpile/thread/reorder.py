@@ -129,6 +129,4 @@ def _before(other: Expr, number: Expr, value: Expr, place: Expr, *, descending: 
 def _less(a: Expr, b: Expr) -> Expr:
     if not a.dtype.is_float:
         return less(a, b)
-    nan_a, nan_b = Apply("isnan", (a,), BOOL), Apply("isnan", (b,), BOOL)
-    only = Apply("land", (nan_b, Apply("lnot", (nan_a,), BOOL)), BOOL)
-    return Apply("lor", (less(a, b), only), BOOL)
+    return Apply("nan_gt", (b, a), BOOL)

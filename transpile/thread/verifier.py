@@ -132,6 +132,10 @@ class _Verifier:
             good = len(args) == _LOGIC[expr.name] and {a.dtype for a in (*args, expr)} == {BOOL}
             self.check(good, f"{expr.name} of other things than conditions")
             return
+        if expr.name in ("nan_gt", "nan_lt"):
+            good = len(args) == 2 and all(a.dtype.is_float for a in args)
+            self.check(good, f"{expr.name} of other things than two floats")
+            return
         entry = ELEMENTWISE.get(expr.name)
         if not self.check(entry is not None, f"no operation {expr.name}") or entry is None:
             return

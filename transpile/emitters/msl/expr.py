@@ -336,7 +336,9 @@ class Expressions:
                 self.pointer(expr.tensor, expr.offset)[0],
                 self.count(expr.count, expr.width),
             ]
-            arguments += [value] if expr.other != 0 else []
+            if expr.other != 0:
+                plain = dtype in (I8, U8, I16, U16)  # literals have no such type
+                arguments.append(f"{NAMES[dtype]}({value})" if plain else value)
             text, prec = f"{function}({', '.join(arguments)})", ATOM
             other = self._all(dtype, expr.vector, value)
         else:

@@ -358,6 +358,20 @@ inline float kt_uniform(uint bits) {
   return float(word < 0 ? -word - 1 : word) * 4.6566127342e-10f;
 }"""
 
+_NAN_GREATER = """\
+// a > b, NaN above all numbers.
+template <typename T>
+inline bool nan_greater(T a, T b) {
+  return a > b || (isnan(a) && !isnan(b));
+}"""
+
+_NAN_LESS = """\
+// a < b, NaN below all numbers.
+template <typename T>
+inline bool nan_less(T a, T b) {
+  return a < b || (isnan(a) && !isnan(b));
+}"""
+
 _SIMD_NAN_MAX = """\
 // The largest of the SIMD group's values; NaN if one is.
 template <typename T>
@@ -391,6 +405,8 @@ def _shuffles() -> dict[str, str]:
 TEXTS: dict[str, str] = {
     "nan_max": _NAN_MAX,
     "nan_min": _NAN_MIN,
+    "nan_greater": _NAN_GREATER,
+    "nan_less": _NAN_LESS,
     "simd_nan_max": _SIMD_NAN_MAX,
     "simd_nan_min": _SIMD_NAN_MIN,
     "floor_div": _FLOOR_DIV,
@@ -459,6 +475,7 @@ def butterfly(name: str, xors: tuple[int, ...], *, wide: bool = False) -> tuple[
     t = "bool" if name in ("any", "all") else "T"
     shuffle = ("" if wide else "simd_") + "shuffle_xor"
     lanes = "{0}" if t == "T" else "ushort({0})"
+    kind = f"{name}_long" if wide else name
 
     def step(bit: str) -> str:
         other = f"{shuffle}({lanes.format('x')}, {bit})"
@@ -466,12 +483,12 @@ def butterfly(name: str, xors: tuple[int, ...], *, wide: bool = False) -> tuple[
 
     where = _GROUPS.get(xors)
     if where:
-        function = call = f"simd_{where}_{name}"
+        function = call = f"simd_{where}_{kind}"
         parameters = ["typename T"]
         over = f"the lanes that hold a {where} of an 8x8 matrix"
         steps = [step(str(bit)) for bit in xors]
     else:
-        function = f"simd_xor_{name}"
+        function = f"simd_xor_{kind}"
         call = f"{function}<{sum(xors)}>"
         parameters = ["ushort BITS", "typename T"]
         over = "the lanes whose numbers differ in BITS only"
@@ -486,7 +503,7 @@ def butterfly(name: str, xors: tuple[int, ...], *, wide: bool = False) -> tuple[
     head = f"template <{', '.join(parameters)}>\n" if parameters else ""
     body = "\n".join(f"  {line}" for line in [*steps, "return x;"])
     text = f"// {_WORDS[name]} over {over}.\n{head}inline {t} {function}({t} x) {{\n{body}\n}}"
-    return call, f"{function}{' wide' if wide else ''}", text
+    return call, function, text
 
 
 def in_order(wanted: Iterable[str]) -> list[str]:

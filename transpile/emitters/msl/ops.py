@@ -94,6 +94,8 @@ FLOATS: dict[str, Spelling] = {
     "trunc": _call("trunc"),
     "isnan": _call("isnan"),
     "isinf": _call("isinf"),
+    "nan_gt": _own("nan_greater", 2, native=True),
+    "nan_lt": _own("nan_less", 2, native=True),
     "eq": _infix("==", EQUAL),
     "ne": _infix("!=", EQUAL),
     "lt": _infix("<", LESS),
@@ -157,7 +159,10 @@ BOOLS: dict[str, Spelling] = {
 #: non-negative integers need no care for signs
 PLAIN_DIVISION = {"floordiv": _infix("/", MUL), "mod": _infix("%", MUL)}
 
-ELEMENTWISE = frozenset(FLOATS) | frozenset(INTEGERS) | (frozenset(BOOLS) - {"land", "lor", "lnot"})
+#: what only thread IR has
+_THREAD_ONLY = frozenset({"land", "lor", "lnot", "nan_gt", "nan_lt"})
+
+ELEMENTWISE = (frozenset(FLOATS) | frozenset(INTEGERS) | frozenset(BOOLS)) - _THREAD_ONLY
 
 #: over a whole SIMD group; "" where there is no function of that name for floats and integers
 SIMD_REDUCTIONS: dict[str, str] = {
