@@ -24,6 +24,18 @@ inline T nan_min(T a, T b) {
   return a < b || isnan(a) ? a : b;
 }
 
+// a > b, NaN above all numbers.
+template <typename T>
+inline bool nan_greater(T a, T b) {
+  return a > b || (isnan(a) && !isnan(b));
+}
+
+// a < b, NaN below all numbers.
+template <typename T>
+inline bool nan_less(T a, T b) {
+  return a < b || (isnan(a) && !isnan(b));
+}
+
 // The largest of the SIMD group's values; NaN if one is.
 template <typename T>
 inline T simd_nan_max(T x) {
@@ -145,7 +157,7 @@ struct RowArgmaxParams {
   constexpr short THREADS = 256;
   threadgroup half max_shared[THREADS / 32];
   threadgroup half max_shared_1[THREADS / 32];
-  threadgroup int max_shared_2[THREADS / 32];
+  threadgroup int max_index_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -156,7 +168,7 @@ struct RowArgmaxParams {
   int max_index = tid * 4;
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, row[i]);
-    if (row[i] > max_2 || (isnan(row[i]) && !isnan(max_2))) {
+    if (nan_greater(row[i], max_2)) {
       max_2 = row[i];
       max_index = tid * 4 + i;
     }
@@ -170,63 +182,29 @@ struct RowArgmaxParams {
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  half other_max = simd_shuffle_xor(max_2, 1);
-  int other_max_index = simd_shuffle_xor(max_index, 1);
-  if (other_max > max_2 || (isnan(other_max) && !isnan(max_2))
-      || ((other_max == max_2 || (isnan(max_2) && isnan(other_max)))
-      && other_max_index < max_index)) {
-    max_2 = other_max;
-    max_index = other_max_index;
-  }
-  half other_max_2 = simd_shuffle_xor(max_2, 2);
-  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
-  if (other_max_2 > max_2 || (isnan(other_max_2) && !isnan(max_2))
-      || ((other_max_2 == max_2 || (isnan(max_2) && isnan(other_max_2)))
-      && other_max_index_2 < max_index)) {
-    max_2 = other_max_2;
-    max_index = other_max_index_2;
-  }
-  half other_max_3 = simd_shuffle_xor(max_2, 4);
-  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
-  if (other_max_3 > max_2 || (isnan(other_max_3) && !isnan(max_2))
-      || ((other_max_3 == max_2 || (isnan(max_2) && isnan(other_max_3)))
-      && other_max_index_3 < max_index)) {
-    max_2 = other_max_3;
-    max_index = other_max_index_3;
-  }
-  half other_max_4 = simd_shuffle_xor(max_2, 8);
-  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
-  if (other_max_4 > max_2 || (isnan(other_max_4) && !isnan(max_2))
-      || ((other_max_4 == max_2 || (isnan(max_2) && isnan(other_max_4)))
-      && other_max_index_4 < max_index)) {
-    max_2 = other_max_4;
-    max_index = other_max_index_4;
-  }
-  half other_max_5 = simd_shuffle_xor(max_2, 16);
-  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
-  if (other_max_5 > max_2 || (isnan(other_max_5) && !isnan(max_2))
-      || ((other_max_5 == max_2 || (isnan(max_2) && isnan(other_max_5)))
-      && other_max_index_5 < max_index)) {
-    max_2 = other_max_5;
-    max_index = other_max_index_5;
+  UNROLL for (short bit = 0; bit < 5; ++bit) {
+    half other_max = simd_shuffle_xor(max_2, 1 << bit);
+    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
+    if (nan_greater(other_max, max_2)
+        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
+    }
   }
   if (lane == 0) {
     max_shared_1[sg] = max_2;
-  }
-  if (lane == 0) {
-    max_shared_2[sg] = max_index;
+    max_index_shared[sg] = max_index;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
-  max_index = max_shared_2[0];
+  max_index = max_index_shared[0];
   UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    half other_max_6 = max_shared_1[s + 1];
-    int other_max_index_6 = max_shared_2[s + 1];
-    if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
-        || ((other_max_6 == max_2 || (isnan(max_2) && isnan(other_max_6)))
-        && other_max_index_6 < max_index)) {
-      max_2 = other_max_6;
-      max_index = other_max_index_6;
+    half other_max = max_shared_1[s + 1];
+    int other_max_index = max_index_shared[s + 1];
+    if (nan_greater(other_max, max_2)
+        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
     }
   }
   if (tid == 0) {
@@ -246,7 +224,7 @@ struct RowArgmaxParams {
   constexpr short THREADS = 256;
   threadgroup half max_shared[THREADS / 32];
   threadgroup half max_shared_1[THREADS / 32];
-  threadgroup int max_shared_2[THREADS / 32];
+  threadgroup int max_index_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -259,7 +237,7 @@ struct RowArgmaxParams {
         params.n - (n + i * THREADS * 4), half(-INFINITY));
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[j]);
-      if (row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))) {
+      if (nan_greater(row[j], max_2)) {
         max_2 = row[j];
         max_index = tid * 4 + i * THREADS * 4 + j;
       }
@@ -274,63 +252,29 @@ struct RowArgmaxParams {
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  half other_max = simd_shuffle_xor(max_2, 1);
-  int other_max_index = simd_shuffle_xor(max_index, 1);
-  if (other_max > max_2 || (isnan(other_max) && !isnan(max_2))
-      || ((other_max == max_2 || (isnan(max_2) && isnan(other_max)))
-      && other_max_index < max_index)) {
-    max_2 = other_max;
-    max_index = other_max_index;
-  }
-  half other_max_2 = simd_shuffle_xor(max_2, 2);
-  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
-  if (other_max_2 > max_2 || (isnan(other_max_2) && !isnan(max_2))
-      || ((other_max_2 == max_2 || (isnan(max_2) && isnan(other_max_2)))
-      && other_max_index_2 < max_index)) {
-    max_2 = other_max_2;
-    max_index = other_max_index_2;
-  }
-  half other_max_3 = simd_shuffle_xor(max_2, 4);
-  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
-  if (other_max_3 > max_2 || (isnan(other_max_3) && !isnan(max_2))
-      || ((other_max_3 == max_2 || (isnan(max_2) && isnan(other_max_3)))
-      && other_max_index_3 < max_index)) {
-    max_2 = other_max_3;
-    max_index = other_max_index_3;
-  }
-  half other_max_4 = simd_shuffle_xor(max_2, 8);
-  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
-  if (other_max_4 > max_2 || (isnan(other_max_4) && !isnan(max_2))
-      || ((other_max_4 == max_2 || (isnan(max_2) && isnan(other_max_4)))
-      && other_max_index_4 < max_index)) {
-    max_2 = other_max_4;
-    max_index = other_max_index_4;
-  }
-  half other_max_5 = simd_shuffle_xor(max_2, 16);
-  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
-  if (other_max_5 > max_2 || (isnan(other_max_5) && !isnan(max_2))
-      || ((other_max_5 == max_2 || (isnan(max_2) && isnan(other_max_5)))
-      && other_max_index_5 < max_index)) {
-    max_2 = other_max_5;
-    max_index = other_max_index_5;
+  UNROLL for (short bit = 0; bit < 5; ++bit) {
+    half other_max = simd_shuffle_xor(max_2, 1 << bit);
+    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
+    if (nan_greater(other_max, max_2)
+        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
+    }
   }
   if (lane == 0) {
     max_shared_1[sg] = max_2;
-  }
-  if (lane == 0) {
-    max_shared_2[sg] = max_index;
+    max_index_shared[sg] = max_index;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
-  max_index = max_shared_2[0];
+  max_index = max_index_shared[0];
   UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    half other_max_6 = max_shared_1[s + 1];
-    int other_max_index_6 = max_shared_2[s + 1];
-    if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
-        || ((other_max_6 == max_2 || (isnan(max_2) && isnan(other_max_6)))
-        && other_max_index_6 < max_index)) {
-      max_2 = other_max_6;
-      max_index = other_max_index_6;
+    half other_max = max_shared_1[s + 1];
+    int other_max_index = max_index_shared[s + 1];
+    if (nan_greater(other_max, max_2)
+        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
     }
   }
   if (tid == 0) {
@@ -436,7 +380,7 @@ decltype(row_argmax_long<float>) row_argmax_long<float>;
   constexpr short THREADS = 256;
   threadgroup float max_shared[THREADS / 32];
   threadgroup float max_shared_1[THREADS / 32];
-  threadgroup int max_shared_2[THREADS / 32];
+  threadgroup int max_index_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -447,7 +391,7 @@ decltype(row_argmax_long<float>) row_argmax_long<float>;
   int max_index = tid * 4;
   UNROLL for (short i = 0; i < 4; ++i) {
     max_ = nan_max(max_, row[i]);
-    if (row[i] > max_2 || (isnan(row[i]) && !isnan(max_2))) {
+    if (nan_greater(row[i], max_2)) {
       max_2 = row[i];
       max_index = tid * 4 + i;
     }
@@ -461,63 +405,29 @@ decltype(row_argmax_long<float>) row_argmax_long<float>;
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  float other_max = simd_shuffle_xor(max_2, 1);
-  int other_max_index = simd_shuffle_xor(max_index, 1);
-  if (other_max > max_2 || (isnan(other_max) && !isnan(max_2))
-      || ((other_max == max_2 || (isnan(max_2) && isnan(other_max)))
-      && other_max_index < max_index)) {
-    max_2 = other_max;
-    max_index = other_max_index;
-  }
-  float other_max_2 = simd_shuffle_xor(max_2, 2);
-  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
-  if (other_max_2 > max_2 || (isnan(other_max_2) && !isnan(max_2))
-      || ((other_max_2 == max_2 || (isnan(max_2) && isnan(other_max_2)))
-      && other_max_index_2 < max_index)) {
-    max_2 = other_max_2;
-    max_index = other_max_index_2;
-  }
-  float other_max_3 = simd_shuffle_xor(max_2, 4);
-  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
-  if (other_max_3 > max_2 || (isnan(other_max_3) && !isnan(max_2))
-      || ((other_max_3 == max_2 || (isnan(max_2) && isnan(other_max_3)))
-      && other_max_index_3 < max_index)) {
-    max_2 = other_max_3;
-    max_index = other_max_index_3;
-  }
-  float other_max_4 = simd_shuffle_xor(max_2, 8);
-  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
-  if (other_max_4 > max_2 || (isnan(other_max_4) && !isnan(max_2))
-      || ((other_max_4 == max_2 || (isnan(max_2) && isnan(other_max_4)))
-      && other_max_index_4 < max_index)) {
-    max_2 = other_max_4;
-    max_index = other_max_index_4;
-  }
-  float other_max_5 = simd_shuffle_xor(max_2, 16);
-  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
-  if (other_max_5 > max_2 || (isnan(other_max_5) && !isnan(max_2))
-      || ((other_max_5 == max_2 || (isnan(max_2) && isnan(other_max_5)))
-      && other_max_index_5 < max_index)) {
-    max_2 = other_max_5;
-    max_index = other_max_index_5;
+  UNROLL for (short bit = 0; bit < 5; ++bit) {
+    float other_max = simd_shuffle_xor(max_2, 1 << bit);
+    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
+    if (nan_greater(other_max, max_2)
+        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
+    }
   }
   if (lane == 0) {
     max_shared_1[sg] = max_2;
-  }
-  if (lane == 0) {
-    max_shared_2[sg] = max_index;
+    max_index_shared[sg] = max_index;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
-  max_index = max_shared_2[0];
+  max_index = max_index_shared[0];
   UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    float other_max_6 = max_shared_1[s + 1];
-    int other_max_index_6 = max_shared_2[s + 1];
-    if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
-        || ((other_max_6 == max_2 || (isnan(max_2) && isnan(other_max_6)))
-        && other_max_index_6 < max_index)) {
-      max_2 = other_max_6;
-      max_index = other_max_index_6;
+    float other_max = max_shared_1[s + 1];
+    int other_max_index = max_index_shared[s + 1];
+    if (nan_greater(other_max, max_2)
+        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
     }
   }
   if (tid == 0) {
@@ -537,7 +447,7 @@ decltype(row_argmax_long<float>) row_argmax_long<float>;
   constexpr short THREADS = 256;
   threadgroup float max_shared[THREADS / 32];
   threadgroup float max_shared_1[THREADS / 32];
-  threadgroup int max_shared_2[THREADS / 32];
+  threadgroup int max_index_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -550,7 +460,7 @@ decltype(row_argmax_long<float>) row_argmax_long<float>;
         params.n - (n + i * THREADS * 4), -INFINITY);
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = nan_max(max_, row[j]);
-      if (row[j] > max_2 || (isnan(row[j]) && !isnan(max_2))) {
+      if (nan_greater(row[j], max_2)) {
         max_2 = row[j];
         max_index = tid * 4 + i * THREADS * 4 + j;
       }
@@ -565,63 +475,29 @@ decltype(row_argmax_long<float>) row_argmax_long<float>;
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  float other_max = simd_shuffle_xor(max_2, 1);
-  int other_max_index = simd_shuffle_xor(max_index, 1);
-  if (other_max > max_2 || (isnan(other_max) && !isnan(max_2))
-      || ((other_max == max_2 || (isnan(max_2) && isnan(other_max)))
-      && other_max_index < max_index)) {
-    max_2 = other_max;
-    max_index = other_max_index;
-  }
-  float other_max_2 = simd_shuffle_xor(max_2, 2);
-  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
-  if (other_max_2 > max_2 || (isnan(other_max_2) && !isnan(max_2))
-      || ((other_max_2 == max_2 || (isnan(max_2) && isnan(other_max_2)))
-      && other_max_index_2 < max_index)) {
-    max_2 = other_max_2;
-    max_index = other_max_index_2;
-  }
-  float other_max_3 = simd_shuffle_xor(max_2, 4);
-  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
-  if (other_max_3 > max_2 || (isnan(other_max_3) && !isnan(max_2))
-      || ((other_max_3 == max_2 || (isnan(max_2) && isnan(other_max_3)))
-      && other_max_index_3 < max_index)) {
-    max_2 = other_max_3;
-    max_index = other_max_index_3;
-  }
-  float other_max_4 = simd_shuffle_xor(max_2, 8);
-  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
-  if (other_max_4 > max_2 || (isnan(other_max_4) && !isnan(max_2))
-      || ((other_max_4 == max_2 || (isnan(max_2) && isnan(other_max_4)))
-      && other_max_index_4 < max_index)) {
-    max_2 = other_max_4;
-    max_index = other_max_index_4;
-  }
-  float other_max_5 = simd_shuffle_xor(max_2, 16);
-  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
-  if (other_max_5 > max_2 || (isnan(other_max_5) && !isnan(max_2))
-      || ((other_max_5 == max_2 || (isnan(max_2) && isnan(other_max_5)))
-      && other_max_index_5 < max_index)) {
-    max_2 = other_max_5;
-    max_index = other_max_index_5;
+  UNROLL for (short bit = 0; bit < 5; ++bit) {
+    float other_max = simd_shuffle_xor(max_2, 1 << bit);
+    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
+    if (nan_greater(other_max, max_2)
+        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
+    }
   }
   if (lane == 0) {
     max_shared_1[sg] = max_2;
-  }
-  if (lane == 0) {
-    max_shared_2[sg] = max_index;
+    max_index_shared[sg] = max_index;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
-  max_index = max_shared_2[0];
+  max_index = max_index_shared[0];
   UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    float other_max_6 = max_shared_1[s + 1];
-    int other_max_index_6 = max_shared_2[s + 1];
-    if (other_max_6 > max_2 || (isnan(other_max_6) && !isnan(max_2))
-        || ((other_max_6 == max_2 || (isnan(max_2) && isnan(other_max_6)))
-        && other_max_index_6 < max_index)) {
-      max_2 = other_max_6;
-      max_index = other_max_index_6;
+    float other_max = max_shared_1[s + 1];
+    int other_max_index = max_index_shared[s + 1];
+    if (nan_greater(other_max, max_2)
+        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
     }
   }
   if (tid == 0) {
@@ -752,7 +628,7 @@ struct NearestCodeParams {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
           distance_ = v + j * WN * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
-          if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
+          if (nan_less(distance_, min_[i])) {
             min_[i] = distance_;
             min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * WN * 8 + k;
           }
@@ -762,21 +638,14 @@ struct NearestCodeParams {
     // best_index = torch.where(nearest < best, index, best_index)
     // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < TM; ++i) {
-      float other_min = simd_shuffle_xor(min_[i], 1);
-      int other_min_index = simd_shuffle_xor(min_index[i], 1);
-      if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
-          || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
-          && other_min_index < min_index[i])) {
-        min_[i] = other_min;
-        min_index[i] = other_min_index;
-      }
-      float other_min_2 = simd_shuffle_xor(min_[i], 8);
-      int other_min_index_2 = simd_shuffle_xor(min_index[i], 8);
-      if (other_min_2 < min_[i] || (isnan(other_min_2) && !isnan(min_[i]))
-          || ((other_min_2 == min_[i] || (isnan(min_[i]) && isnan(other_min_2)))
-          && other_min_index_2 < min_index[i])) {
-        min_[i] = other_min_2;
-        min_index[i] = other_min_index_2;
+      UNROLL for (short bit = 0; bit < 2; ++bit) {
+        float other_min = simd_shuffle_xor(min_[i], 1 << (bit * 3));
+        int other_min_index = simd_shuffle_xor(min_index[i], 1 << (bit * 3));
+        if (nan_less(other_min, min_[i])
+            || (!nan_less(min_[i], other_min) && other_min_index < min_index[i])) {
+          min_[i] = other_min;
+          min_index[i] = other_min_index;
+        }
       }
       nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
@@ -909,7 +778,7 @@ struct NearestCodeParams {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
           distance_ = v + j * WN * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
-          if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
+          if (nan_less(distance_, min_[i])) {
             min_[i] = distance_;
             min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * WN * 8 + k;
           }
@@ -919,21 +788,14 @@ struct NearestCodeParams {
     // best_index = torch.where(nearest < best, index, best_index)
     // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < TM; ++i) {
-      float other_min = simd_shuffle_xor(min_[i], 1);
-      int other_min_index = simd_shuffle_xor(min_index[i], 1);
-      if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
-          || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
-          && other_min_index < min_index[i])) {
-        min_[i] = other_min;
-        min_index[i] = other_min_index;
-      }
-      float other_min_2 = simd_shuffle_xor(min_[i], 8);
-      int other_min_index_2 = simd_shuffle_xor(min_index[i], 8);
-      if (other_min_2 < min_[i] || (isnan(other_min_2) && !isnan(min_[i]))
-          || ((other_min_2 == min_[i] || (isnan(min_[i]) && isnan(other_min_2)))
-          && other_min_index_2 < min_index[i])) {
-        min_[i] = other_min_2;
-        min_index[i] = other_min_index_2;
+      UNROLL for (short bit = 0; bit < 2; ++bit) {
+        float other_min = simd_shuffle_xor(min_[i], 1 << (bit * 3));
+        int other_min_index = simd_shuffle_xor(min_index[i], 1 << (bit * 3));
+        if (nan_less(other_min, min_[i])
+            || (!nan_less(min_[i], other_min) && other_min_index < min_index[i])) {
+          min_[i] = other_min;
+          min_index[i] = other_min_index;
+        }
       }
       nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;

@@ -338,7 +338,7 @@ class Expressions:
             ]
             if expr.other != 0:
                 plain = dtype in (I8, U8, I16, U16)  # literals have no such type
-                arguments.append(f"{NAMES[dtype]}({value})" if plain else value)
+                arguments.append(f"{spelled(dtype)}({value})" if plain else value)
             text, prec = f"{function}({', '.join(arguments)})", ATOM
             other = self._all(dtype, expr.vector, value)
         else:
