@@ -47,6 +47,13 @@ def _mask_outside(x, axis, start, first, stop, fill):
     return _select((position >= first) & (position < stop), x, fill)
 
 
+def _resumed(ref, axis, start):
+    """What the step before along a grid axis has left in ``ref``; ``start`` in the first step."""
+    if pl.num_programs(axis) == 1:
+        return jnp.full(ref.shape, start, ref.dtype)
+    return jnp.where(pl.program_id(axis) == 0, start, ref[...])
+
+
 def _across(x, n):
     """``x``, each row the same in its 128 lanes, as rows of ``n`` lanes."""
     wide = x if n <= 128 else jnp.tile(x, pl.cdiv(n, 128))
@@ -55,41 +62,43 @@ def _across(x, n):
 
 def _attention_kernel(
     q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_ref, row_sum_ref, acc_ref, row_max_ref,
-    *, block_m, block_n, n, head_dim, precision, scale,
+    *, block_n, n, head_dim, turns_n, precision, scale,
 ):
     pid_n = pl.program_id(2)
-
-    @pl.when(pid_n == 0)
-    def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        acc_ref[...] = jnp.zeros((block_m, head_dim), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
-
     q_tile = q_flat_ref[...]
-    row_max = row_max_ref[...]
-    scores = lax.dot_general(
-        q_tile, k_flat_ref[...], (((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-        precision=precision,
-    ) * scale
-    scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
-    new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - _across(new_max, block_n))
-    correction = jnp.exp2(row_max - new_max)
-    row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * _across(correction, head_dim) + jnp.dot(
-        probs,
-        _mask_tail(v_flat_ref[...], 0, pid_n * block_n, n, 0.0),
-        preferred_element_type=jnp.float32,
-        precision=precision,
-    )
-    row_max_ref[...] = new_max
+    row_sum = _resumed(row_sum_ref, 2, 0.0)
+    acc = _resumed(acc_ref, 2, 0.0)
+    row_max = _resumed(row_max_ref, 2, -jnp.inf)
+    for turn in range(turns_n):
+        start_n = (pid_n * turns_n + turn) * block_n
+        scores = lax.dot_general(
+            q_tile,
+            k_flat_ref[pl.ds(turn * block_n, block_n)],
+            (((1,), (1,)), ((), ())),
+            preferred_element_type=jnp.float32,
+            precision=precision,
+        ) * scale
+        scores = _mask_tail(scores, 1, start_n, n, -jnp.inf)
+        new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
+        probs = jnp.exp2(scores - _across(new_max, block_n))
+        correction = jnp.exp2(row_max - new_max)
+        row_sum = row_sum * correction + jnp.sum(probs, axis=1, keepdims=True)
+        acc *= _across(correction, head_dim)
+        acc += jnp.dot(
+            probs,
+            _mask_tail(v_flat_ref[pl.ds(turn * block_n, block_n)], 0, start_n, n, 0.0),
+            preferred_element_type=jnp.float32,
+            precision=precision,
+        )
+        row_max = new_max
+    row_sum_ref[...] = row_sum
+    acc_ref[...] = acc
+    row_max_ref[...] = row_max
 
     @pl.when(pid_n == pl.num_programs(2) - 1)
     def _():
-        row_sum = row_sum_ref[...]
-        out_ref[...] = acc_ref[...] / _across(row_sum, head_dim)
-        lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
+        out_ref[...] = acc / _across(row_sum, head_dim)
+        lse_ref[0] = ((row_max + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
 def _attention_call(q_flat, k_flat, v_flat):
@@ -99,13 +108,14 @@ def _attention_call(q_flat, k_flat, v_flat):
     n = k_flat.shape[1]
     block_m = min(1024, m)
     block_n = min(1024, n)
+    turns_n = kt.turns(n, block_n)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if dtype == jnp.float16 else None
     scale = 1.4426950408889634 / head_dim**0.5
     in_specs = [
         pl.BlockSpec((None, block_m, head_dim), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, block_n, head_dim), lambda i, j, k: (i, k, 0)),
-        pl.BlockSpec((None, block_n, head_dim), lambda i, j, k: (i, k, 0)),
+        pl.BlockSpec((None, block_n * turns_n, head_dim), lambda i, j, k: (i, k, 0)),
+        pl.BlockSpec((None, block_n * turns_n, head_dim), lambda i, j, k: (i, k, 0)),
     ]
     out_specs = [
         pl.BlockSpec((None, block_m, head_dim), lambda i, j, k: (i, j, 0)),
@@ -123,10 +133,10 @@ def _attention_call(q_flat, k_flat, v_flat):
     out, lse = pl.pallas_call(
         functools.partial(
             _attention_kernel,
-            block_m=block_m, block_n=block_n, n=n, head_dim=head_dim, precision=precision,
+            block_n=block_n, n=n, head_dim=head_dim, turns_n=turns_n, precision=precision,
             scale=scale,
         ),
-        grid=(b_h, pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
+        grid=(b_h, pl.cdiv(m, block_m), pl.cdiv(n, block_n * turns_n)),
         in_specs=in_specs,
         out_specs=out_specs,
         scratch_shapes=scratch_shapes,
@@ -251,41 +261,43 @@ def _attention_causal_call(q_flat, k_flat, v_flat):
 
 def _attention_causal_not_causal_kernel(
     q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_ref, row_sum_ref, acc_ref, row_max_ref,
-    *, block_m, t, block_n,
+    *, t, block_n, turns_n,
 ):
     pid_n = pl.program_id(2)
-
-    @pl.when(pid_n == 0)
-    def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        acc_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
-
     q_tile = q_flat_ref[...]
-    row_max = row_max_ref[...]
-    scores = lax.dot_general(
-        q_tile, k_flat_ref[...], (((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-        precision=lax.Precision.HIGHEST,
-    ) * 0.12751743082459868
-    scores = _mask_tail(scores, 1, pid_n * block_n, t, -jnp.inf)
-    new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - _across(new_max, block_n))
-    correction = jnp.exp2(row_max - new_max)
-    row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * correction + jnp.dot(
-        probs,
-        _mask_tail(v_flat_ref[...], 0, pid_n * block_n, t, 0.0),
-        preferred_element_type=jnp.float32,
-        precision=lax.Precision.HIGHEST,
-    )
-    row_max_ref[...] = new_max
+    row_sum = _resumed(row_sum_ref, 2, 0.0)
+    acc = _resumed(acc_ref, 2, 0.0)
+    row_max = _resumed(row_max_ref, 2, -jnp.inf)
+    for turn in range(turns_n):
+        start_n = (pid_n * turns_n + turn) * block_n
+        scores = lax.dot_general(
+            q_tile,
+            k_flat_ref[pl.ds(turn * block_n, block_n)],
+            (((1,), (1,)), ((), ())),
+            preferred_element_type=jnp.float32,
+            precision=lax.Precision.HIGHEST,
+        ) * 0.12751743082459868
+        scores = _mask_tail(scores, 1, start_n, t, -jnp.inf)
+        new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
+        probs = jnp.exp2(scores - _across(new_max, block_n))
+        correction = jnp.exp2(row_max - new_max)
+        row_sum = row_sum * correction + jnp.sum(probs, axis=1, keepdims=True)
+        acc *= correction
+        acc += jnp.dot(
+            probs,
+            _mask_tail(v_flat_ref[pl.ds(turn * block_n, block_n)], 0, start_n, t, 0.0),
+            preferred_element_type=jnp.float32,
+            precision=lax.Precision.HIGHEST,
+        )
+        row_max = new_max
+    row_sum_ref[...] = row_sum
+    acc_ref[...] = acc
+    row_max_ref[...] = row_max
 
     @pl.when(pid_n == pl.num_programs(2) - 1)
     def _():
-        row_sum = row_sum_ref[...]
-        out_ref[...] = acc_ref[...] / row_sum
-        lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
+        out_ref[...] = acc / row_sum
+        lse_ref[0] = ((row_max + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
 def _attention_causal_not_causal_call(q_flat, k_flat, v_flat):
@@ -294,10 +306,11 @@ def _attention_causal_not_causal_call(q_flat, k_flat, v_flat):
     b_h, t, _ = q_flat.shape
     block_m = min(1024, t)
     block_n = min(1024, t)
+    turns_n = kt.turns(t, block_n)
     in_specs = [
         pl.BlockSpec((None, block_m, 128), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, block_n, 128), lambda i, j, k: (i, k, 0)),
-        pl.BlockSpec((None, block_n, 128), lambda i, j, k: (i, k, 0)),
+        pl.BlockSpec((None, block_n * turns_n, 128), lambda i, j, k: (i, k, 0)),
+        pl.BlockSpec((None, block_n * turns_n, 128), lambda i, j, k: (i, k, 0)),
     ]
     out_specs = [
         pl.BlockSpec((None, block_m, 128), lambda i, j, k: (i, j, 0)),
@@ -315,9 +328,9 @@ def _attention_causal_not_causal_call(q_flat, k_flat, v_flat):
     out, lse = pl.pallas_call(
         functools.partial(
             _attention_causal_not_causal_kernel,
-            block_m=block_m, t=t, block_n=block_n,
+            t=t, block_n=block_n, turns_n=turns_n,
         ),
-        grid=(b_h, pl.cdiv(t, block_m), pl.cdiv(t, block_n)),
+        grid=(b_h, pl.cdiv(t, block_m), pl.cdiv(t, block_n * turns_n)),
         in_specs=in_specs,
         out_specs=out_specs,
         scratch_shapes=scratch_shapes,
@@ -371,40 +384,42 @@ def attention_causal(
 
 def _attention_gqa_kernel(
     q_ref, k_ref, v_ref, sm_scale_ref, out_ref, lse_ref, row_sum_ref, acc_ref, row_max_ref,
-    *, block_m, block_n, n, head_dim,
+    *, block_n, n, head_dim, turns_n,
 ):
     pid_n = pl.program_id(3)
-
-    @pl.when(pid_n == 0)
-    def _():
-        row_sum_ref[...] = jnp.zeros((block_m, 128), jnp.float32)
-        acc_ref[...] = jnp.zeros((block_m, head_dim), jnp.float32)
-        row_max_ref[...] = jnp.full((block_m, 128), -jnp.inf, jnp.float32)
-
     q_tile = q_ref[...]
-    row_max = row_max_ref[...]
-    scores = lax.dot_general(
-        q_tile, k_ref[...], (((1,), (1,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
-    scores *= sm_scale_ref[0] * 1.4426950408889634
-    scores = _mask_tail(scores, 1, pid_n * block_n, n, -jnp.inf)
-    new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
-    probs = jnp.exp2(scores - _across(new_max, block_n))
-    correction = jnp.exp2(row_max - new_max)
-    row_sum_ref[...] = row_sum_ref[...] * correction + jnp.sum(probs, axis=1, keepdims=True)
-    acc_ref[...] = acc_ref[...] * _across(correction, head_dim) + jnp.dot(
-        probs.astype(q_ref.dtype),
-        _mask_tail(v_ref[...], 0, pid_n * block_n, n, 0.0),
-        preferred_element_type=jnp.float32,
-    )
-    row_max_ref[...] = new_max
+    row_sum = _resumed(row_sum_ref, 3, 0.0)
+    acc = _resumed(acc_ref, 3, 0.0)
+    row_max = _resumed(row_max_ref, 3, -jnp.inf)
+    for turn in range(turns_n):
+        start_n = (pid_n * turns_n + turn) * block_n
+        scores = lax.dot_general(
+            q_tile,
+            k_ref[pl.ds(turn * block_n, block_n)],
+            (((1,), (1,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        )
+        scores *= sm_scale_ref[0] * 1.4426950408889634
+        scores = _mask_tail(scores, 1, start_n, n, -jnp.inf)
+        new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
+        probs = jnp.exp2(scores - _across(new_max, block_n))
+        correction = jnp.exp2(row_max - new_max)
+        row_sum = row_sum * correction + jnp.sum(probs, axis=1, keepdims=True)
+        acc *= _across(correction, head_dim)
+        acc += jnp.dot(
+            probs.astype(q_ref.dtype),
+            _mask_tail(v_ref[pl.ds(turn * block_n, block_n)], 0, start_n, n, 0.0),
+            preferred_element_type=jnp.float32,
+        )
+        row_max = new_max
+    row_sum_ref[...] = row_sum
+    acc_ref[...] = acc
+    row_max_ref[...] = row_max
 
     @pl.when(pid_n == pl.num_programs(3) - 1)
     def _():
-        row_sum = row_sum_ref[...]
-        out_ref[...] = (acc_ref[...] / _across(row_sum, head_dim)).astype(out_ref.dtype)
-        lse_ref[0] = ((row_max_ref[...] + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
+        out_ref[...] = (acc / _across(row_sum, head_dim)).astype(out_ref.dtype)
+        lse_ref[0] = ((row_max + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
 
 def _attention_gqa_call(q, k, v, sm_scale):
@@ -413,14 +428,15 @@ def _attention_gqa_call(q, k, v, sm_scale):
     group = heads // kv_heads
     block_m = min(1024, m)
     block_n = min(1024, n)
+    turns_n = kt.turns(n, block_n)
     in_specs = [
         pl.BlockSpec((None, None, block_m, head_dim), lambda i, j, k, p: (i, j, k, 0)),
         pl.BlockSpec(
-            (None, None, block_n, head_dim),
+            (None, None, block_n * turns_n, head_dim),
             lambda i, j, k, p: (i, j // group, p, 0),
         ),
         pl.BlockSpec(
-            (None, None, block_n, head_dim),
+            (None, None, block_n * turns_n, head_dim),
             lambda i, j, k, p: (i, j // group, p, 0),
         ),
         pl.BlockSpec(memory_space=pltpu.SMEM),
@@ -441,9 +457,9 @@ def _attention_gqa_call(q, k, v, sm_scale):
     out, lse = pl.pallas_call(
         functools.partial(
             _attention_gqa_kernel,
-            block_m=block_m, block_n=block_n, n=n, head_dim=head_dim,
+            block_n=block_n, n=n, head_dim=head_dim, turns_n=turns_n,
         ),
-        grid=(b, heads, pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
+        grid=(b, heads, pl.cdiv(m, block_m), pl.cdiv(n, block_n * turns_n)),
         in_specs=in_specs,
         out_specs=out_specs,
         scratch_shapes=scratch_shapes,

@@ -230,7 +230,19 @@ def f(x: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
 def test_row_statistics_of_earlier_steps_fill_their_registers() -> None:
     text = build(NEAREST, args={"x": "bf16[N,128]", "codes": "bf16[V,128]"})
     kernel = function(text, "_f_kernel")
-    assert "best_ref[...] = jnp.full((block_n, 128), -jnp.inf, jnp.float32)" in kernel
+    assert "pltpu.VMEM((block_n, 128), jnp.float32)" in text
+    assert "best = _resumed(best_ref, 1, -jnp.inf)" in kernel
     assert "jnp.exp(scores - _across(higher, block_v))" in kernel  # no lane is copied
-    assert "jnp.log(total_ref[...]))[:, 0]" in kernel
-    assert kernel.index("pl.when(pid_v == 0)") < kernel.index("row = x_ref[...]")
+    assert "jnp.log(total))[:, 0]" in kernel
+
+
+def test_a_step_walks_several_blocks_that_wait_for_row_statistics() -> None:
+    text = build(NEAREST, args={"x": "bf16[N,128]", "codes": "bf16[V,128]"})
+    kernel = function(text, "_f_kernel")
+    assert "for turn in range(turns_v):" in kernel
+    assert "codes_ref[pl.ds(turn * block_v, block_v)]" in kernel
+    assert "_mask_tail(scores, 1, (pid_v * turns_v + turn) * block_v, v, -jnp.inf)" in kernel
+    call = function(text, "_f_call")
+    assert "turns_v = kt.turns(v, block_v)" in call
+    assert "pl.BlockSpec((block_v * turns_v, 128), lambda i, j: (j, 0))" in call
+    assert "pl.cdiv(v, block_v * turns_v)" in call

@@ -204,3 +204,13 @@ def test_vmem(shim: ModuleType) -> None:
     shim.check_vmem("f", {"x": 2**20}, 2**20)
     with pytest.raises(shim.KtError, match=r"(?s)f: .* 3.00 MiB of VMEM, there are 2.00.*x twice"):
         shim.check_vmem("f", {"x twice": 2**21, "acc": 2**20}, 2**21)
+
+
+@pytest.mark.parametrize(
+    ("length", "block", "turns"),
+    [(2048, 512, 4), (200, 200, 1), (8192, 512, 8), (5000, 512, 5), (13 * 512, 512, 1)],
+)
+def test_steps_of_a_loop_walk_equally_many_blocks(
+    shim: ModuleType, length: int, block: int, turns: int
+) -> None:
+    assert shim.turns(length, block) == turns

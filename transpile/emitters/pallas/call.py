@@ -166,6 +166,9 @@ class Call:
         """A block size that is known at run time only, and the dimensions that limit a block."""
         sym = size.as_sym()
         assert sym is not None
+        if sym in self.sizes.turns:
+            extent, block = self.sizes.turns[sym]
+            return [self.sizes.expr(s).text() for s in (extent, Size.of(block))]
         dynamic = self.plan.schedule.dynamic_blocks
         limits = [*([dynamic[sym]] if sym in dynamic else []), *self.sizes.clamps(sym)]
         return [self.sizes.expr(e).text() for e in limits]
@@ -175,6 +178,8 @@ class Call:
         sym = size.as_sym()
         assert sym is not None
         limits = self._block_limits(size)
+        if sym in self.sizes.turns:
+            return f"kt.turns({', '.join(limits)})"
         if sym in self.variation.blocks:
             limits.insert(0, self.choices.choose(tuple(map(str, self.variation.blocks[sym]))))
         elif sym not in self.plan.schedule.dynamic_blocks:

@@ -24,6 +24,12 @@ HELPERS: dict[str, str] = {
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
     return _select((position >= first) & (position < stop), x, fill)
 ''',
+    "_resumed": '''def _resumed(ref, axis, start):
+    """What the step before along a grid axis has left in ``ref``; ``start`` in the first step."""
+    if pl.num_programs(axis) == 1:
+        return jnp.full(ref.shape, start, ref.dtype)
+    return jnp.where(pl.program_id(axis) == 0, start, ref[...])
+''',
     "_across": '''def _across(x, n):
     """``x``, each row the same in its 128 lanes, as rows of ``n`` lanes."""
     wide = x if n <= 128 else jnp.tile(x, pl.cdiv(n, 128))

@@ -136,11 +136,10 @@ def _subscripts(ctx: Context, op: Access, window: Window) -> tuple[list[Expr], l
 
 def _within(ctx: Context, entry: ir.Index) -> Expr:
     """The part of a block that an entry stands for: all of it, or what a loop walks."""
-    if isinstance(entry, ir.AtTile) and entry.tile in ctx.windows.nested:
-        tile = ctx.tiles[entry.tile]
-        assert tile.local is not None
-        return call("pl.ds", tile.local, ctx.block(tile.block))
-    return lit(":")
+    tile = ctx.tiles[entry.tile] if isinstance(entry, ir.AtTile) else None
+    if tile is None or tile.local is None:
+        return lit(":")
+    return call("pl.ds", tile.local, ctx.block(tile.block))
 
 
 def _whole(

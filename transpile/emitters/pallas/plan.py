@@ -6,7 +6,8 @@ import re
 
 from transpile.emitters.common.names import mangle
 from transpile.emitters.common.tree import Var
-from transpile.emitters.pallas.sizes import Sizes
+from transpile.emitters.pallas.lanes import replicated_columns
+from transpile.emitters.pallas.sizes import Sizes, block_variable
 from transpile.emitters.pallas.variation import General
 from transpile.emitters.pallas.windows import GridDim, Scalars, Windows
 from transpile.ir import ir
@@ -43,6 +44,7 @@ class Plan:
         )  # fmt: skip
         self.loop = self._promoted()
         self.grid = self._grid()
+        self._take_turns()
         self.nested = self._nested()
         self._clamp()
         scalars = Scalars(self.grid, self.sizes, phase.body)
@@ -95,6 +97,23 @@ class Plan:
                         Var(_pid_name(tile.name or "tile")), self.loop, True)
             )  # fmt: skip
         return dims
+
+    def _take_turns(self) -> None:
+        """Several blocks of the loop in one grid step, where each waits for the row statistics of
+        the one before: what does not wait is computed meanwhile, but not across grid steps."""
+        if self.loop is None or not replicated_columns(self.loop, self.phase.body):
+            return
+        dim, tile = self.grid[-1], self.loop.body.params[0]
+        for op in walk(self.phase.body):
+            if isinstance(op, ir.TileAttr) and op.tile is tile:
+                return
+            entries = op.index if isinstance(op, ir.Load) else ()
+            if any(isinstance(e, ir.AtTile) and e.tile is tile and e.offset for e in entries):
+                return
+        assert dim.block is not None
+        name = block_variable(dim.block.name)
+        dim.turns = Sym(f"turns_{name.removeprefix('block_')}", "block")
+        self.sizes.turns[dim.turns] = dim.end, dim.block
 
     def _clamp(self) -> None:
         """A grid block is no longer than the dimension it walks."""

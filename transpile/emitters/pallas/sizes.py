@@ -37,6 +37,7 @@ class Sizes:
     dims: frozenset[Size] = frozenset()  # dimensions of tensors that the phase reads
     general: dict[Size, General] = field(default_factory=dict)  # differ between signatures
     open_blocks: frozenset[Sym] = frozenset()  # blocks that do
+    turns: dict[Sym, tuple[Size, Sym]] = field(default_factory=dict)  # of a loop: extent, block
 
     def number(self, size: Size) -> int | None:
         """The value, if it is known at build time."""

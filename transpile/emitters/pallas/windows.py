@@ -26,7 +26,8 @@ Access = ir.Load | ir.Store | ir.Atomic
 class GridDim:
     """One axis of the Pallas grid: a grid axis of the phase, or a tile loop made one.
 
-    ``letter`` is its name in index maps, ``pid`` in the kernel.
+    ``letter`` is its name in index maps, ``pid`` in the kernel. ``turns``: how many blocks one step
+    walks, if it walks several.
     """
 
     var: Value
@@ -38,13 +39,21 @@ class GridDim:
     pid: Var
     loop: ir.ForTile | None = None
     arbitrary: bool = False
+    turns: Sym | None = None
+
+    @property
+    def window(self) -> Size:
+        """Positions that one step covers."""
+        assert self.block is not None
+        size = Size.of(self.block)
+        return size if self.turns is None else Size.of(self.turns) * size
 
     def count(self, sizes: Sizes) -> Expr:
         """Number of steps."""
         extent = sizes.expr(self.end - self.begin)
         if self.block is None and self.step == 1:
             return extent
-        step = lit(str(self.step)) if self.block is None else sizes.expr(Size.of(self.block))
+        step = lit(str(self.step)) if self.block is None else sizes.expr(self.window)
         number, by = extent.text(), step.text()
         if number.isdigit() and by.isdigit():
             return lit(str(-(-int(number) // int(by))))
@@ -286,7 +295,7 @@ class Windows:
                 if blocks is None:
                     return None
                 index = plus(ref(dim.letter, I32), lit(str(blocks)))
-                return WindowDim("block", Size.of(dim.block), index, frozenset({dim}))
+                return WindowDim("block", dim.window, index, frozenset({dim}))
             case ir.AtTile(tile=tile, offset=None) if tile in self.nested:
                 outer = self.nested[tile]
                 assert outer.block is not None
