@@ -416,6 +416,24 @@ def turns(length: int, block: int, most: int = 8) -> int:
 
 
 # --------------------------------------------------------------------------------------------
+# Tensors in HBM that index tiles access
+
+
+def rows(x: jax.Array, part: int = 1) -> jax.Array:
+    """A tensor as a matrix of its rows, which are padded to a multiple of `part`."""
+    matrix = x.reshape(-1, x.shape[-1])
+    more = -x.shape[-1] % part
+    return jnp.pad(matrix, ((0, 0), (0, more))) if more else matrix
+
+
+def lanes(x: jax.Array) -> jax.Array:
+    """A tensor as rows of 128 elements each; the last one is padded."""
+    flat = x.reshape(-1)
+    more = -flat.size % 128
+    return (jnp.pad(flat, (0, more)) if more else flat).reshape(-1, 128)
+
+
+# --------------------------------------------------------------------------------------------
 # Memory
 
 
@@ -453,7 +471,7 @@ def vmem_limit(
             block = tuple(1 if n is None else n for n in spec.block_shape)
             needs[f"block {number} {block} {array.dtype}, twice"] = 2 * _tiled(block, array.dtype)
     for number, scratch in enumerate(scratch_shapes):
-        if "smem" not in str(scratch).lower():
+        if "smem" not in str(scratch).lower() and hasattr(scratch, "shape"):
             size = _tiled(scratch.shape, scratch.dtype)
             needs[f"scratch {number} {tuple(scratch.shape)} {jnp.dtype(scratch.dtype)}"] = size
     physical = _VMEM.get(_device_kind(), _MOST_VMEM)

@@ -131,7 +131,8 @@ def test_rows_picked_by_an_index_are_found_by_the_index_map() -> None:
             out[tile, tile_d] = table[ids[tile], tile_d]
         return out
     """
-    call = function(build(snippet, args={"ids": "i64[T]", "table": "bf16[V,D]"}), "_f_call")
+    args = {"ids": "i64[T]", "table": "bf16[V,D]"}
+    call = function(build(snippet, args=args, block_sizes=[1, 1024]), "_f_call")
     assert "num_scalar_prefetch=1" in call
     assert "lambda i, j, ids_ref: (ids_ref[i], 0, j)" in call
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from transpile.emitters.pallas.dtypes import bytes_of
 from transpile.ir import ir
 from transpile.ir.sizes import Size, Sym
-from transpile.ir.walk import index_values, operands, walk, walk_kernel
+from transpile.ir.walk import operands, walk, walk_kernel
 from transpile.passes.schedule import Schedule, resolve
 
 _LANES = 128
@@ -31,12 +31,12 @@ def tpu_schedule(kernel: ir.Kernel, arch: str) -> Schedule:
     entries = given if isinstance(given, (list, tuple)) else [given]
     chosen = _defaults(kernel)
     picked = _index_blocks(kernel)
+    for sym, most in picked.items():
+        chosen[sym] = most if chosen.get(sym, 1) == 1 else min(chosen[sym], most)
     outer = _outer_blocks(kernel)
     for i, sym in enumerate(schedule.tunable):
         stated = i < len(entries) and entries[i] is not None
         size = schedule.blocks[sym] if stated else _limited(kernel, sym, chosen.get(sym, 1))
-        if sym in picked:
-            size = 1
         if sym in outer and not stated:
             size = min(size, schedule.blocks.get(outer[sym], size))
         batch = size == 1 and (sym in picked or sym in _batches(kernel))
@@ -153,21 +153,23 @@ def _whole_axes(kernel: ir.Kernel) -> set[Size]:
     }
 
 
-def _index_blocks(kernel: ir.Kernel) -> set[Sym]:
-    """Blocks along which rows are picked by an index: a grid step takes one row."""
+def _index_blocks(kernel: ir.Kernel) -> dict[Sym, int]:
+    """Blocks of index tiles that come from memory, and their sizes by default: a copy is started
+    for each of their elements, and all of the rows have to fit."""
     makers = {r: op for op in walk_kernel(kernel) for r in op.results}
-    return {
-        sym
-        for op in walk_kernel(kernel)
-        if isinstance(op, ir.Load | ir.Store | ir.Atomic)
-        for entry in op.index[:-1]
-        if isinstance(entry, ir.AtTensor)
-        for value in index_values(entry)
-        if not isinstance(value.type, ir.TileVar) and _loaded(value, makers)
-        for size in value.shape
-        for sym in size.syms
-        if sym.kind == "block"
-    }
+    found: dict[Sym, int] = {}
+    for op in walk_kernel(kernel):
+        if not isinstance(op, ir.Load | ir.Store | ir.Atomic):
+            continue
+        for entry in op.index:
+            if not isinstance(entry, ir.AtTensor) or not _loaded(entry.value, makers):
+                continue
+            for axis, size in enumerate(entry.value.shape):
+                most = _LANES if axis == len(entry.value.shape) - 1 else _SUBLANES
+                if entry is op.index[-1] and len(entry.value.shape) == 1:
+                    most = 8 * _LANES  # of single elements
+                found |= {sym: most for sym in size.syms if sym.kind == "block"}
+    return found
 
 
 def _loaded(value: ir.Value, makers: dict[ir.Value, ir.Op]) -> bool:

@@ -32,7 +32,8 @@ def lower_body(ctx: Context, plan: Plan) -> None:
         ctx.emit(_drop(dim.pid, position))
         _grid_position(ctx, plan, dim)
     for window in plan.windows.outputs:
-        if (old := plan.windows.initial.get(window.tensor)) is not None:
+        old = plan.windows.initial.get(window.tensor)
+        if old is not None and window.space != "hbm":  # there, it is the same memory
             _copy_in(ctx, plan, window, old)
     ops = plan.phase.body.ops
     if plan.loop is None:

@@ -95,7 +95,10 @@ class Call:
         return f"pl.cdiv({text}, {steps}) * {steps}" + (f" + {more}" if more else "")
 
     def _out_shape(self, window: Window) -> str:
-        shape = [self.sizes.expr(s).text() for s in window.tensor.shape]
+        if window.view:
+            shape = self._rows_shape(window)
+        else:
+            shape = [self.sizes.expr(s).text() for s in window.tensor.shape]
         if window.unit:
             shape.insert(-1, "1")
         return f"jax.ShapeDtypeStruct({_tuple(shape)}, {self._out_dtype(window.tensor)})"
@@ -225,14 +228,55 @@ class Call:
 
     def _result(self, window: Window) -> str:
         text = window.tensor.name
-        if window.unit:
+        if window.view == "lanes" or (window.view and self._is_reshaped(window)):
+            text += self._unrolled(window)
+        elif window.unit:
             text += ".squeeze(-2)"
         if window.tensor.name in self.variation.widens:
             text += f".astype({self.choices.host_dtype(window.tensor.name)})"
         return text
 
+    def _unrolled(self, window: Window) -> str:
+        """What makes the tensor of its matrix of rows or lanes."""
+        shape = [self.sizes.expr(s).text() for s in window.tensor.shape]
+        if window.view == "rows":
+            cut = f"[..., :{shape[-1]}]" if window.parts is not None else ""
+            return f"{cut}.reshape({', '.join(shape)})"
+        total = Size.of(1)
+        for size in window.tensor.shape:
+            total = total * size
+        text = f".reshape(-1)[:{self.sizes.expr(total).text()}]"
+        return text + (f".reshape({', '.join(shape)})" if len(shape) > 1 else "")
+
+    def _is_reshaped(self, window: Window) -> bool:
+        return len(window.tensor.shape) != 2 or self._rows_width(window) != window.tensor.shape[-1]
+
+    def _rows_width(self, window: Window) -> Size | str:
+        """The length of the rows of a matrix in HBM; cut into parts, it is a multiple of them."""
+        width = window.tensor.shape[-1]
+        if window.parts is None:
+            return width
+        parts = self.sizes.expr(window.parts).text()
+        return f"pl.cdiv({self.sizes.expr(width).text()}, {parts}) * {parts}"
+
+    def _rows_shape(self, window: Window) -> list[str]:
+        total = Size.of(1)
+        for size in window.tensor.shape[: None if window.view == "lanes" else -1]:
+            total = total * size
+        rows = self.sizes.expr(total).text()
+        if window.view == "lanes":
+            return [f"pl.cdiv({rows}, 128)", "128"]
+        width = self._rows_width(window)
+        return [rows, width if isinstance(width, str) else self.sizes.expr(width).text()]
+
     def _operand(self, window: Window) -> str:
         text = window.tensor.name
+        if window.view == "lanes":
+            text = f"kt.lanes({text})"
+        elif window.view and window.parts is not None:
+            text = f"kt.rows({text}, {self.sizes.expr(window.parts).text()})"
+        elif window.view and len(window.tensor.shape) != 2:
+            text = f"kt.rows({text})"
         if window.unit:
             text = f"jnp.expand_dims({text}, -2)"
         return text

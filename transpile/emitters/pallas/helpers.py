@@ -102,6 +102,118 @@ HELPERS: dict[str, str] = {
     rolled = pltpu.roll(x, (n - start) % n, axis)
     return lax.slice_in_dim(rolled, 0, length, axis=axis)
 ''',
+    "_to_smem": '''def _to_smem(numbers, staging, scalars, copied):
+    """Numbers of a tile to where single ones can be read."""
+    staging[...] = numbers
+    copy = pltpu.make_async_copy(staging, scalars, copied)
+    copy.start()
+    copy.wait()
+''',
+    "_nth": '''def _nth(shape, n):
+    """Position number ``n`` of a tile."""
+    place = ()
+    for size in reversed(shape[1:]):
+        n, place = n // size, (n % size, *place)
+    return (n, *place)
+''',
+    "_row": '''def _row(ref, place, start=0, width=None):
+    """One row of a buffer, or ``width`` lanes of it from ``start`` on, as a block of one row.
+
+    32-bit rows stand one below the other; narrower ones have an axis of 1 each.
+    """
+    if ref.dtype.itemsize == 4:
+        place = (*place[:-1], pl.ds(place[-1], 1))
+    if width is None or width == ref.shape[-1]:
+        return ref.at[place]
+    whole = (slice(None),) * (ref.ndim - 1 - len(place))
+    return ref.at[(*place, *whole, pl.ds(start, width))]
+''',
+    "_gather_rows": '''def _gather_rows(table, numbers, staging, scalars, copied, buffer, start=0):
+    """``buffer[i] = table[numbers[i]]``: rows of a table in HBM, all of them on the way at once."""
+    _to_smem(jnp.clip(numbers, 0, table.shape[0] - 1), staging, scalars, copied)
+
+    def copy(n):
+        place = _nth(scalars.shape, n)
+        row = _row(table, (scalars[place],), start, buffer.shape[-1])
+        return pltpu.make_async_copy(row, _row(buffer, place), copied)
+
+    several = 8 if scalars.size % 8 == 0 else 1
+    lax.fori_loop(0, scalars.size, lambda n, _: copy(n).start(), None, unroll=several)
+    pltpu.make_async_copy(buffer, buffer, copied).wait()  # as many bytes as all of them
+''',
+    "_scatter_rows": '''\
+def _scatter_rows(table, numbers, staging, scalars, copied, buffer, start=0):
+    """``table[numbers[i]] = buffer[i]``, in order; rows that there are not are left out."""
+    _to_smem(numbers, staging, scalars, copied)
+
+    def store(n, _):
+        place = _nth(scalars.shape, n)
+        number = scalars[place]
+
+        @pl.when((number >= 0) & (number < table.shape[0]))
+        def _():
+            row = _row(table, (number,), start, buffer.shape[-1])
+            copy = pltpu.make_async_copy(_row(buffer, place), row, copied)
+            copy.start()
+            copy.wait()
+
+    lax.fori_loop(0, scalars.size, store, None)
+''',
+    "_update_rows": '''def _update_rows(
+    table, numbers, staging, scalars, copied, buffer, values, combine, start=0, lanes=None,
+    before=None,
+):
+    """``table[numbers[i]] = combine(table[numbers[i]], values[i]...)``, one row after the other.
+
+    ``lanes``: the one lane of each row that changes, and where its number is read from.
+    ``before``: a buffer for what the rows held.
+    """
+    _to_smem(numbers, staging, scalars, copied)
+    if lanes is not None:
+        _to_smem(lanes[0], staging, lanes[1], copied)
+    wide = table.dtype
+    if wide.itemsize < 4:
+        wide = jnp.float32 if jnp.issubdtype(wide, jnp.floating) else jnp.int32
+
+    def update(n, _):
+        place = _nth(scalars.shape, n)
+        number = scalars[place]
+
+        @pl.when((number >= 0) & (number < table.shape[0]))
+        def _():
+            row = _row(table, (number,), start, buffer.shape[-1])
+            fetch = pltpu.make_async_copy(row, _row(buffer, (0,)), copied)
+            fetch.start()
+            fetch.wait()
+            at = (*place[:-1], pl.ds(place[-1], 1))
+            old = buffer[...].astype(wide)
+            new = combine(old, *(v[at].reshape(old.shape).astype(wide) for v in values))
+            if lanes is not None:
+                lane = lax.broadcasted_iota(jnp.int32, old.shape, old.ndim - 1)
+                new = jnp.where(lane == lanes[1][place], new, old)
+            if before is not None:
+                before[at] = buffer[...].reshape(before[at].shape)
+            buffer[...] = new.astype(buffer.dtype)
+            store = pltpu.make_async_copy(_row(buffer, (0,)), row, copied)
+            store.start()
+            store.wait()
+
+    lax.fori_loop(0, scalars.size, update, None)
+''',
+    "_replaced": '''def _replaced(old, new):
+    """What an exchange leaves."""
+    return new
+''',
+    "_replaced_if": '''def _replaced_if(old, expected, new):
+    """What a compare-and-swap leaves."""
+    return jnp.where(old == expected, new, old)
+''',
+    "_pick_lane": '''def _pick_lane(rows, lane):
+    """One lane of each row."""
+    wide = jnp.float32 if jnp.issubdtype(rows.dtype, jnp.floating) else jnp.int32
+    here = lax.broadcasted_iota(jnp.int32, rows.shape, rows.ndim - 1) == lane[..., None]
+    return jnp.sum(jnp.where(here, rows.astype(wide), 0), axis=-1).astype(rows.dtype)
+''',
     "_take": '''def _take(x, index, axis):
     """torch.gather: picks by comparing with every position, as there is no gather across lanes."""
     total = jnp.zeros(index.shape, x.dtype)
@@ -109,6 +221,39 @@ HELPERS: dict[str, str] = {
         row = lax.slice_in_dim(x, i, i + 1, axis=axis)
         total = jnp.where(index == i, row, total)
     return total
+''',
+    "_sort": '''def _sort(x, descending=False, k=None):
+    """Values and positions along the last axis, sorted stably by a bitonic network (Batcher, 1968);
+    the first ``k`` of them. Keys are integers in the order of the numbers, NaN the greatest."""
+    n = x.shape[-1]
+    size = max(128, 1 << (n - 1).bit_length())
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    key = x.astype(jnp.float32) + 0.0 if floating else x.astype(jnp.int32)
+    key = lax.bitcast_convert_type(key, jnp.int32)
+    key = jnp.where(key < 0, key ^ 0x7FFFFFFF, key) if floating else key
+    key = ~key if descending else key
+    last = jnp.full((*x.shape[:-1], size - n), 0x7FFFFFFF, jnp.int32)
+    key = jnp.concatenate([key, last], axis=-1) if size > n else key
+    position = lane = lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)
+    span = 2
+    while span <= size:
+        step = span // 2
+        while step:
+            upper = (lane & step) != 0
+            other, other_position = (
+                jnp.where(upper, *(pltpu.roll(v, by, v.ndim - 1) for by in (step, size - step)))
+                for v in (key, position)
+            )
+            before = (key < other) | ((key == other) & (position < other_position))
+            stays = before ^ (((lane // step) ^ (lane // span)) % 2 != 0)
+            key = jnp.where(stays, key, other)
+            position = jnp.where(stays, position, other_position)
+            step //= 2
+        span *= 2
+    key = ~key if descending else key
+    key = jnp.where(key < 0, key ^ 0x7FFFFFFF, key) if floating else key
+    value = lax.bitcast_convert_type(key, jnp.float32 if floating else jnp.int32)
+    return value[..., : k or n].astype(x.dtype), position[..., : k or n]
 ''',
     "_prod": '''def _prod(x, axis, keepdims=False):
     """Product along an axis: the last position of an inclusive scan."""
@@ -154,6 +299,9 @@ USES: dict[str, tuple[str, ...]] = {
     "_sinh": ("_expm1",),
     "_prod": ("_scan",),
     "_reduce": ("_scan",),
+    "_gather_rows": ("_to_smem", "_nth", "_row"),
+    "_scatter_rows": ("_to_smem", "_nth", "_row"),
+    "_update_rows": ("_to_smem", "_nth", "_row"),
 }
 
 

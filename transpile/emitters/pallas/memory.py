@@ -5,6 +5,7 @@ from __future__ import annotations
 from transpile.emitters.common.tree import (
     ADD,
     ATOM,
+    COMPARE,
     TERNARY,
     Eval,
     Expr,
@@ -28,7 +29,7 @@ def lower_load(ctx: Context, op: ir.Load) -> Expr:
     shape = op.result.shape
     gathers = [e for e in op.index if isinstance(e, ir.AtTensor)]
     if gathers:
-        from transpile.emitters.pallas.gather import lower_gathered
+        from transpile.emitters.pallas.rows import lower_gathered
 
         expr = lower_gathered(ctx, op)
     else:
@@ -204,7 +205,7 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
     ctx.consume(op)
     ctx.settle()
     if any(isinstance(e, ir.AtTensor) for e in op.index):
-        from transpile.emitters.pallas.gather import scatter
+        from transpile.emitters.pallas.rows import scatter
 
         scatter(ctx, op, value)
         return
@@ -287,22 +288,35 @@ _COMBINE = {
 }  # fmt: skip
 
 
+def _combined(
+    ctx: Context, op: ir.Atomic, target: Expr, value: Expr, shape: tuple[Size, ...]
+) -> Expr:
+    """What memory holds afterwards."""
+    if op.kind == "cas":
+        assert op.expected is not None
+        found = binary("==", target, ctx.expr(op.expected), COMPARE, BOOL, shape)
+        return ctx.select(found, value, target, target.dtype or value.dtype or I32)
+    return Expr(
+        _COMBINE[op.kind], (target, value), (ADD, ADD), ADD, dtype=target.dtype, shape=shape
+    )
+
+
 def lower_atomic(ctx: Context, op: ir.Atomic) -> None:
     """Grid steps along shared blocks run one after the other, so a plain update does."""
-    if op.kind == "cas":
-        raise ctx.unsupported("atomic_cas", op.span, "the TPU's vector unit has no atomics")
+    dtype = on_device(op.tensor.dtype)
+    value = ctx.cast(ctx.expr(op.value), dtype)
+    if any(isinstance(e, ir.AtTensor) for e in op.index):
+        from transpile.emitters.pallas.rows import scatter
+
+        ctx.consume(op)
+        ctx.settle()
+        scatter(ctx, op, value)
+        return
     if op.results and ctx.uses.get(op.result):
         old = read(ctx, op)
         ctx.assign(op.result, old, "previous")
-    dtype = on_device(op.tensor.dtype)
-    value = ctx.cast(ctx.expr(op.value), dtype)
     ctx.consume(op)
     ctx.settle()
-    if any(isinstance(e, ir.AtTensor) for e in op.index):
-        from transpile.emitters.pallas.gather import scatter
-
-        scatter(ctx, op, value)
-        return
     target = read(ctx, op)
     shape = index_shape(op.index)
     mask = kept_lanes(ctx, op)
@@ -313,7 +327,7 @@ def lower_atomic(ctx: Context, op: ir.Atomic) -> None:
         value = value if value.shape == shape else ctx.coerce(value, ir.TileType(dtype, shape))
         ctx.emit(Eval(Expr("{0} += {1}", (target, value), (0, 0))))
         return
-    combined = Expr(_COMBINE[op.kind], (target, value), (ADD, ADD), ADD, dtype=dtype, shape=shape)
+    combined = _combined(ctx, op, target, value, shape)
     if mask is not None:
         combined = ctx.select(mask, combined, target, dtype)
     emit_store(ctx, target, ctx.coerce(combined, ir.TileType(dtype, shape)))

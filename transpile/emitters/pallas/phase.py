@@ -109,13 +109,24 @@ def draft(
         raise KtError(*dict.fromkeys(d for e in ctx.errors for d in e.diagnostics))
     tidy(ctx.body)
     used = used_variables(ctx.body)
-    plan.windows.inputs = [w for w in plan.windows.inputs if w.ref in used or w.space == "prefetch"]
+    given = set(plan.windows.initial.values())  # of those in HBM the output is the same memory
+    plan.windows.inputs = [
+        w
+        for w in plan.windows.inputs
+        if w.ref in used or w.space == "prefetch" or (w.space == "hbm" and w in given)
+    ]
     made = Draft(kernel, schedule, title, plan, ctx)
     made.refs = _name_refs(ctx, plan, used)
-    unread = [ref(v) for v in made.refs if v not in used]
+    kept = {w.ref for w in given}
+    unread = [ref(v) for v in made.refs if v not in used and v not in kept]
     if unread:
         names = ", ".join(f"{{{i}}}" for i in range(len(unread)))
         delete = Expr(f"del {names}  # for the index maps", tuple(unread), (ATOM,) * len(unread))
+        ctx.body.insert(0, Eval(delete))
+    aliased = [ref(v) for v in made.refs if v not in used and v in kept]
+    if aliased:
+        names = ", ".join(f"{{{i}}}" for i in range(len(aliased)))
+        delete = Expr(f"del {names}  # the results' memory", tuple(aliased), (ATOM,) * len(aliased))
         ctx.body.insert(0, Eval(delete))
     plan.name_letters()
     check(Needs(plan, ctx), kernel, schedule.arch)

@@ -119,6 +119,8 @@ class Plan:
         """A grid block is no longer than the dimension it walks."""
         looped = {op.block for op in walk(self.phase.body)
                   if isinstance(op, ir.ForTile) and op is not self.loop}  # fmt: skip
+        looped |= {s for op in walk(self.phase.body) if isinstance(op, ir.SizeOf)
+                   for s in op.size.syms}  # whose number counts  # fmt: skip
         for dim in self.grid:
             if dim.block is None or dim.block in looped or dim.begin != ZERO:
                 continue

@@ -18,6 +18,7 @@ from transpile.emitters.common.tree import (
 )
 from transpile.emitters.pallas.context import Context
 from transpile.ir import ir
+from transpile.ir.dtypes import I32, U32
 
 
 def _bind(ctx: Context, op: ir.Op, call: Expr, hint: str) -> None:
@@ -98,11 +99,23 @@ def _combine(ctx: Context, block: ir.Block) -> Expr:
 
 
 def lower_sort(ctx: Context, op: ir.Sort) -> None:
-    """Sorting networks are not written yet."""
-    raise ctx.unsupported(
-        "`sort` and `topk`", op.span, "Mosaic has no sort",
-        "sort outside the kernel with jnp.sort",
-    )  # fmt: skip
+    """Values and positions from a sorting network; Mosaic has no sort."""
+    if op.value.dtype == U32 or len(op.value.shape) < 2:
+        what = "unsigned 32-bit integers" if op.value.dtype == U32 else "a tile of one axis"
+        raise ctx.unsupported(
+            f"`sort` of {what}", op.span, "Mosaic has no sort, and the network takes rows of "
+            "signed integers or floats", "sort outside the kernel with jnp.sort",
+        )  # fmt: skip
+    ctx.helpers.add("_sort")
+    options = ", descending=True" if op.descending else ""
+    options += f", k={op.k}" if op.k is not None else ""
+    value = ctx.exact(op.value)
+    sort = Expr(f"_sort({{0}}{options})", (value,), (TERNARY,), ATOM)
+    ctx.consume(op)
+    targets = tuple(Var((r.name or "t") if ctx.uses.get(r) else "_") for r in op.results)
+    ctx.emit(Assign(targets, sort))
+    for result, var, dtype in zip(op.results, targets, (op.value.dtype, I32), strict=True):
+        ctx.values[result] = ref(var, dtype, result.shape)
 
 
 def lower_inline(ctx: Context, op: ir.Inline) -> None:

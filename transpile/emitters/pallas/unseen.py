@@ -9,7 +9,7 @@ from __future__ import annotations
 from transpile.ir import ir
 from transpile.ir.ir import Value
 from transpile.ir.sizes import Size
-from transpile.ir.walk import index_values, operands, regions
+from transpile.ir.walk import operands, regions
 
 
 class Unseen:
@@ -84,8 +84,10 @@ class Unseen:
                 return all(self._hidden(r, tile, size, dim - lost, seen) for r in op.results)
             case ir.Dot():
                 return self._through_dot(op, value, tile, size, dim, seen)
-            case ir.Store(value=stored) | ir.Atomic(value=stored):
-                return stored is value and self._left_out(op, tile)
+            case ir.Load():
+                return value is not op.mask  # an index: numbers of rows are cut to those there are
+            case ir.Store() | ir.Atomic():
+                return value is not op.mask and self._left_out(op, tile)
             case ir.ForTile() | ir.ForRange() | ir.While():
                 return value in op.inits and value not in _bounds(op)
             case _:
@@ -125,10 +127,9 @@ class Unseen:
 
     def _left_out(self, op: ir.Store | ir.Atomic, tile: Value) -> bool:
         """True if the store is at the tile, whose end its window or its guard knows."""
-        numbers = [v for e in op.index if isinstance(e, ir.AtTensor) for v in index_values(e)]
         at_tile = any(isinstance(e, ir.AtTile) and e.tile is tile for e in op.index)
         guarded = any(g.tile is tile for g in op.guards)
-        return (at_tile or guarded) and not numbers
+        return at_tile or guarded
 
 
 def _bounds(op: ir.Op) -> tuple[Value, ...]:

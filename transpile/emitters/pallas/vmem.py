@@ -54,7 +54,9 @@ class Needs:
             (self._describe(w), self._window(w)) for w in windows if w.space == "vmem"
         ]
         for var, _ in ctx.scratch:
-            value = ctx.scratch_values[var]
+            value = ctx.scratch_values.get(var)
+            if value is None:
+                continue  # not vector memory
             self.buffers.append(
                 (f"scratch {var.name}", self._bytes(list(value.shape), value.dtype))
             )

@@ -14,6 +14,7 @@ from transpile.emitters.common.tree import ADD, MUL, Expr, Var, binary, lit, ref
 from transpile.emitters.pallas.dtypes import bytes_of
 from transpile.emitters.pallas.sizes import Sizes
 from transpile.ir import ir
+from transpile.ir.diagnostics import error
 from transpile.ir.dtypes import I32
 from transpile.ir.ir import TileVar, Value
 from transpile.ir.sizes import ZERO, Size, Sym
@@ -92,6 +93,8 @@ class Window:
     space: Literal["vmem", "smem", "prefetch", "hbm"] = "vmem"
     unit: bool = False
     written: bool = False
+    view: Literal["", "rows", "lanes"] = ""  # of a tensor in HBM that index tiles access
+    parts: Size | None = None  # the width of the parts of rows that are copied
 
     @property
     def along(self) -> set[GridDim]:
@@ -224,24 +227,64 @@ class Windows:
         groups: dict[object, list[Access]] = {}
         for op in ops:
             key: object = "scalar"
-            if ir_rank(op):
+            if picks_rows(op):
+                key = ("hbm", by_elements(op))
+            elif ir_rank(op):
                 key = tuple(d.key for d in self._dims(tensor, [op]))
             groups.setdefault(key, []).append(op)
         for key, group in groups.items():
-            window = self._window(tensor, group, "smem" if key == "scalar" else "vmem")
+            if picks_rows(group[0]):
+                window = self._rows(tensor, group)
+            else:
+                window = self._window(tensor, group, "smem" if key == "scalar" else "vmem")
             self.inputs.append(window)
 
     def _written(self, tensor: ir.Tensor, ops: list[Access], modified: bool) -> None:
         scalar = all(not ir_rank(op) for op in ops)
-        window = self._window(tensor, ops, "smem" if scalar else "vmem")
+        if any(picks_rows(op) for op in ops):
+            window = self._rows(tensor, ops)
+        else:
+            window = self._window(tensor, ops, "smem" if scalar else "vmem")
         window.written = True
         self.outputs.append(window)
         if modified:
             old = Window(
-                tensor, window.dims, Var(f"{tensor.name}_in_ref"), window.space, window.unit
-            )
+                tensor, window.dims, Var(f"{tensor.name}_in_ref"), window.space, window.unit,
+                view=window.view, parts=window.parts,
+            )  # fmt: skip
             self.inputs.append(old)
             self.initial[tensor] = old
+
+    def _rows(self, tensor: ir.Tensor, ops: list[Access]) -> Window:
+        """A tensor in HBM, as a matrix of rows or of 128 lanes each."""
+        elements = {by_elements(op) for op in ops}
+        if len(elements) > 1 or not all(picks_rows(op) for op in ops):
+            raise error(
+                "KT0602",
+                f"`{tensor.name}` accessed both through index tiles and otherwise is not "
+                "supported by the pallas target",
+                ops[0].span,
+                why="a tensor is in HBM as rows, or comes in blocks",
+                remedy="write to a tensor of its own, or in a kernel of its own",
+            )
+        parts = {
+            Size.of(e.tile.type.block)  # type: ignore[union-attr]
+            for op in ops
+            if not by_elements(op)
+            for e in op.index[-1:]
+            if isinstance(e, ir.AtTile)
+        }
+        if len(parts) > 1:
+            raise error(
+                "KT0602", f"parts of several widths of the rows of `{tensor.name}` are not "
+                "supported by the pallas target", ops[0].span, why="rows are cut in one way",
+            )  # fmt: skip
+        window = Window(
+            tensor, [], Var(f"{tensor.name}_ref"), "hbm", bytes_of(tensor.dtype) < 4,
+            view="lanes" if elements == {True} else "rows", parts=next(iter(parts), None),
+        )  # fmt: skip
+        self.of |= dict.fromkeys(ops, window)
+        return window
 
     def _window(
         self, tensor: ir.Tensor, ops: list[Access], space: Literal["vmem", "smem"]
@@ -397,6 +440,16 @@ class Windows:
             for op in ops
         )
         return by_number and bytes_of(tensor.dtype) < 4 and dims[at].kind == "whole"
+
+
+def picks_rows(op: Access) -> bool:
+    """True if an index tile picks what the access reads or writes."""
+    return any(isinstance(e, ir.AtTensor) for e in op.index)
+
+
+def by_elements(op: Access) -> bool:
+    """True if it picks elements rather than rows."""
+    return isinstance(op.index[-1], ir.AtTensor | ir.AtScalar)
 
 
 def ir_rank(op: Access) -> int:
