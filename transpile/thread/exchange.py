@@ -71,7 +71,11 @@ def barrier(low: Lowering, op: ir.Barrier) -> None:
 
 def inline(low: Lowering, op: ir.Inline) -> None:
     """Target code of the source is for targets that compute on tiles."""
-    raise low.unsupported("this inline code", f"it is for {', '.join(op.targets)}")
+    raise low.unsupported(
+        f"inline {'PTX' if op.kind == 'asm' else op.kind}",
+        f"it is for {', '.join(op.targets)}",
+        "write it with torch operations, which every target has",
+    )
 
 
 def publish(low: Lowering, tile: Tile, name: str, pad: int = 0) -> SharedBuffer:

@@ -14,6 +14,7 @@ from transpile.emitters.msl.kernel import (
     MetalKernel,
     print_kernel,
 )
+from transpile.emitters.msl.room import with_remedy
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.dtypes import BF16, F8E4M3, F8E5M2, F16, F32
@@ -89,13 +90,23 @@ def lower_kernel(kernel: ir.Kernel, arch: str, text: str) -> Variant:
     ``text`` is the source file's, from which comments quote.
     """
     comments = worth_saying(text, kernel)
-    whole = _Prepared(kernel, arch)
-    phases = [whole.printed(i, comments) for i in range(len(kernel.phases))]
+    try:
+        whole = _Prepared(kernel, arch)
+        phases = [whole.printed(i, comments) for i in range(len(kernel.phases))]
+    except KtError as problem:
+        raise with_remedy(problem, kernel, lambda less: _whole(less, arch)) from None
     limited = [i for i, codes in enumerate(phases) if codes[-1].kernel.capacities]
     if limited:
         for i, code in _beyond(kernel, arch, comments, whole, limited):
             phases[i].append(code)
     return Variant(whole.kernel, whole.schedule, phases, kernel, arch, comments)
+
+
+def _whole(kernel: ir.Kernel, arch: str) -> None:
+    """Lowers all phases; KtError where something has no room."""
+    prepared = _Prepared(kernel, arch)
+    for number in range(len(kernel.phases)):
+        prepared.printed(number, {})
 
 
 def _beyond(
