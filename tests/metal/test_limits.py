@@ -37,7 +37,7 @@ def k(x: torch.Tensor) -> torch.Tensor:
 """
 PTX = (
     "hl.inline_asm_elementwise('mov.u32 $0, $1;', '=r,r', [x[a]], dtype=torch.int32, "
-    + "is_pure=True, pack=1)"
+    "is_pure=True, pack=1)"
 )
 
 
@@ -90,3 +90,38 @@ def test_the_largest_blocks_that_fit(source, arguments, code, how_much, tmp_path
 def test_what_metal_lacks(value: str, signature: str, expected: str, tmp_path: Path) -> None:
     text = failed(tmp_path, SIMPLE.format(value=value), "--arg", signature)
     assert re.search(expected, text), text
+
+
+def test_families_of_gpus(tmp_path: Path) -> None:
+    source, options = (
+        SIMPLE.format(value="x[a]").replace(
+            "return", "    hl.atomic_max(out, [a], x[a])\n    return"
+        ),
+        ["--arg", "x=u64[N]"],
+    )
+    text = failed(tmp_path, source, *options)
+    assert "KT0615: Apple7 (M1, A14) has no minimum and maximum of 64-bit integers" in text
+    assert "without --arch kernels are built for all GPUs" in text
+    assert "build with --arch apple9" in text
+    assert "KT0615: Apple8 (M2" in failed(tmp_path, source, "--arch", "apple8", *options)
+    command = ("build", str(tmp_path / "k.py"), "-t", "metal", "-o", str(tmp_path / "o"))
+    assert kt(*command, "--arch", "apple9", *options).code == 0
+    metal = (tmp_path / "o" / "k.metal").read_text()
+    assert "// Metal 3.0 (macOS 13, iOS 16), Apple9 (M3, M4, A17 Pro) or later\n" in metal
+    assert (
+        "atomic_max_explicit((device atomic_ulong*)(out + x_0)" in metal or "atomic_ulong" in metal
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "version"), [("f32", "3.0 (macOS 13"), ("bf16", "3.1 (macOS 14")]
+)
+def test_the_header_says_which_language_and_gpu(dtype: str, version: str, tmp_path: Path) -> None:
+    (tmp_path / "k.py").write_text(HEAD + SIMPLE.format(value="x[a] * 2").lstrip())
+    command = ("build", str(tmp_path / "k.py"), "-t", "metal", "-o", str(tmp_path / "o"))
+    assert kt(*command, "--arch", "metal3", "--arg", f"x={dtype}[N]").code == 0
+    assert f"// Metal {version}, " in (tmp_path / "o" / "k.metal").read_text()
+
+
+def test_targets_list_the_families() -> None:
+    assert "apple9: M3, M4, A17 Pro, 1024 threads, 32 KB" in " ".join(kt("targets").out.split())

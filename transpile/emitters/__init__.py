@@ -36,7 +36,7 @@ TARGETS: dict[str, Target] = {
         "transpile.emitters.msl.emitter",
         ("{stem}.metal", "{stem}_metal.py"),
         ("_kt_metal.py", "_kt_metal_mlx.py"),
-        ("apple7", "apple8", "apple9", "apple10"),
+        ("apple7", "apple8", "apple9", "apple10", "metal3", "metal4"),
     ),
     "pallas": Target(
         "pallas",

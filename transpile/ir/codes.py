@@ -332,6 +332,11 @@ CODES: dict[str, CodeInfo] = {
         "A Metal kernel takes 31 buffers: one per tensor, and one for all scalars together.",
     ),
     "KT0614": _I("grid of too many dimensions", "A Metal grid has three dimensions."),
+    "KT0615": _I(
+        "not on this family of GPUs",
+        "Kernels are built for all Apple GPUs from Apple7 (M1, A14) on unless `--arch` says which "
+        "family they are for; a few features begin later.",
+    ),
     "KT0630": _I(
         "host call without a JAX counterpart",
         "Pallas modules take and return jax.Array, so the host program is rewritten in jax.numpy; "

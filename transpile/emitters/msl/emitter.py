@@ -12,6 +12,7 @@ from transpile.emitters.common.templates import render_template
 from transpile.emitters.msl import ops
 from transpile.emitters.msl.comments import ascii_text
 from transpile.emitters.msl.dtypes import NAMES
+from transpile.emitters.msl.families import described, refused, requirements
 from transpile.emitters.msl.helpers import TEXTS, in_order
 from transpile.emitters.msl.host import Version, launched, launcher_texts
 from transpile.emitters.msl.kernel import MetalKernel
@@ -33,12 +34,20 @@ def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions
                 lowered.append(lower_kernel(kernel, options.arch or "", source.text))
             except KtError as failed:
                 problems += failed.diagnostics
+                continue
+            problems += _missing(lowered[-1], options.arch or "")
         variants.append(lowered)
     if problems:
         raise KtError(*problems)
     metal, launchers = _metal_file(source, variants)
     python = _python_file(source, variants, launchers, metal, options)
     return EmitResult({f"{source.stem}.metal": metal, f"{source.stem}_metal.py": python})
+
+
+def _missing(variant: Variant, arch: str) -> list[Diagnostic]:
+    """What the family of GPUs lacks that a kernel asks for."""
+    needs = {f: s for codes in variant.phases for c in codes for f, s in c.needs.items()}
+    return [d for problem in refused(needs, arch) for d in problem.diagnostics]
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -113,8 +122,10 @@ def _metal_file(source: SourceInfo, groups: list[list[Variant]]) -> tuple[str, l
     helpers = [TEXTS[h] for h in in_order(wanted - {"UNROLL"})]
     helpers += dict.fromkeys(text for c in codes for _, text in sorted(c.made.items()))
     headers = [h for g in groups for v in g for h in kernel_header(v.kernel, v.schedule, FOLLOWED)]
+    needs = {feature for c in codes for feature in c.needs}
     text = render_template(
         "msl", "module.metal.jinja",
+        requirements=requirements(needs, [*names.texts, *helpers]),
         version=__version__,
         filename=ascii_text(source.filename),
         digest=source.digest,
@@ -191,4 +202,5 @@ def capabilities() -> dict[str, object]:
         "reductions": sorted(ops.REDUCTIONS),
         "dtypes": [d.name for d in NAMES],
         "features": list(ops.FEATURES),
+        "families": described(),
     }

@@ -66,6 +66,7 @@ class Expressions:
         self.made: dict[str, str] = {}  # helpers made for one use, by name
         self.ids: set[str] = set()
         self.includes: set[str] = set()
+        self.needs: dict[str, Span | None] = {}  # features of families of GPUs, and where
         self.read: set[Tensor] = set()
         self.written: set[Tensor] = set()
         self.aligned: set[Tensor] = set()  # accessed in vectors: they must begin at 16 bytes

@@ -10,6 +10,7 @@ from transpile.emitters.common.hostsizes import HostSizes
 from transpile.emitters.msl.arguments import Arguments, Member
 from transpile.emitters.msl.dtypes import NAMES, spelled
 from transpile.emitters.msl.expr import Expressions
+from transpile.emitters.msl.families import LEAST
 from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.statements import INDENT, Statements
 from transpile.emitters.msl.wrap import WIDTH
@@ -19,9 +20,9 @@ from transpile.thread import ir
 from transpile.thread.merge import Merged
 from transpile.thread.walk import all_nodes, walk
 
-SHARED_BYTES = 32 * 1024  # of threadgroup memory, on all Apple GPUs
-MAX_THREADS = 1024
-MAX_BUFFERS = 31
+SHARED_BYTES = LEAST.shared_bytes  # of threadgroup memory; no family has more
+MAX_THREADS = LEAST.threads
+MAX_BUFFERS = LEAST.buffers
 
 _IDS = {
     "tgid": "uint3 tgid [[threadgroup_position_in_grid]]",
@@ -70,6 +71,7 @@ class MetalKernel:
     helpers: set[str]
     made: dict[str, str]
     includes: set[str]
+    needs: dict[str, tile.Span | None]  # features that not all GPUs have, and where
     most_threads: str
     parameters: list[str]
     arguments: list[str]
@@ -148,7 +150,7 @@ def print_kernel(
     most_threads = exprs.numbers.of_parameters(printed.threads)
     return MetalKernel(
         source, kernel, sizes, tensors, arguments.struct(), ids, body,
-        exprs.helpers, exprs.made, exprs.includes, most_threads,
+        exprs.helpers, exprs.made, exprs.includes, exprs.needs, most_threads,
         *(_template(merged, exprs) if merged is not None else ([], [])),
     )  # fmt: skip
 

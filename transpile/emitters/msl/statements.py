@@ -8,11 +8,12 @@ from typing import Any
 from transpile.emitters.msl import ops
 from transpile.emitters.msl.dtypes import spelled
 from transpile.emitters.msl.expr import Expressions, conjuncts, is_pack
+from transpile.emitters.msl.families import ATOMICS64
 from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.ops import ADD, ATOM, LESS, TERNARY
 from transpile.emitters.msl.vectors import Vectors
 from transpile.emitters.msl.wrap import wrap
-from transpile.ir.dtypes import BF16, F16, F32, I32, U32
+from transpile.ir.dtypes import BF16, F16, F32, I32, U32, U64
 from transpile.thread import ir
 from transpile.thread.merge import TypeParam
 
@@ -313,10 +314,16 @@ class Statements:
             function = ops.ATOMICS[stmt.kind]
             cast = f"(device atomic_{spelled(dtype)}*){at}"
             text = f"{function}({cast}, {value}, memory_order_relaxed)"
+        elif dtype == U64 and stmt.kind in ("max", "min") and stmt.result is None:
+            exprs.needs.setdefault(ATOMICS64, stmt.span)
+            helper = ""
+            cast = f"(device atomic_ulong*){at}"
+            text = f"atomic_{stmt.kind}_explicit({cast}, {value}, memory_order_relaxed)"
         else:
             raise exprs.unsupported(
                 f"atomic {stmt.kind} on {dtype.name}",
-                "Metal has atomics of 32 bits; of those on floats, there are add, max, min, xchg",
+                "Metal has atomics of 32 bits; of those on floats, there are add, max, min, xchg; "
+                "of 64 bits max and min on u64, where nothing reads the old value",
                 "accumulate in an f32 or i32 tensor",
             )  # fmt: skip
         if helper:

@@ -92,4 +92,12 @@ KT_ATOMIC_NUMBERS(threadgroup, kt::atomic_integer<T>)
 KT_ATOMIC_NUMBERS(, kt::atomic_number<T>)
 #endif
 KT_FOR_SPACES(KT_ATOMIC_INTEGERS)
+
+// Of 64 bits, in device memory, without the old value: from Apple9 on.
+#define KT_ATOMIC_EXTREME(name, better) \
+  KT_INLINE void name(volatile device atomic_ulong *p, ulong value, memory_order) \
+  KT_BODY(kt_atomic(p, sizeof(ulong)); const ulong old = kt::peek<ulong>(&p->kt_value); \
+          kt::replace<ulong>(&p->kt_value, value better old ? value : old);)
+KT_ATOMIC_EXTREME(atomic_max_explicit, >)
+KT_ATOMIC_EXTREME(atomic_min_explicit, <)
 }  // namespace metal
