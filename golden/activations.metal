@@ -5,6 +5,7 @@
 // gelu_erf: x=f32[M,N]; block_sizes=[1, 1024]
 // gelu_tanh: x=bf16[M,N]; block_sizes=[1, 1024]
 // gelu_tanh: x=f32[M,N]; block_sizes=[1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

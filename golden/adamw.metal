@@ -3,6 +3,7 @@
 //   beta2=f32, eps=f32, weight_decay=f32, correction1=f32, correction2=f32; block_sizes=[1024]
 // adamw_step: param=bf16[N], grad=bf16[N], exp_avg=f32[N], exp_avg_sq=f32[N], lr=f32, beta1=f32,
 //   beta2=f32, eps=f32, weight_decay=f32, correction1=f32, correction2=f32; block_sizes=[1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

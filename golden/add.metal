@@ -2,6 +2,7 @@
 // add: x=bf16[M,N], y=bf16[M,N]; block_sizes=[1, 1024]
 // add: x=f32[M,N], y=f32[N]; block_sizes=[1, 1024]
 // add: x=f32[B,M,N], y=f16[M,1]; block_sizes=[1, 1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

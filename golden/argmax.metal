@@ -3,6 +3,7 @@
 // row_argmax: x=f32[M,N]; block_sizes=[1]
 // nearest_code: x=f16[M,64], codebook=f16[V,64]; block_sizes=[64, 64]
 // nearest_code: x=bf16[M,32], codebook=bf16[V,32]; block_sizes=[64, 64]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

@@ -9,6 +9,7 @@
 //   block_sizes=[32, 32]
 // attention_gqa: q=f32[B,6,M,32], k=f32[B,3,N,32], v=f32[B,3,N,32], sm_scale=f32;
 //   block_sizes=[32, 32]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

@@ -5,6 +5,7 @@
 // clamp: x=f32[N], low=f32, high=f32; block_sizes=[1024]
 // quantize_int8: x=f16[M,N], inv_scale=f32, zero_point=i32; block_sizes=[1, 1024]
 // quantize_int8: x=f32[M,N], inv_scale=f32, zero_point=i32; block_sizes=[1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

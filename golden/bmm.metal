@@ -3,6 +3,7 @@
 // bmm: x=f32[B,M,K], y=f32[B,K,N]; block_sizes=[1, 64, 64, 16]
 // broadcast_matmul: x=f16[B,M,K], w=f16[K,N]; block_sizes=[64, 64, 16]
 // broadcast_matmul: x=f32[B,M,K], w=f32[K,N]; block_sizes=[64, 64, 16]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

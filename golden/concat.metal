@@ -3,6 +3,7 @@
 // concat_columns: x=f32[M,N1], y=f32[M,N2]; block_sizes=[1]
 // concat_columns_masked: x=bf16[M,N1], y=bf16[M,N2]; block_sizes=[1, 1024]
 // concat_columns_masked: x=f32[M,N1], y=f32[M,N2]; block_sizes=[1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

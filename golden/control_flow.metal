@@ -3,6 +3,7 @@
 // integer_power: x=f32[N], exponent=i32; block_sizes=[1024]
 // stochastic_depth: x=bf16[B,N], branch=bf16[B,N], keep=i32[B], scale=f32; block_sizes=[1024]
 // stochastic_depth: x=f32[B,N], branch=f32[B,N], keep=i32[B], scale=f32; block_sizes=[1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

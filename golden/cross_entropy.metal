@@ -5,6 +5,7 @@
 //   block_sizes=[32, 32]
 // cross_entropy_bwd: logits=f32[N,V], labels=i32[N], lse=f32[N], ignore_index=i32;
 //   block_sizes=[32, 32]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

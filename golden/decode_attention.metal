@@ -3,6 +3,7 @@
 //   sm_scale=f32; block_sizes=[32]
 // decode_attention: q=f32[B,H,4,32], k=f32[B,H,N,32], v=f32[B,H,N,32], lengths=i32[B], sm_scale=f32;
 //   block_sizes=[32]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

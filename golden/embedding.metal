@@ -3,6 +3,7 @@
 // embedding: ids=i32[B,T], weight=f32[V,D]; block_sizes=[32, 32]
 // embedding_bag: ids=i64[B,L], weight=f16[V,D]; block_sizes=[1, 1024]
 // embedding_bag: ids=i32[B,L], weight=f32[V,D]; block_sizes=[1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

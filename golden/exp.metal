@@ -4,6 +4,7 @@
 // exp_fwd: x=bf16[M,N]; block_sizes=[1, 1024]
 // exp_bwd: grad_out=f16[N], out=f16[N]; block_sizes=[1024]
 // exp_bwd: grad_out=f32[N], out=f32[N]; block_sizes=[1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

@@ -5,6 +5,7 @@
 //   block_sizes=[64, 64, 16]
 // quantize_fp8_rows: x=bf16[M,N]; block_sizes=[1]
 // quantize_fp8_rows: x=f32[M,N]; block_sizes=[1]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

@@ -3,6 +3,7 @@
 // geglu_fwd: a=f32[N], b=f32[N]; block_sizes=[1024]
 // geglu_bwd: grad_out=bf16[M,N], a=bf16[M,N], b=bf16[M,N]; block_sizes=[1024]
 // geglu_bwd: grad_out=f32[N], a=f32[N], b=f32[N]; block_sizes=[1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

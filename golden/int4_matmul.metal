@@ -5,6 +5,7 @@
 //   block_sizes=[32, 32, 32]
 // uint4_matmul_halves: x=bf16[M,K], packed=u8[K2,N], scale=f32[N], zero=f32[N];
 //   block_sizes=[32, 32, 32]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

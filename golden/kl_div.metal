@@ -3,6 +3,7 @@
 //   block_sizes=[1, 1024]
 // kl_div: log_q=f32[N,V], target=f32[N,V], log_target=True, reduction='sum'; block_sizes=[1, 1024]
 // kl_div: log_q=f32[N,V], target=f32[N,V], log_target=False, reduction='rows'; block_sizes=[1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

@@ -8,6 +8,7 @@
 //   with_bias=True; block_sizes=[32, 16]
 // layer_norm_bwd: grad_out=bf16[M,128], x=bf16[M,128], mean=f32[M], rstd=f32[M], weight=bf16[128],
 //   with_bias=False; block_sizes=[32, 16]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

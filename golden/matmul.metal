@@ -10,6 +10,7 @@
 //   num_stages=4, num_warps=8
 // matmul_persistent: x=bf16[M,K], w=bf16[N,K]; block_sizes=[128, 128, 32], l2_groupings=[4],
 //   num_stages=4, num_warps=8
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

@@ -7,6 +7,7 @@
 //   block_sizes=[128, 64, 64], num_stages=3, num_warps=4
 // matmul_residual: x=f16[M,K], w=f16[K,N], residual=f16[M,N], scale=f32; block_sizes=[128, 64, 64],
 //   num_stages=3, num_warps=4
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

@@ -3,6 +3,7 @@
 //   block_sizes=[64, 16]
 // matmul_layer_norm: x=f32[M,K], w=f32[K,96], weight=f32[96], bias=f32[96], eps=f32;
 //   block_sizes=[64, 16]
+// Metal 3.0 (macOS 13, iOS 16), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>

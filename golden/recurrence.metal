@@ -5,6 +5,7 @@
 // recurrence_scanned: a=f32[M,T], x=f32[M,T]; block_sizes=[1]
 // row_cumsum: x=bf16[M,N]; block_sizes=[1]
 // row_cumsum: x=f32[M,N]; block_sizes=[1]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

@@ -4,6 +4,7 @@
 // rms_norm_bwd: grad_out=bf16[M,128], x=bf16[M,128], weight=bf16[128], rstd=f32[M];
 //   block_sizes=[32, 16]
 // rms_norm_bwd: grad_out=f32[M,96], x=f32[M,96], weight=f32[96], rstd=f32[M]; block_sizes=[32, 16]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

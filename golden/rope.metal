@@ -3,6 +3,7 @@
 // rope_half: x=f32[B,T,H,128], cos=f32[T,64], sin=f32[T,64]; block_sizes=[1, 1, 32]
 // rope_interleaved: x=f16[T,H,128], cos=f32[T,64], sin=f32[T,64]; block_sizes=[1, 16]
 // rope_interleaved: x=f32[T,H,64], cos=f32[T,32], sin=f32[T,32]; block_sizes=[1, 32]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

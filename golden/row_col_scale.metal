@@ -2,6 +2,7 @@
 // row_col_scale: acc=i32[M,N], row_scale=f32[M], col_scale=f32[N], bias=bf16[N];
 //   block_sizes=[32, 32]
 // row_col_scale: acc=f32[M,N], row_scale=f32[M], col_scale=f32[N], bias=f32[N]; block_sizes=[32, 32]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

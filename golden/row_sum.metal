@@ -5,6 +5,7 @@
 // long_sum: x=f32[M,N]; block_sizes=[1], num_warps=8, reduction_loops=[1024]
 // long_sum_looped: x=f16[M,N]; block_sizes=[1024, 1]
 // long_sum_looped: x=f32[M,N]; block_sizes=[1024, 1]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

@@ -6,6 +6,7 @@
 // softmax_two_pass: x=f16[M,N]; block_sizes=[1024, 1]
 // softmax_two_pass: x=f32[M,N]; block_sizes=[1024, 1]
 // softmax_two_pass: x=f32[M,N]{0,1}; block_sizes=[32, 128]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

@@ -5,6 +5,7 @@
 // linear_split_k: x=f32[M,K], w=f32[K,N], bias=f32[N], splits=2; block_sizes=[64, 64, 16]
 // matmul_split_k_barrier: x=f16[M,K], y=f16[K,N]; block_sizes=[64, 64, 16, 1, 1024]
 // matmul_split_k_barrier: x=f32[M,K], y=f32[K,N]; block_sizes=[64, 64, 16, 1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_atomic>

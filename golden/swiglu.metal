@@ -3,6 +3,7 @@
 // swiglu_fwd: gate_up=f32[M,N]; block_sizes=[1, 1024]
 // swiglu_bwd: grad_out=f16[M,N], gate=f16[M,N], up=f16[M,N]; block_sizes=[1, 1024]
 // swiglu_bwd: grad_out=f32[M,N], gate=f32[M,N], up=f32[M,N]; block_sizes=[1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

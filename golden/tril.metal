@@ -6,6 +6,7 @@
 // band: x=f32[M,N], window=i32; block_sizes=[1, 1024]
 // fill_upper: x=f16[M,N], value=f32; block_sizes=[1, 1024]
 // fill_upper: x=f32[M,N], value=f32; block_sizes=[1, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;

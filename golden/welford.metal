@@ -2,6 +2,7 @@
 // welford_layer_norm: x=bf16[M,N], weight=bf16[N], bias=bf16[N], eps=f32;
 //   block_sizes=[1, 1024, 1024]
 // welford_layer_norm: x=f32[M,N], weight=f32[N], bias=f32[N], eps=f32; block_sizes=[1, 1024, 1024]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 using namespace metal;
