@@ -35,8 +35,11 @@ def _silu_call(x_flat):
         in_specs=[pl.BlockSpec((block,), lambda i: (i,))],
         out_specs=pl.BlockSpec((block,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((m_n,), x_flat.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=m_n,
+            bytes_accessed=2 * x_flat.nbytes,
+            transcendentals=m_n,
         ),
         name="silu",
         interpret=kt.INTERPRET,
@@ -74,9 +77,8 @@ def _gelu_erf_call(x):
         in_specs=[pl.BlockSpec((block,), lambda i: (i,))],
         out_specs=pl.BlockSpec((block,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((n,), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(flops=4 * n, bytes_accessed=2 * x.nbytes, transcendentals=n),
         name="gelu_erf",
         interpret=kt.INTERPRET,
     )(x).astype(dtype)
@@ -97,8 +99,11 @@ def _gelu_erf_2d_call(x):
         in_specs=[pl.BlockSpec((block_0, block_1), lambda i, j: (i, j))],
         out_specs=pl.BlockSpec((block_0, block_1), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * m * n,
+            bytes_accessed=2 * x.nbytes,
+            transcendentals=m * n,
         ),
         name="gelu_erf",
         interpret=kt.INTERPRET,
@@ -136,8 +141,11 @@ def _gelu_tanh_call(x):
         in_specs=[pl.BlockSpec((block_m, block_n), lambda i, j: (i, j))],
         out_specs=pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=8 * m * n,
+            bytes_accessed=2 * x.nbytes,
+            transcendentals=m * n,
         ),
         name="gelu_tanh",
         interpret=kt.INTERPRET,

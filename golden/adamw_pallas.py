@@ -42,45 +42,38 @@ def _adamw_step_call(
 ):
     n = grad.shape[0]
     block = min(65536, n)
-    in_specs = [
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = [
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((n,), exp_avg.dtype),
-        jax.ShapeDtypeStruct((n,), exp_avg.dtype),
-        jax.ShapeDtypeStruct((n,), grad.dtype),
-    ]
     return pl.pallas_call(
         _adamw_step_kernel,
         grid=(pl.cdiv(n, block),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=[
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((n,), exp_avg.dtype),
+            jax.ShapeDtypeStruct((n,), exp_avg.dtype),
+            jax.ShapeDtypeStruct((n,), grad.dtype),
+        ],
         input_output_aliases={1: 0, 2: 1, 3: 2},
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "adamw_step",
-                in_specs,
-                (grad, exp_avg, exp_avg_sq, param, jnp.full((1,), beta1, jnp.float32), jnp.full((1,), beta2, jnp.float32), jnp.full((1,), correction2, jnp.float32), jnp.full((1,), eps, jnp.float32), jnp.full((1,), lr, jnp.float32), jnp.full((1,), weight_decay, jnp.float32), jnp.full((1,), correction1, jnp.float32)),
-                out_specs,
-                out_shape,
-            ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=14 * n,
+            bytes_accessed=3 * grad.nbytes + 4 * exp_avg.nbytes,
+            transcendentals=n,
         ),
         name="adamw_step",
         interpret=kt.INTERPRET,

@@ -34,9 +34,8 @@ def _add_call(x, y):
         ],
         out_specs=pl.BlockSpec((block_0, block_1), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(flops=m * n, bytes_accessed=3 * x.nbytes, transcendentals=0),
         name="add",
         interpret=kt.INTERPRET,
     )(x, y)
@@ -62,6 +61,11 @@ def _add_3d_call(x, y):
         out_shape=jax.ShapeDtypeStruct((b, m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel"),
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=b * m * n,
+            bytes_accessed=2 * x.nbytes + y.nbytes,
+            transcendentals=0,
         ),
         name="add",
         interpret=kt.INTERPRET,

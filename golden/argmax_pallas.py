@@ -46,21 +46,21 @@ def _row_argmax_call(x):
     x = kt.widened(x)
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [pl.BlockSpec((block_m, n), lambda i: (i, 0))]
-    out_specs = [
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-    ]
-    out_shape = [jax.ShapeDtypeStruct((m,), x.dtype), jax.ShapeDtypeStruct((m,), jnp.int32)]
-    values, indices = pl.pallas_call(
+    values, indices = kt.pallas_call(
         _row_argmax_kernel,
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit("row_argmax", in_specs, (x,), out_specs, out_shape),
+        in_specs=[pl.BlockSpec((block_m, n), lambda i: (i, 0))],
+        out_specs=[
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+        ],
+        out_shape=[jax.ShapeDtypeStruct((m,), x.dtype), jax.ShapeDtypeStruct((m,), jnp.int32)],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=4 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n,
+            bytes_accessed=x.nbytes + m * x.dtype.itemsize + 4 * m,
+            transcendentals=0,
         ),
         name="row_argmax",
         interpret=kt.INTERPRET,
@@ -121,36 +121,27 @@ def _nearest_code_call(x, codebook):
     block_v = min(1024, v)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    in_specs = [
-        pl.BlockSpec((block_m, width), lambda i, j: (i, 0)),
-        pl.BlockSpec((block_v, width), lambda i, j: (j, 0)),
-    ]
-    out_specs = pl.BlockSpec((block_m,), lambda i, j: (i,))
-    scratch_shapes = [
-        pltpu.VMEM((block_m, 1), jnp.int32),
-        pltpu.VMEM((block_m, 1), jnp.float32),
-    ]
-    out_shape = jax.ShapeDtypeStruct((m,), jnp.int32)
     return pl.pallas_call(
         functools.partial(
             _nearest_code_kernel,
             block_m=block_m, block_v=block_v, v=v, precision=precision,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(v, block_v)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "nearest_code",
-                in_specs,
-                (x, codebook),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, width), lambda i, j: (i, 0)),
+            pl.BlockSpec((block_v, width), lambda i, j: (j, 0)),
+        ],
+        out_specs=pl.BlockSpec((block_m,), lambda i, j: (i,)),
+        scratch_shapes=[
+            pltpu.VMEM((block_m, 1), jnp.int32),
+            pltpu.VMEM((block_m, 1), jnp.float32),
+        ],
+        out_shape=jax.ShapeDtypeStruct((m,), jnp.int32),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * width * m * v,
+            bytes_accessed=x.nbytes + codebook.nbytes + 4 * m,
+            transcendentals=0,
         ),
         name="nearest_code",
         interpret=kt.INTERPRET,

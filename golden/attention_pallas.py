@@ -112,45 +112,39 @@ def _attention_call(q_flat, k_flat, v_flat):
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if dtype == jnp.float16 else None
     scale = 1.4426950408889634 / head_dim**0.5
-    in_specs = [
-        pl.BlockSpec((None, block_m, head_dim), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, block_n * turns_n, head_dim), lambda i, j, k: (i, k, 0)),
-        pl.BlockSpec((None, block_n * turns_n, head_dim), lambda i, j, k: (i, k, 0)),
-    ]
-    out_specs = [
-        pl.BlockSpec((None, block_m, head_dim), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
-    ]
-    scratch_shapes = [
-        pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, head_dim), jnp.float32),
-        pltpu.VMEM((block_m, 128), jnp.float32),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((b_h, m, head_dim), q_flat.dtype),
-        jax.ShapeDtypeStruct((b_h, 1, m), jnp.float32),
-    ]
-    out, lse = pl.pallas_call(
+    out, lse = kt.pallas_call(
         functools.partial(
             _attention_kernel,
             block_n=block_n, n=n, head_dim=head_dim, turns_n=turns_n, precision=precision,
             scale=scale,
         ),
         grid=(b_h, pl.cdiv(m, block_m), pl.cdiv(n, block_n * turns_n)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((None, block_m, head_dim), lambda i, j, k: (i, j, 0)),
+            pl.BlockSpec((None, block_n * turns_n, head_dim), lambda i, j, k: (i, k, 0)),
+            pl.BlockSpec((None, block_n * turns_n, head_dim), lambda i, j, k: (i, k, 0)),
+        ],
+        out_specs=[
+            pl.BlockSpec((None, block_m, head_dim), lambda i, j, k: (i, j, 0)),
+            pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((block_m, 128), jnp.float32),
+            pltpu.VMEM((block_m, head_dim), jnp.float32),
+            pltpu.VMEM((block_m, 128), jnp.float32),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((b_h, m, head_dim), q_flat.dtype),
+            jax.ShapeDtypeStruct((b_h, 1, m), jnp.float32),
+        ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "attention",
-                in_specs,
-                (q_flat, k_flat, v_flat),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+        ),
+        spilled_bytes=8 * block_m * block_n + 4 * block_m * head_dim,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * head_dim * b_h * m * n,
+            bytes_accessed=2 * q_flat.nbytes + 2 * k_flat.nbytes + 4 * b_h * m,
+            transcendentals=b_h * m * n,
         ),
         name="attention",
         interpret=kt.INTERPRET,
@@ -224,35 +218,24 @@ def _attention_causal_kernel(q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_re
 def _attention_causal_call(q_flat, k_flat, v_flat):
     b_h, t, _ = q_flat.shape
     block_m = min(1024, t)
-    in_specs = [
-        pl.BlockSpec((None, block_m, 64), lambda i, j: (i, j, 0)),
-        pl.BlockSpec((None, pl.cdiv(t, 512) * 512, 64), lambda i, j: (i, 0, 0)),
-        pl.BlockSpec((None, pl.cdiv(t, 512) * 512, 64), lambda i, j: (i, 0, 0)),
-    ]
-    out_specs = [
-        pl.BlockSpec((None, block_m, 64), lambda i, j: (i, j, 0)),
-        pl.BlockSpec((None, 1, block_m), lambda i, j: (i, 0, j)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((b_h, t, 64), q_flat.dtype),
-        jax.ShapeDtypeStruct((b_h, 1, t), jnp.float32),
-    ]
-    out, lse = pl.pallas_call(
+    out, lse = kt.pallas_call(
         functools.partial(_attention_causal_kernel, block_m=block_m, t=t),
         grid=(b_h, pl.cdiv(t, block_m)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "attention_causal",
-                in_specs,
-                (q_flat, k_flat, v_flat),
-                out_specs,
-                out_shape,
-            ),
-        ),
+        in_specs=[
+            pl.BlockSpec((None, block_m, 64), lambda i, j: (i, j, 0)),
+            pl.BlockSpec((None, pl.cdiv(t, 512) * 512, 64), lambda i, j: (i, 0, 0)),
+            pl.BlockSpec((None, pl.cdiv(t, 512) * 512, 64), lambda i, j: (i, 0, 0)),
+        ],
+        out_specs=[
+            pl.BlockSpec((None, block_m, 64), lambda i, j: (i, j, 0)),
+            pl.BlockSpec((None, 1, block_m), lambda i, j: (i, 0, j)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((b_h, t, 64), q_flat.dtype),
+            jax.ShapeDtypeStruct((b_h, 1, t), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        spilled_bytes=4608 * block_m,
         name="attention_causal",
         interpret=kt.INTERPRET,
     )(q_flat, k_flat, v_flat)
@@ -307,44 +290,38 @@ def _attention_causal_not_causal_call(q_flat, k_flat, v_flat):
     block_m = min(1024, t)
     block_n = min(1024, t)
     turns_n = kt.turns(t, block_n)
-    in_specs = [
-        pl.BlockSpec((None, block_m, 128), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, block_n * turns_n, 128), lambda i, j, k: (i, k, 0)),
-        pl.BlockSpec((None, block_n * turns_n, 128), lambda i, j, k: (i, k, 0)),
-    ]
-    out_specs = [
-        pl.BlockSpec((None, block_m, 128), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
-    ]
-    scratch_shapes = [
-        pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, 128), jnp.float32),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((b_h, t, 128), q_flat.dtype),
-        jax.ShapeDtypeStruct((b_h, 1, t), jnp.float32),
-    ]
-    out, lse = pl.pallas_call(
+    out, lse = kt.pallas_call(
         functools.partial(
             _attention_causal_not_causal_kernel,
             t=t, block_n=block_n, turns_n=turns_n,
         ),
         grid=(b_h, pl.cdiv(t, block_m), pl.cdiv(t, block_n * turns_n)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((None, block_m, 128), lambda i, j, k: (i, j, 0)),
+            pl.BlockSpec((None, block_n * turns_n, 128), lambda i, j, k: (i, k, 0)),
+            pl.BlockSpec((None, block_n * turns_n, 128), lambda i, j, k: (i, k, 0)),
+        ],
+        out_specs=[
+            pl.BlockSpec((None, block_m, 128), lambda i, j, k: (i, j, 0)),
+            pl.BlockSpec((None, 1, block_m), lambda i, j, k: (i, 0, j)),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((block_m, 128), jnp.float32),
+            pltpu.VMEM((block_m, 128), jnp.float32),
+            pltpu.VMEM((block_m, 128), jnp.float32),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((b_h, t, 128), q_flat.dtype),
+            jax.ShapeDtypeStruct((b_h, 1, t), jnp.float32),
+        ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "attention_causal",
-                in_specs,
-                (q_flat, k_flat, v_flat),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+        ),
+        spilled_bytes=8 * block_m * block_n + 512 * block_m,
+        cost_estimate=pl.CostEstimate(
+            flops=512 * b_h * t * t,
+            bytes_accessed=4 * q_flat.nbytes + 4 * b_h * t,
+            transcendentals=b_h * t * t,
         ),
         name="attention_causal",
         interpret=kt.INTERPRET,
@@ -429,51 +406,45 @@ def _attention_gqa_call(q, k, v, sm_scale):
     block_m = min(1024, m)
     block_n = min(1024, n)
     turns_n = kt.turns(n, block_n)
-    in_specs = [
-        pl.BlockSpec((None, None, block_m, head_dim), lambda i, j, k, p: (i, j, k, 0)),
-        pl.BlockSpec(
-            (None, None, block_n * turns_n, head_dim),
-            lambda i, j, k, p: (i, j // group, p, 0),
-        ),
-        pl.BlockSpec(
-            (None, None, block_n * turns_n, head_dim),
-            lambda i, j, k, p: (i, j // group, p, 0),
-        ),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = [
-        pl.BlockSpec((None, None, block_m, head_dim), lambda i, j, k, p: (i, j, k, 0)),
-        pl.BlockSpec((None, None, 1, block_m), lambda i, j, k, p: (i, j, 0, k)),
-    ]
-    scratch_shapes = [
-        pltpu.VMEM((block_m, 128), jnp.float32),
-        pltpu.VMEM((block_m, head_dim), jnp.float32),
-        pltpu.VMEM((block_m, 128), jnp.float32),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((b, heads, m, head_dim), q.dtype),
-        jax.ShapeDtypeStruct((b, heads, 1, m), jnp.float32),
-    ]
-    out, lse = pl.pallas_call(
+    out, lse = kt.pallas_call(
         functools.partial(
             _attention_gqa_kernel,
             block_n=block_n, n=n, head_dim=head_dim, turns_n=turns_n,
         ),
         grid=(b, heads, pl.cdiv(m, block_m), pl.cdiv(n, block_n * turns_n)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((None, None, block_m, head_dim), lambda i, j, k, p: (i, j, k, 0)),
+            pl.BlockSpec(
+                (None, None, block_n * turns_n, head_dim),
+                lambda i, j, k, p: (i, j // group, p, 0),
+            ),
+            pl.BlockSpec(
+                (None, None, block_n * turns_n, head_dim),
+                lambda i, j, k, p: (i, j // group, p, 0),
+            ),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=[
+            pl.BlockSpec((None, None, block_m, head_dim), lambda i, j, k, p: (i, j, k, 0)),
+            pl.BlockSpec((None, None, 1, block_m), lambda i, j, k, p: (i, j, 0, k)),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((block_m, 128), jnp.float32),
+            pltpu.VMEM((block_m, head_dim), jnp.float32),
+            pltpu.VMEM((block_m, 128), jnp.float32),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((b, heads, m, head_dim), q.dtype),
+            jax.ShapeDtypeStruct((b, heads, 1, m), jnp.float32),
+        ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "attention_gqa",
-                in_specs,
-                (q, k, v, jnp.full((1,), sm_scale, jnp.float32)),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+        ),
+        spilled_bytes=8 * block_m * block_n + 4 * block_m * head_dim,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * head_dim * heads * b * m * n,
+            bytes_accessed=2 * q.nbytes + 2 * k.nbytes + 4 * b * heads * m,
+            transcendentals=heads * b * m * n,
         ),
         name="attention_gqa",
         interpret=kt.INTERPRET,

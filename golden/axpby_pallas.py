@@ -30,30 +30,19 @@ def _axpby_call(x, y, alpha, beta):
     x, y = kt.widened(x, y)
     n = x.shape[0]
     block = min(65536, n)
-    in_specs = [
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = pl.BlockSpec((block,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((n,), x.dtype)
     return pl.pallas_call(
         _axpby_kernel,
         grid=(pl.cdiv(n, block),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "axpby",
-                in_specs,
-                (x, y, jnp.full((1,), alpha, jnp.float32), jnp.full((1,), beta, jnp.float32)),
-                out_specs,
-                out_shape,
-            ),
-        ),
+        in_specs=[
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=pl.BlockSpec((block,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((n,), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(flops=3 * n, bytes_accessed=3 * x.nbytes, transcendentals=0),
         name="axpby",
         interpret=kt.INTERPRET,
     )(x, y, jnp.full((1,), alpha, jnp.float32), jnp.full((1,), beta, jnp.float32)).astype(dtype)
@@ -96,9 +85,8 @@ def _clamp_call(x, low, high):
         ],
         out_specs=pl.BlockSpec((block,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((n,), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(flops=2 * n, bytes_accessed=2 * x.nbytes, transcendentals=0),
         name="clamp",
         interpret=kt.INTERPRET,
     )(x, jnp.full((1,), low, jnp.float32), jnp.full((1,), high, jnp.float32))
@@ -143,8 +131,11 @@ def _quantize_int8_call(x, inv_scale, zero_point):
         ],
         out_specs=pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), jnp.int8),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=5 * m * n,
+            bytes_accessed=x.nbytes + 1 * m * n,
+            transcendentals=0,
         ),
         name="quantize_int8",
         interpret=kt.INTERPRET,

@@ -59,30 +59,24 @@ def _bmm_call(x, y):
     block_m = min(1024, m)
     block_n = min(1024, n)
     block_k = min(4096 if x.dtype == jnp.bfloat16 else 2048, k)
-    in_specs = [
-        pl.BlockSpec((None, block_m, block_k), lambda i, j, k, p: (i, j, p)),
-        pl.BlockSpec((None, block_k, block_n), lambda i, j, k, p: (i, p, k)),
-    ]
-    out_specs = pl.BlockSpec((None, block_m, block_n), lambda i, j, k, p: (i, j, k))
-    scratch_shapes = [pltpu.VMEM((block_m, block_n), jnp.float32)]
-    out_shape = jax.ShapeDtypeStruct((b, m, n), x.dtype)
     return pl.pallas_call(
         functools.partial(_bmm_kernel, block_m=block_m, block_n=block_n, block_k=block_k, k=k),
         grid=(b, pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_k)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((None, block_m, block_k), lambda i, j, k, p: (i, j, p)),
+            pl.BlockSpec((None, block_k, block_n), lambda i, j, k, p: (i, p, k)),
+        ],
+        out_specs=pl.BlockSpec((None, block_m, block_n), lambda i, j, k, p: (i, j, k)),
+        scratch_shapes=[pltpu.VMEM((block_m, block_n), jnp.float32)],
+        out_shape=jax.ShapeDtypeStruct((b, m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "bmm",
-                in_specs,
-                (x, y),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+            vmem_limit_bytes=60 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * b * m * n * k,
+            bytes_accessed=x.nbytes + y.nbytes + b * m * n * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="bmm",
         interpret=kt.INTERPRET,
@@ -139,33 +133,27 @@ def _broadcast_matmul_call(x_flat, w):
     block_k = min(2048, k)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if dtype == jnp.float16 else None
-    in_specs = [
-        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    scratch_shapes = [pltpu.VMEM((block_m, block_n), jnp.float32)]
-    out_shape = jax.ShapeDtypeStruct((rows, n), x_flat.dtype)
     return pl.pallas_call(
         functools.partial(
             _broadcast_matmul_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, k=k, precision=precision,
         ),
         grid=(pl.cdiv(rows, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_k)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        scratch_shapes=[pltpu.VMEM((block_m, block_n), jnp.float32)],
+        out_shape=jax.ShapeDtypeStruct((rows, n), x_flat.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "broadcast_matmul",
-                in_specs,
-                (x_flat, w),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+            vmem_limit_bytes=60 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * rows * n * k,
+            bytes_accessed=x_flat.nbytes + w.nbytes + rows * n * x_flat.dtype.itemsize,
+            transcendentals=0,
         ),
         name="broadcast_matmul",
         interpret=kt.INTERPRET,

@@ -66,29 +66,25 @@ def _causal_conv1d_call(bias, x, weight):
     b, _, t = x.shape
     block_c = min(1024, c)
     block_t = min(1024, t)
-    in_specs = [
-        pl.BlockSpec((block_c,), lambda i, j, k: (j,)),
-        pl.BlockSpec((None, block_c, pl.cdiv(t, 1024) * 1024), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, block_c, block_t), lambda i, j, k: (i, j, k)),
-        pl.BlockSpec((block_c, 4), lambda i, j, k: (j, 0)),
-    ]
-    out_specs = pl.BlockSpec((None, block_c, block_t), lambda i, j, k: (i, j, k))
-    out_shape = jax.ShapeDtypeStruct((b, c, t), bias.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_causal_conv1d_kernel, block_c=block_c, block_t=block_t),
         grid=(b, pl.cdiv(c, block_c), pl.cdiv(t, block_t)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_c,), lambda i, j, k: (j,)),
+            pl.BlockSpec((None, block_c, pl.cdiv(t, 1024) * 1024), lambda i, j, k: (i, j, 0)),
+            pl.BlockSpec((None, block_c, block_t), lambda i, j, k: (i, j, k)),
+            pl.BlockSpec((block_c, 4), lambda i, j, k: (j, 0)),
+        ],
+        out_specs=pl.BlockSpec((None, block_c, block_t), lambda i, j, k: (i, j, k)),
+        out_shape=jax.ShapeDtypeStruct((b, c, t), bias.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "causal_conv1d",
-                in_specs,
-                (bias, x, x, weight),
-                out_specs,
-                out_shape,
-            ),
+        ),
+        spilled_bytes=8 * block_c * block_t,
+        cost_estimate=pl.CostEstimate(
+            flops=10 * b * c * t,
+            bytes_accessed=bias.nbytes + 3 * x.nbytes + weight.nbytes,
+            transcendentals=b * c * t,
         ),
         name="causal_conv1d",
         interpret=kt.INTERPRET,
@@ -124,29 +120,25 @@ def _causal_conv1d_f32_call(bias, x, weight):
     b, _, t = x.shape
     block_c = min(1024, c)
     block_t = min(1024, t)
-    in_specs = [
-        pl.BlockSpec((block_c,), lambda i, j, k: (j,)),
-        pl.BlockSpec((None, block_c, pl.cdiv(t, 1024) * 1024), lambda i, j, k: (i, j, 0)),
-        pl.BlockSpec((None, block_c, block_t), lambda i, j, k: (i, j, k)),
-        pl.BlockSpec((block_c, 3), lambda i, j, k: (j, 0)),
-    ]
-    out_specs = pl.BlockSpec((None, block_c, block_t), lambda i, j, k: (i, j, k))
-    out_shape = jax.ShapeDtypeStruct((b, c, t), bias.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_causal_conv1d_f32_kernel, block_c=block_c, block_t=block_t),
         grid=(b, pl.cdiv(c, block_c), pl.cdiv(t, block_t)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_c,), lambda i, j, k: (j,)),
+            pl.BlockSpec((None, block_c, pl.cdiv(t, 1024) * 1024), lambda i, j, k: (i, j, 0)),
+            pl.BlockSpec((None, block_c, block_t), lambda i, j, k: (i, j, k)),
+            pl.BlockSpec((block_c, 3), lambda i, j, k: (j, 0)),
+        ],
+        out_specs=pl.BlockSpec((None, block_c, block_t), lambda i, j, k: (i, j, k)),
+        out_shape=jax.ShapeDtypeStruct((b, c, t), bias.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "causal_conv1d",
-                in_specs,
-                (bias, x, x, weight),
-                out_specs,
-                out_shape,
-            ),
+        ),
+        spilled_bytes=8 * block_c * block_t,
+        cost_estimate=pl.CostEstimate(
+            flops=8 * b * c * t,
+            bytes_accessed=bias.nbytes + 3 * x.nbytes + weight.nbytes,
+            transcendentals=b * c * t,
         ),
         name="causal_conv1d",
         interpret=kt.INTERPRET,

@@ -45,27 +45,21 @@ def _concat_columns_call(x, y):
     m, n1 = x.shape
     n2 = y.shape[1]
     block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, n1), lambda i: (i, 0)),
-        pl.BlockSpec((block_m, n2), lambda i: (i, 0)),
-    ]
-    out_specs = pl.BlockSpec((block_m, n1 + n2), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, n1 + n2), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_concat_columns_kernel, n1=n1, n2=n2),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "concat_columns",
-                in_specs,
-                (x, y),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, n1), lambda i: (i, 0)),
+            pl.BlockSpec((block_m, n2), lambda i: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((block_m, n1 + n2), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((m, n1 + n2), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=4 * block_m * n2,
+        cost_estimate=pl.CostEstimate(
+            flops=0,
+            bytes_accessed=x.nbytes + y.nbytes + m * (n1 + n2) * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="concat_columns",
         interpret=kt.INTERPRET,
@@ -105,27 +99,21 @@ def _concat_columns_masked_call(x, y):
     m, n1 = x.shape
     n2 = y.shape[1]
     block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
-        pl.BlockSpec((block_m, pl.cdiv(n2, 1024) * 1024), lambda i, j: (i, 0)),
-    ]
-    out_specs = pl.BlockSpec((block_m, 1024), lambda i, j: (i, j))
-    out_shape = jax.ShapeDtypeStruct((m, n1 + n2), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_concat_columns_masked_kernel, n1=n1),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n1 + n2, 1024)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "concat_columns_masked",
-                in_specs,
-                (x, y),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
+            pl.BlockSpec((block_m, pl.cdiv(n2, 1024) * 1024), lambda i, j: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((m, n1 + n2), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        spilled_bytes=8192 * block_m,
+        cost_estimate=pl.CostEstimate(
+            flops=0,
+            bytes_accessed=x.nbytes + y.nbytes + m * (n1 + n2) * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="concat_columns_masked",
         interpret=kt.INTERPRET,

@@ -54,9 +54,7 @@ def _integer_power_call(x, exponent):
         in_specs=[pl.BlockSpec((block,), lambda i: (i,)), pl.BlockSpec(memory_space=pltpu.SMEM)],
         out_specs=pl.BlockSpec((block,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((n,), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
         name="integer_power",
         interpret=kt.INTERPRET,
     )(x, jnp.full((1,), exponent, jnp.int32)).astype(dtype)
@@ -99,9 +97,7 @@ def _stochastic_depth_call(x, keep, branch, scale):
         ],
         out_specs=pl.BlockSpec((None, 1, block_n), lambda i, j: (i, 0, j)),
         out_shape=jax.ShapeDtypeStruct((b, 1, n), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="stochastic_depth",
         interpret=kt.INTERPRET,
     )(jnp.expand_dims(x, -2), keep, jnp.expand_dims(branch, -2), jnp.full((1,), scale, jnp.float32))

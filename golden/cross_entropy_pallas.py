@@ -42,27 +42,21 @@ def _cross_entropy_call(labels, logits):
     n = labels.shape[0]
     v = logits.shape[1]
     block_n = min(256, n)
-    in_specs = [
-        pl.BlockSpec((block_n,), lambda i: (i,)),
-        pl.BlockSpec((block_n, v), lambda i: (i, 0)),
-    ]
-    out_specs = pl.BlockSpec((block_n,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((n,), jnp.float32)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_cross_entropy_kernel, v=v),
         grid=(pl.cdiv(n, block_n),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "cross_entropy",
-                in_specs,
-                (labels, logits),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_n,), lambda i: (i,)),
+            pl.BlockSpec((block_n, v), lambda i: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((block_n,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((n,), jnp.float32),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=8 * block_n * v,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * n * v,
+            bytes_accessed=labels.nbytes + logits.nbytes + 4 * n,
+            transcendentals=n * v,
         ),
         name="cross_entropy",
         interpret=kt.INTERPRET,
@@ -104,29 +98,25 @@ def _cross_entropy_bwd_call(labels, logits, lse, ignore_index):
     v = logits.shape[1]
     block_n = min(1024, n)
     block_v = min(1024, v)
-    in_specs = [
-        pl.BlockSpec((block_n,), lambda i, j: (i,)),
-        pl.BlockSpec((block_n, block_v), lambda i, j: (i, j)),
-        pl.BlockSpec((block_n,), lambda i, j: (i,)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = pl.BlockSpec((block_n, block_v), lambda i, j: (i, j))
-    out_shape = jax.ShapeDtypeStruct((n, v), logits.dtype)
     return pl.pallas_call(
         functools.partial(_cross_entropy_bwd_kernel, block_v=block_v),
         grid=(pl.cdiv(n, block_n), pl.cdiv(v, block_v)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_n,), lambda i, j: (i,)),
+            pl.BlockSpec((block_n, block_v), lambda i, j: (i, j)),
+            pl.BlockSpec((block_n,), lambda i, j: (i,)),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=pl.BlockSpec((block_n, block_v), lambda i, j: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((n, v), logits.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "cross_entropy_bwd",
-                in_specs,
-                (labels, logits, lse, jnp.full((1,), ignore_index, jnp.int32)),
-                out_specs,
-                out_shape,
-            ),
+            vmem_limit_bytes=26 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * n * v,
+            bytes_accessed=labels.nbytes + 2 * logits.nbytes + lse.nbytes,
+            transcendentals=n * v,
         ),
         name="cross_entropy_bwd",
         interpret=kt.INTERPRET,

@@ -71,37 +71,25 @@ def _decode_attention_call(lengths, q, k, v, sm_scale):
     b = lengths.shape[0]
     _, kv_heads, group, head_dim = q.shape
     n = k.shape[2]
-    in_specs = [
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec((None, None, group, head_dim), lambda i, j: (i, j, 0, 0)),
-        pl.BlockSpec(
-            (None, None, pl.cdiv(n, 512) * 512, head_dim),
-            lambda i, j: (i, j, 0, 0),
-        ),
-        pl.BlockSpec(
-            (None, None, pl.cdiv(n, 512) * 512, head_dim),
-            lambda i, j: (i, j, 0, 0),
-        ),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = pl.BlockSpec((None, None, group, head_dim), lambda i, j: (i, j, 0, 0))
-    out_shape = jax.ShapeDtypeStruct((b, kv_heads, group, head_dim), q.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_decode_attention_kernel, group=group, head_dim=head_dim),
         grid=(b, kv_heads),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "decode_attention",
-                in_specs,
-                (lengths, q, k, v, jnp.full((1,), sm_scale, jnp.float32)),
-                out_specs,
-                out_shape,
+        in_specs=[
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec((None, None, group, head_dim), lambda i, j: (i, j, 0, 0)),
+            pl.BlockSpec(
+                (None, None, pl.cdiv(n, 512) * 512, head_dim),
+                lambda i, j: (i, j, 0, 0),
             ),
-        ),
+            pl.BlockSpec(
+                (None, None, pl.cdiv(n, 512) * 512, head_dim),
+                lambda i, j: (i, j, 0, 0),
+            ),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=pl.BlockSpec((None, None, group, head_dim), lambda i, j: (i, j, 0, 0)),
+        out_shape=jax.ShapeDtypeStruct((b, kv_heads, group, head_dim), q.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="decode_attention",
         interpret=kt.INTERPRET,
     )(lengths, q, k, v, jnp.full((1,), sm_scale, jnp.float32))

@@ -68,9 +68,8 @@ def _seeded_dropout_call(x, scale, p, seed):
         ],
         out_specs=pl.BlockSpec((block,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((n,), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(flops=n, bytes_accessed=2 * x.nbytes, transcendentals=0),
         name="seeded_dropout",
         interpret=kt.INTERPRET,
     )(

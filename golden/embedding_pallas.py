@@ -96,9 +96,7 @@ def _embedding_call(ids_flat, weight):
             pltpu.SemaphoreType.DMA,
         ],
         out_shape=jax.ShapeDtypeStruct((b_t, d), weight.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="embedding",
         interpret=kt.INTERPRET,
     )(ids_flat, jnp.expand_dims(kt.rows(weight, block_d), -2))
@@ -136,9 +134,7 @@ def _embedding_f32_call(ids_flat, weight):
             pltpu.SemaphoreType.DMA,
         ],
         out_shape=jax.ShapeDtypeStruct((b_t, d), weight.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="embedding",
         interpret=kt.INTERPRET,
     )(ids_flat, kt.rows(weight, block_d))
@@ -187,36 +183,22 @@ def _embedding_bag_call(ids, weight):
     d = weight.shape[1]
     block_b = min(128, b)
     block_d = min(1024, d)
-    in_specs = [
-        pl.BlockSpec((block_b, length), lambda i, j: (i, 0)),
-        pl.BlockSpec(memory_space=pl.ANY),
-    ]
-    out_specs = pl.BlockSpec((block_b, block_d), lambda i, j: (i, j))
-    scratch_shapes = [
-        pltpu.VMEM((block_b, block_d), jnp.float32),
-        pltpu.VMEM((block_b,), jnp.int32),
-        pltpu.SMEM((block_b,), jnp.int32),
-        pltpu.SemaphoreType.DMA,
-    ]
-    out_shape = jax.ShapeDtypeStruct((b, d), weight.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_embedding_bag_kernel, block_b=block_b, block_d=block_d, length=length),
         grid=(pl.cdiv(b, block_b), pl.cdiv(d, block_d)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "embedding_bag",
-                in_specs,
-                (ids, kt.rows(weight, block_d)),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
-        ),
+        in_specs=[
+            pl.BlockSpec((block_b, length), lambda i, j: (i, 0)),
+            pl.BlockSpec(memory_space=pl.ANY),
+        ],
+        out_specs=pl.BlockSpec((block_b, block_d), lambda i, j: (i, j)),
+        scratch_shapes=[
+            pltpu.VMEM((block_b, block_d), jnp.float32),
+            pltpu.VMEM((block_b,), jnp.int32),
+            pltpu.SMEM((block_b,), jnp.int32),
+            pltpu.SemaphoreType.DMA,
+        ],
+        out_shape=jax.ShapeDtypeStruct((b, d), weight.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="embedding_bag",
         interpret=kt.INTERPRET,
     )(ids, kt.rows(weight, block_d)).astype(dtype)

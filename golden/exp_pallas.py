@@ -34,9 +34,8 @@ def _exp_fwd_call(x):
         in_specs=[pl.BlockSpec((block,), lambda i: (i,))],
         out_specs=pl.BlockSpec((block,), lambda i: (i,)),
         out_shape=jax.ShapeDtypeStruct((n,), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(flops=0, bytes_accessed=2 * x.nbytes, transcendentals=n),
         name="exp_fwd",
         interpret=kt.INTERPRET,
     )(x).astype(dtype)
@@ -56,9 +55,8 @@ def _exp_fwd_2d_call(x):
         in_specs=[pl.BlockSpec((block_0, block_1), lambda i, j: (i, j))],
         out_specs=pl.BlockSpec((block_0, block_1), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(flops=0, bytes_accessed=2 * x.nbytes, transcendentals=m * n),
         name="exp_fwd",
         interpret=kt.INTERPRET,
     )(x)
@@ -88,27 +86,20 @@ def _exp_bwd_call(grad_out, out):
     grad_out, out = kt.widened(grad_out, out)
     n = grad_out.shape[0]
     block = min(65536, n)
-    in_specs = [
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-    ]
-    out_specs = pl.BlockSpec((block,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((n,), grad_out.dtype)
     return pl.pallas_call(
         _exp_bwd_kernel,
         grid=(pl.cdiv(n, block),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "exp_bwd",
-                in_specs,
-                (grad_out, out),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+        ],
+        out_specs=pl.BlockSpec((block,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((n,), grad_out.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=n,
+            bytes_accessed=3 * grad_out.nbytes,
+            transcendentals=0,
         ),
         name="exp_bwd",
         interpret=kt.INTERPRET,

@@ -64,35 +64,29 @@ def _fp8_matmul_scaled_call(x, w, scale_x, scale_w):
     block_m = min(1024, m)
     block_n = min(1024, n)
     block_k = min(4096, k)
-    in_specs = [
-        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-        pl.BlockSpec((block_m,), lambda i, j, k: (i,)),
-        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    scratch_shapes = [pltpu.VMEM((block_m, block_n), jnp.float32)]
-    out_shape = jax.ShapeDtypeStruct((m, n), jnp.bfloat16)
     return pl.pallas_call(
         functools.partial(
             _fp8_matmul_scaled_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, k=k,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_k)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+            pl.BlockSpec((block_m,), lambda i, j, k: (i,)),
+            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        scratch_shapes=[pltpu.VMEM((block_m, block_n), jnp.float32)],
+        out_shape=jax.ShapeDtypeStruct((m, n), jnp.bfloat16),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "fp8_matmul_scaled",
-                in_specs,
-                (x, w, scale_x, scale_w),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+            vmem_limit_bytes=33 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + w.nbytes + scale_x.nbytes + scale_w.nbytes + 2 * m * n,
+            transcendentals=0,
         ),
         name="fp8_matmul_scaled",
         interpret=kt.INTERPRET,
@@ -140,30 +134,24 @@ def _quantize_fp8_rows_kernel(x_ref, out_ref, scales_ref):
 def _quantize_fp8_rows_call(x):
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [pl.BlockSpec((block_m, n), lambda i: (i, 0))]
-    out_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, n), jnp.float8_e4m3fn),
-        jax.ShapeDtypeStruct((m,), jnp.float32),
-    ]
-    return pl.pallas_call(
+    return kt.pallas_call(
         _quantize_fp8_rows_kernel,
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "quantize_fp8_rows",
-                in_specs,
-                (x,),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[pl.BlockSpec((block_m, n), lambda i: (i, 0))],
+        out_specs=[
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, n), jnp.float8_e4m3fn),
+            jax.ShapeDtypeStruct((m,), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=8 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=5 * m * n,
+            bytes_accessed=x.nbytes + 1 * m * n + 4 * m,
+            transcendentals=0,
         ),
         name="quantize_fp8_rows",
         interpret=kt.INTERPRET,

@@ -41,6 +41,11 @@ def _gated_residual_call(y, gate, x):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel"),
         ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * b * t * c,
+            bytes_accessed=y.nbytes + gate.nbytes + 2 * x.nbytes,
+            transcendentals=0,
+        ),
         name="gated_residual",
         interpret=kt.INTERPRET,
     )(y, jnp.expand_dims(gate, -2), x)

@@ -30,27 +30,20 @@ def _geglu_fwd_call(a_flat, b_flat):
     a_flat, b_flat = kt.widened(a_flat, b_flat)
     width = a_flat.shape[0]
     block = min(65536, width)
-    in_specs = [
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-    ]
-    out_specs = pl.BlockSpec((block,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((width,), a_flat.dtype)
     return pl.pallas_call(
         _geglu_fwd_kernel,
         grid=(pl.cdiv(width, block),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "geglu_fwd",
-                in_specs,
-                (a_flat, b_flat),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+        ],
+        out_specs=pl.BlockSpec((block,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((width,), a_flat.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=9 * width,
+            bytes_accessed=3 * a_flat.nbytes,
+            transcendentals=width,
         ),
         name="geglu_fwd",
         interpret=kt.INTERPRET,
@@ -90,34 +83,27 @@ def _geglu_bwd_kernel(dy_flat_ref, a_flat_ref, b_flat_ref, grad_a_flat_ref, grad
 def _geglu_bwd_call(dy_flat, a_flat, b_flat):
     width = dy_flat.shape[0]
     block = min(65536, width)
-    in_specs = [
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-    ]
-    out_specs = [
-        pl.BlockSpec((block,), lambda i: (i,)),
-        pl.BlockSpec((block,), lambda i: (i,)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((width,), dy_flat.dtype),
-        jax.ShapeDtypeStruct((width,), dy_flat.dtype),
-    ]
     return pl.pallas_call(
         _geglu_bwd_kernel,
         grid=(pl.cdiv(width, block),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "geglu_bwd",
-                in_specs,
-                (dy_flat, a_flat, b_flat),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+        ],
+        out_specs=[
+            pl.BlockSpec((block,), lambda i: (i,)),
+            pl.BlockSpec((block,), lambda i: (i,)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((width,), dy_flat.dtype),
+            jax.ShapeDtypeStruct((width,), dy_flat.dtype),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=22 * width,
+            bytes_accessed=5 * dy_flat.nbytes,
+            transcendentals=width,
         ),
         name="geglu_bwd",
         interpret=kt.INTERPRET,

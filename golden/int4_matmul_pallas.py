@@ -76,34 +76,28 @@ def _int4_matmul_call(packed, x):
     block_k = min(4096 if x.dtype == jnp.bfloat16 else 2048, half_k)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = None if x.dtype == jnp.bfloat16 else lax.Precision.HIGHEST
-    in_specs = [
-        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-        pl.BlockSpec((block_m, block_k * 2), lambda i, j, k: (i, k)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    scratch_shapes = [pltpu.VMEM((block_m, block_n), jnp.float32)]
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(
             _int4_matmul_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, half_k=half_k, k=k,
             precision=precision,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(half_k, block_k)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+            pl.BlockSpec((block_m, block_k * 2), lambda i, j, k: (i, k)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        scratch_shapes=[pltpu.VMEM((block_m, block_n), jnp.float32)],
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "int4_matmul",
-                in_specs,
-                (packed, x),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+        ),
+        spilled_bytes=8 * block_k * block_n,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * m * n * half_k,
+            bytes_accessed=packed.nbytes + x.nbytes + m * n * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="int4_matmul",
         interpret=kt.INTERPRET,
@@ -175,39 +169,33 @@ def _uint4_matmul_halves_call(packed, x_low, x_high, zero, scale):
     block_k = min(512 if x_low.dtype == jnp.float32 else 1024, half_k)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if x_low.dtype == jnp.float32 else None
-    in_specs = [
-        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    scratch_shapes = [
-        pltpu.VMEM((block_m, block_n), jnp.float32),
-        pltpu.VMEM((block_m, 1), jnp.float32),
-    ]
-    out_shape = jax.ShapeDtypeStruct((m, n), x_low.dtype)
     return pl.pallas_call(
         functools.partial(
             _uint4_matmul_halves_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, half_k=half_k, precision=precision,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(half_k, block_k)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        scratch_shapes=[
+            pltpu.VMEM((block_m, block_n), jnp.float32),
+            pltpu.VMEM((block_m, 1), jnp.float32),
+        ],
+        out_shape=jax.ShapeDtypeStruct((m, n), x_low.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "uint4_matmul_halves",
-                in_specs,
-                (packed, x_low, x_high, zero, scale),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+            vmem_limit_bytes=36 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * m * n * half_k,
+            bytes_accessed=packed.nbytes + 2 * x_low.nbytes + 2 * zero.nbytes + m * n * x_low.dtype.itemsize,
+            transcendentals=0,
         ),
         name="uint4_matmul_halves",
         interpret=kt.INTERPRET,

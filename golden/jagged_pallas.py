@@ -58,28 +58,16 @@ def _jagged_mean_call(offsets, values):
     length, d = values.shape
     dim_0 = width - 1
     block_d = min(1024, d)
-    in_specs = [
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-        pl.BlockSpec((pl.cdiv(length, 256) * 256 + 256, block_d), lambda i, j: (0, j)),
-    ]
-    out_specs = pl.BlockSpec((None, 1, block_d), lambda i, j: (i, 0, j))
-    out_shape = jax.ShapeDtypeStruct((dim_0, 1, d), values.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_jagged_mean_kernel, block_d=block_d),
         grid=(dim_0, pl.cdiv(d, block_d)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "jagged_mean",
-                in_specs,
-                (offsets, values),
-                out_specs,
-                out_shape,
-            ),
-        ),
+        in_specs=[
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec((pl.cdiv(length, 256) * 256 + 256, block_d), lambda i, j: (0, j)),
+        ],
+        out_specs=pl.BlockSpec((None, 1, block_d), lambda i, j: (i, 0, j)),
+        out_shape=jax.ShapeDtypeStruct((dim_0, 1, d), values.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="jagged_mean",
         interpret=kt.INTERPRET,
     )(offsets, values).squeeze(-2).astype(dtype)

@@ -85,35 +85,24 @@ def _jsd_kernel(log_q_ref, log_p_ref, beta_ref, grad_ref, losses_ref, *, block_n
 def _jsd_call(log_q, log_p, beta):
     n, v = log_q.shape
     block_n = min(1024, n)
-    in_specs = [
-        pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
-        pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = [
-        pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
-        pl.BlockSpec((block_n,), lambda i: (i,)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((n, v), log_q.dtype),
-        jax.ShapeDtypeStruct((n,), jnp.float32),
-    ]
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_jsd_kernel, block_n=block_n, v=v),
         grid=(pl.cdiv(n, block_n),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "jsd",
-                in_specs,
-                (log_q, log_p, jnp.full((1,), beta, jnp.float32)),
-                out_specs,
-                out_shape,
-            ),
-        ),
+        in_specs=[
+            pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
+            pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=[
+            pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
+            pl.BlockSpec((block_n,), lambda i: (i,)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((n, v), log_q.dtype),
+            jax.ShapeDtypeStruct((n,), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=28672 * block_n,
         name="jsd",
         interpret=kt.INTERPRET,
     )(log_q, log_p, jnp.full((1,), beta, jnp.float32))

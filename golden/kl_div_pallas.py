@@ -55,27 +55,21 @@ def _kl_div_kernel(log_q_ref, target_ref, losses_ref, *, block_n, v):
 def _kl_div_call(log_q, target):
     n, v = log_q.shape
     block_n = min(1024, n)
-    in_specs = [
-        pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
-        pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
-    ]
-    out_specs = pl.BlockSpec((block_n,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((n,), jnp.float32)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_kl_div_kernel, block_n=block_n, v=v),
         grid=(pl.cdiv(n, block_n),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "kl_div",
-                in_specs,
-                (log_q, target),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
+            pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((block_n,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((n,), jnp.float32),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=12288 * block_n,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * n * v,
+            bytes_accessed=2 * log_q.nbytes + 4 * n,
+            transcendentals=n * v,
         ),
         name="kl_div",
         interpret=kt.INTERPRET,
@@ -100,27 +94,21 @@ def _kl_div_log_target_kernel(log_q_ref, target_ref, losses_ref, *, block_n, v):
 def _kl_div_log_target_call(log_q, target):
     n, v = log_q.shape
     block_n = min(1024, n)
-    in_specs = [
-        pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
-        pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
-    ]
-    out_specs = pl.BlockSpec((block_n,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((n,), log_q.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_kl_div_log_target_kernel, block_n=block_n, v=v),
         grid=(pl.cdiv(n, block_n),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "kl_div",
-                in_specs,
-                (log_q, target),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
+            pl.BlockSpec((block_n, pl.cdiv(v, 1024) * 1024), lambda i: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((block_n,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((n,), log_q.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=12288 * block_n,
+        cost_estimate=pl.CostEstimate(
+            flops=3 * n * v,
+            bytes_accessed=2 * log_q.nbytes + n * log_q.dtype.itemsize,
+            transcendentals=n * v,
         ),
         name="kl_div",
         interpret=kt.INTERPRET,

@@ -59,37 +59,31 @@ def _layer_norm_fwd_call(x, weight, bias, eps):
     x, weight, bias = kt.widened(x, weight, bias)
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((n,), lambda i: (0,)),
-        pl.BlockSpec((n,), lambda i: (0,)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, n), x.dtype),
-        jax.ShapeDtypeStruct((m,), jnp.float32),
-        jax.ShapeDtypeStruct((m,), jnp.float32),
-    ]
-    out, mean, rstd = pl.pallas_call(
+    out, mean, rstd = kt.pallas_call(
         functools.partial(_layer_norm_fwd_kernel, n=n),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "layer_norm_fwd",
-                in_specs,
-                (x, weight, bias, jnp.full((1,), eps, jnp.float32)),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((n,), lambda i: (0,)),
+            pl.BlockSpec((n,), lambda i: (0,)),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=[
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, n), x.dtype),
+            jax.ShapeDtypeStruct((m,), jnp.float32),
+            jax.ShapeDtypeStruct((m,), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=8 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=7 * m * n,
+            bytes_accessed=2 * x.nbytes + 2 * weight.nbytes + 2 * 4 * m,
+            transcendentals=m,
         ),
         name="layer_norm_fwd",
         interpret=kt.INTERPRET,
@@ -113,36 +107,30 @@ def _layer_norm_fwd_no_bias_kernel(x_ref, weight_ref, eps_ref, out_ref, mean_ref
 def _layer_norm_fwd_no_bias_call(x, weight, eps):
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((n,), lambda i: (0,)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, n), x.dtype),
-        jax.ShapeDtypeStruct((m,), weight.dtype),
-        jax.ShapeDtypeStruct((m,), weight.dtype),
-    ]
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_layer_norm_fwd_no_bias_kernel, n=n),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "layer_norm_fwd",
-                in_specs,
-                (x, weight, jnp.full((1,), eps, jnp.float32)),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((n,), lambda i: (0,)),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=[
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, n), x.dtype),
+            jax.ShapeDtypeStruct((m,), weight.dtype),
+            jax.ShapeDtypeStruct((m,), weight.dtype),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=8 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=6 * m * n,
+            bytes_accessed=2 * x.nbytes + weight.nbytes + 2 * m * weight.dtype.itemsize,
+            transcendentals=m,
         ),
         name="layer_norm_fwd",
         interpret=kt.INTERPRET,
@@ -238,8 +226,11 @@ def _layer_norm_bwd_call(weight, grad_out, rstd, x, mean, num_ctas):
             jax.ShapeDtypeStruct((num_ctas, 1, n), rstd.dtype),
             jax.ShapeDtypeStruct((num_ctas, 1, n), rstd.dtype),
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=13 * n * m,
+            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + 2 * rstd.nbytes + 2 * num_ctas * n * rstd.dtype.itemsize,
+            transcendentals=0,
         ),
         name="layer_norm_bwd",
         interpret=kt.INTERPRET,
@@ -297,8 +288,11 @@ def _layer_norm_bwd_no_bias_call(weight, grad_out, rstd, x, mean, num_ctas):
             jax.ShapeDtypeStruct((m, 128), weight.dtype),
             jax.ShapeDtypeStruct((num_ctas, 1, 128), rstd.dtype),
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=1538 * m,
+            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + 2 * rstd.nbytes + num_ctas * 128 * rstd.dtype.itemsize,
+            transcendentals=0,
         ),
         name="layer_norm_bwd",
         interpret=kt.INTERPRET,

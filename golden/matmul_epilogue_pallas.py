@@ -72,34 +72,28 @@ def _linear_gelu_call(x, w, bias):
     block_k = min(2048, k)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if dtype == jnp.float16 else None
-    in_specs = [
-        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    scratch_shapes = [pltpu.VMEM((block_m, block_n), jnp.float32)]
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
     return pl.pallas_call(
         functools.partial(
             _linear_gelu_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, k=k, precision=precision,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_k)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        scratch_shapes=[pltpu.VMEM((block_m, block_n), jnp.float32)],
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "linear_gelu",
-                in_specs,
-                (x, w, bias),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+            vmem_limit_bytes=61 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + w.nbytes + bias.nbytes + m * n * x.dtype.itemsize,
+            transcendentals=m * n,
         ),
         name="linear_gelu",
         interpret=kt.INTERPRET,
@@ -161,33 +155,27 @@ def _matmul_relu_squared_call(x, w):
     block_m = min(1024, m)
     block_n = min(1024, n)
     block_k = min(4096 if x.dtype == jnp.bfloat16 else 2048, k)
-    in_specs = [
-        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    scratch_shapes = [pltpu.VMEM((block_m, block_n), jnp.float32)]
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
     return pl.pallas_call(
         functools.partial(
             _matmul_relu_squared_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, k=k,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_k)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        scratch_shapes=[pltpu.VMEM((block_m, block_n), jnp.float32)],
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "matmul_relu_squared",
-                in_specs,
-                (x, w),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+            vmem_limit_bytes=60 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + w.nbytes + m * n * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="matmul_relu_squared",
         interpret=kt.INTERPRET,
@@ -266,6 +254,11 @@ def _matmul_residual_call(x, w, residual, scale):
         out_shape=jax.ShapeDtypeStruct((m, n), residual.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + w.nbytes + 2 * residual.nbytes,
+            transcendentals=0,
         ),
         name="matmul_residual",
         interpret=kt.INTERPRET,

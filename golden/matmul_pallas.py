@@ -67,33 +67,27 @@ def _matmul_call(x, y):
     block_k = min(2048 if x.dtype == jnp.float32 else 4096, k)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if dtype == jnp.float16 else None
-    in_specs = [
-        pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
-        pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    scratch_shapes = [pltpu.VMEM((block_m, block_n), jnp.float32)]
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
     return pl.pallas_call(
         functools.partial(
             _matmul_kernel,
             block_m=block_m, block_n=block_n, block_k=block_k, k=k, precision=precision,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_k)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        scratch_shapes=scratch_shapes,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m, block_k), lambda i, j, k: (i, k)),
+            pl.BlockSpec((block_k, block_n), lambda i, j, k: (k, j)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        scratch_shapes=[pltpu.VMEM((block_m, block_n), jnp.float32)],
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "matmul",
-                in_specs,
-                (x, y),
-                out_specs,
-                out_shape,
-                scratch_shapes,
-            ),
+            vmem_limit_bytes=60 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + y.nbytes + m * n * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="matmul",
         interpret=kt.INTERPRET,
@@ -168,6 +162,11 @@ def _matmul_l2_grouped_call(x, y):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
         ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + y.nbytes + m * n * x.dtype.itemsize,
+            transcendentals=0,
+        ),
         name="matmul_l2_grouped",
         interpret=kt.INTERPRET,
     )(x, y).astype(dtype)
@@ -237,6 +236,11 @@ def _matmul_persistent_call(x, w):
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + w.nbytes + m * n * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="matmul_persistent",
         interpret=kt.INTERPRET,

@@ -52,27 +52,20 @@ def _recurrence_stepped_kernel(a_ref, x_ref, out_ref, *, block_c, t):
 def _recurrence_stepped_call(a, x):
     b, t, c = a.shape
     block_c = min(1024, c)
-    in_specs = [
-        pl.BlockSpec((None, t, block_c), lambda i, j: (i, 0, j)),
-        pl.BlockSpec((None, t, 1, block_c), lambda i, j: (i, 0, 0, j)),
-    ]
-    out_specs = pl.BlockSpec((None, t, 1, block_c), lambda i, j: (i, 0, 0, j))
-    out_shape = jax.ShapeDtypeStruct((b, t, 1, c), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_recurrence_stepped_kernel, block_c=block_c, t=t),
         grid=(b, pl.cdiv(c, block_c)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "recurrence_stepped",
-                in_specs,
-                (a, jnp.expand_dims(x, -2)),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((None, t, block_c), lambda i, j: (i, 0, j)),
+            pl.BlockSpec((None, t, 1, block_c), lambda i, j: (i, 0, 0, j)),
+        ],
+        out_specs=pl.BlockSpec((None, t, 1, block_c), lambda i, j: (i, 0, 0, j)),
+        out_shape=jax.ShapeDtypeStruct((b, t, 1, c), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * b * t * c,
+            bytes_accessed=a.nbytes + 2 * x.nbytes,
+            transcendentals=0,
         ),
         name="recurrence_stepped",
         interpret=kt.INTERPRET,
@@ -94,27 +87,20 @@ def _recurrence_stepped_f32_kernel(a_ref, x_ref, out_ref, *, block_c, t):
 def _recurrence_stepped_f32_call(a, x):
     b, t, c = a.shape
     block_c = min(1024, c)
-    in_specs = [
-        pl.BlockSpec((None, t, block_c), lambda i, j: (i, 0, j)),
-        pl.BlockSpec((None, t, block_c), lambda i, j: (i, 0, j)),
-    ]
-    out_specs = pl.BlockSpec((None, t, block_c), lambda i, j: (i, 0, j))
-    out_shape = jax.ShapeDtypeStruct((b, t, c), a.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_recurrence_stepped_f32_kernel, block_c=block_c, t=t),
         grid=(b, pl.cdiv(c, block_c)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "recurrence_stepped",
-                in_specs,
-                (a, x),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((None, t, block_c), lambda i, j: (i, 0, j)),
+            pl.BlockSpec((None, t, block_c), lambda i, j: (i, 0, j)),
+        ],
+        out_specs=pl.BlockSpec((None, t, block_c), lambda i, j: (i, 0, j)),
+        out_shape=jax.ShapeDtypeStruct((b, t, c), a.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * b * t * c,
+            bytes_accessed=3 * a.nbytes,
+            transcendentals=0,
         ),
         name="recurrence_stepped",
         interpret=kt.INTERPRET,
@@ -153,27 +139,21 @@ def _recurrence_scanned_call(a, x):
     x = kt.widened(x)
     m, t = a.shape
     block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, t), lambda i: (i, 0)),
-        pl.BlockSpec((block_m, t), lambda i: (i, 0)),
-    ]
-    out_specs = pl.BlockSpec((block_m, t), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, t), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         _recurrence_scanned_kernel,
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "recurrence_scanned",
-                in_specs,
-                (a, x),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, t), lambda i: (i, 0)),
+            pl.BlockSpec((block_m, t), lambda i: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((block_m, t), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((m, t), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=16 * block_m * t,
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * t,
+            bytes_accessed=a.nbytes + 2 * x.nbytes,
+            transcendentals=0,
         ),
         name="recurrence_scanned",
         interpret=kt.INTERPRET,
@@ -202,19 +182,15 @@ def _row_cumsum_kernel(x_ref, out_ref):
 def _row_cumsum_call(x):
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [pl.BlockSpec((block_m, n), lambda i: (i, 0))]
-    out_specs = pl.BlockSpec((block_m, n), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         _row_cumsum_kernel,
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit("row_cumsum", in_specs, (x,), out_specs, out_shape),
-        ),
+        in_specs=[pl.BlockSpec((block_m, n), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=8 * block_m * n,
+        cost_estimate=pl.CostEstimate(flops=m * n, bytes_accessed=2 * x.nbytes, transcendentals=0),
         name="row_cumsum",
         interpret=kt.INTERPRET,
     )(x)

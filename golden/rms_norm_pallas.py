@@ -47,34 +47,28 @@ def _rms_norm_fwd_kernel(x_ref, weight_ref, eps_ref, out_ref, rstd_ref, *, n):
 def _rms_norm_fwd_call(x, weight, eps):
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((n,), lambda i: (0,)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = [
-        pl.BlockSpec((block_m, n), lambda i: (i, 0)),
-        pl.BlockSpec((block_m,), lambda i: (i,)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, n), x.dtype),
-        jax.ShapeDtypeStruct((m,), jnp.float32),
-    ]
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_rms_norm_fwd_kernel, n=n),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "rms_norm_fwd",
-                in_specs,
-                (x, weight, jnp.full((1,), eps, jnp.float32)),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((n,), lambda i: (0,)),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=[
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, n), x.dtype),
+            jax.ShapeDtypeStruct((m,), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=8 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * m * n,
+            bytes_accessed=2 * x.nbytes + weight.nbytes + 4 * m,
+            transcendentals=m,
         ),
         name="rms_norm_fwd",
         interpret=kt.INTERPRET,
@@ -146,8 +140,11 @@ def _rms_norm_bwd_call(weight, grad_out, rstd, x):
             jax.ShapeDtypeStruct((m, n), weight.dtype),
             jax.ShapeDtypeStruct((pl.cdiv(m, 1024), 1, n), rstd.dtype),
         ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=9 * n * m,
+            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + rstd.nbytes + pl.cdiv(m, 1024) * n * rstd.dtype.itemsize,
+            transcendentals=0,
         ),
         name="rms_norm_bwd",
         interpret=kt.INTERPRET,

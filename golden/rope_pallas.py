@@ -50,6 +50,11 @@ def _rope_half_call(cos, sin, x):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel"),
         ),
+        cost_estimate=pl.CostEstimate(
+            flops=6 * width * b * t * h,
+            bytes_accessed=2 * cos.nbytes + 2 * x.nbytes,
+            transcendentals=0,
+        ),
         name="rope_half",
         interpret=kt.INTERPRET,
     )(jnp.expand_dims(cos, -2), jnp.expand_dims(sin, -2), x)
@@ -88,31 +93,27 @@ def _rope_interleaved_call(cos, sin, x):
     t, width = cos.shape
     _, h, head_dim = x.shape
     block_h = min(256, h)
-    in_specs = [
-        pl.BlockSpec((None, 1, width), lambda i, j: (i, 0, 0)),
-        pl.BlockSpec((None, 1, width), lambda i, j: (i, 0, 0)),
-        pl.BlockSpec((None, block_h, head_dim), lambda i, j: (i, j, 0)),
-    ]
-    out_specs = pl.BlockSpec((None, block_h, head_dim), lambda i, j: (i, j, 0))
-    out_shape = jax.ShapeDtypeStruct((t, h, head_dim), x.dtype)
     return pl.pallas_call(
         functools.partial(
             _rope_interleaved_kernel,
             block_h=block_h, width=width, head_dim=head_dim,
         ),
         grid=(t, pl.cdiv(h, block_h)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((None, 1, width), lambda i, j: (i, 0, 0)),
+            pl.BlockSpec((None, 1, width), lambda i, j: (i, 0, 0)),
+            pl.BlockSpec((None, block_h, head_dim), lambda i, j: (i, j, 0)),
+        ],
+        out_specs=pl.BlockSpec((None, block_h, head_dim), lambda i, j: (i, j, 0)),
+        out_shape=jax.ShapeDtypeStruct((t, h, head_dim), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "rope_interleaved",
-                in_specs,
-                (jnp.expand_dims(cos, -2), jnp.expand_dims(sin, -2), x),
-                out_specs,
-                out_shape,
-            ),
+            vmem_limit_bytes=17 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=6 * width * t * h,
+            bytes_accessed=2 * cos.nbytes + 2 * x.nbytes,
+            transcendentals=0,
         ),
         name="rope_interleaved",
         interpret=kt.INTERPRET,

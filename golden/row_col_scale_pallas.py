@@ -28,29 +28,25 @@ def _row_col_scale_call(row_scale, col_scale, acc, bias):
     n = col_scale.shape[0]
     block_m = min(1024, m)
     block_n = min(1024, n)
-    in_specs = [
-        pl.BlockSpec((block_m,), lambda i, j: (i,)),
-        pl.BlockSpec((block_n,), lambda i, j: (j,)),
-        pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
-        pl.BlockSpec((block_n,), lambda i, j: (j,)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j: (i, j))
-    out_shape = jax.ShapeDtypeStruct((m, n), bias.dtype)
     return pl.pallas_call(
         _row_col_scale_kernel,
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m,), lambda i, j: (i,)),
+            pl.BlockSpec((block_n,), lambda i, j: (j,)),
+            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+            pl.BlockSpec((block_n,), lambda i, j: (j,)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((m, n), bias.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "row_col_scale",
-                in_specs,
-                (row_scale, col_scale, acc, bias),
-                out_specs,
-                out_shape,
-            ),
+            vmem_limit_bytes=25 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=3 * m * n,
+            bytes_accessed=row_scale.nbytes + col_scale.nbytes + acc.nbytes + bias.nbytes + m * n * bias.dtype.itemsize,
+            transcendentals=0,
         ),
         name="row_col_scale",
         interpret=kt.INTERPRET,

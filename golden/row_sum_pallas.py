@@ -47,18 +47,18 @@ def _row_sum_kernel(x_ref, out_ref):
 def _row_sum_call(x):
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [pl.BlockSpec((block_m, n), lambda i: (i, 0))]
-    out_specs = pl.BlockSpec((block_m,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((m,), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         _row_sum_kernel,
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit("row_sum", in_specs, (x,), out_specs, out_shape),
+        in_specs=[pl.BlockSpec((block_m, n), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((block_m,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((m,), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=4 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=m * n,
+            bytes_accessed=x.nbytes + m * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="row_sum",
         interpret=kt.INTERPRET,
@@ -95,18 +95,17 @@ def _long_sum_call(x):
     x = kt.widened(x)
     m, n = x.shape
     block_m = min(128, m)
-    in_specs = [pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))]
-    out_specs = pl.BlockSpec((block_m,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((m,), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_long_sum_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit("long_sum", in_specs, (x,), out_specs, out_shape),
+        in_specs=[pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((block_m,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((m,), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=m * n,
+            bytes_accessed=x.nbytes + m * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="long_sum",
         interpret=kt.INTERPRET,
@@ -143,18 +142,18 @@ def _long_sum_looped_call(x):
     x = kt.widened(x)
     m, n = x.shape
     block_m = min(1024, m)
-    in_specs = [pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))]
-    out_specs = pl.BlockSpec((block_m,), lambda i: (i,))
-    out_shape = jax.ShapeDtypeStruct((m,), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_long_sum_looped_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit("long_sum_looped", in_specs, (x,), out_specs, out_shape),
+        in_specs=[pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((block_m,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((m,), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=8192 * block_m,
+        cost_estimate=pl.CostEstimate(
+            flops=m * n,
+            bytes_accessed=x.nbytes + m * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="long_sum_looped",
         interpret=kt.INTERPRET,

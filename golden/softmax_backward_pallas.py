@@ -59,27 +59,21 @@ def _softmax_bwd_kernel(grad_out_ref, out_ref, grad_in_ref, *, block_m, n):
 def _softmax_bwd_call(grad_out, out):
     m, n = grad_out.shape
     block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
-        pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
-    ]
-    out_specs = pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, n), grad_out.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_softmax_bwd_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "softmax_bwd",
-                in_specs,
-                (grad_out, out),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
+            pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
+        ],
+        out_specs=pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((m, n), grad_out.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=8192 * block_m,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * m * n,
+            bytes_accessed=3 * grad_out.nbytes,
+            transcendentals=0,
         ),
         name="softmax_bwd",
         interpret=kt.INTERPRET,

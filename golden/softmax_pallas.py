@@ -49,18 +49,18 @@ def _softmax_call(x):
     x = kt.widened(x)
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [pl.BlockSpec((block_m, n), lambda i: (i, 0))]
-    out_specs = pl.BlockSpec((block_m, n), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         _softmax_kernel,
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit("softmax", in_specs, (x,), out_specs, out_shape),
+        in_specs=[pl.BlockSpec((block_m, n), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=4 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * m * n,
+            bytes_accessed=2 * x.nbytes,
+            transcendentals=m * n,
         ),
         name="softmax",
         interpret=kt.INTERPRET,
@@ -90,24 +90,18 @@ def _softmax_decomposed_kernel(x_ref, out_ref):
 def _softmax_decomposed_call(x):
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [pl.BlockSpec((block_m, n), lambda i: (i, 0))]
-    out_specs = pl.BlockSpec((block_m, n), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         _softmax_decomposed_kernel,
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "softmax_decomposed",
-                in_specs,
-                (x,),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[pl.BlockSpec((block_m, n), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=4 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * m * n,
+            bytes_accessed=2 * x.nbytes,
+            transcendentals=m * n,
         ),
         name="softmax_decomposed",
         interpret=kt.INTERPRET,
@@ -157,24 +151,17 @@ def _softmax_two_pass_call(x):
     x = kt.widened(x)
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))]
-    out_specs = pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_softmax_two_pass_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "softmax_two_pass",
-                in_specs,
-                (x,),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=5 * m * n,
+            bytes_accessed=2 * x.nbytes,
+            transcendentals=2 * m * n,
         ),
         name="softmax_two_pass",
         interpret=kt.INTERPRET,

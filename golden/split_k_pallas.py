@@ -77,32 +77,28 @@ def _matmul_split_k_call(x, y, out):
     block_n = min(1024, n)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if dtype == jnp.float16 else None
-    in_specs = [
-        pl.BlockSpec((block_m, 256), lambda i, j, k: (i, k)),
-        pl.BlockSpec((256, block_n), lambda i, j, k: (k, j)),
-        pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    out_shape = jax.ShapeDtypeStruct((m, n), out.dtype)
     return pl.pallas_call(
         functools.partial(
             _matmul_split_k_kernel,
             block_m=block_m, block_n=block_n, k=k, precision=precision,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, 256)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m, 256), lambda i, j, k: (i, k)),
+            pl.BlockSpec((256, block_n), lambda i, j, k: (k, j)),
+            pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((m, n), out.dtype),
         input_output_aliases={2: 0},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "matmul_split_k",
-                in_specs,
-                (x, y, out),
-                out_specs,
-                out_shape,
-            ),
+            vmem_limit_bytes=28 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + y.nbytes + 2 * out.nbytes,
+            transcendentals=0,
         ),
         name="matmul_split_k",
         interpret=kt.INTERPRET,
@@ -166,34 +162,25 @@ def _linear_split_k_call(x, w, bias, out, split_size):
     block_m = min(1024, m)
     block_n = min(1024, n)
     block_split = split_size
-    in_specs = [
-        pl.BlockSpec((block_m, pl.cdiv(k, 512) * 512 + 512), lambda i, j, k: (i, 0)),
-        pl.BlockSpec((pl.cdiv(k, 512) * 512 + 512, block_n), lambda i, j, k: (0, j)),
-        pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
-        pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
-    ]
-    out_specs = pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j))
-    out_shape = jax.ShapeDtypeStruct((m, n), out.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(
             _linear_split_k_kernel,
             block_m=block_m, block_n=block_n, block_split=block_split, k=k,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_split)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m, pl.cdiv(k, 512) * 512 + 512), lambda i, j, k: (i, 0)),
+            pl.BlockSpec((pl.cdiv(k, 512) * 512 + 512, block_n), lambda i, j, k: (0, j)),
+            pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
+            pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        ],
+        out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((m, n), out.dtype),
         input_output_aliases={3: 0},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "linear_split_k",
-                in_specs,
-                (x, w, bias, out),
-                out_specs,
-                out_shape,
-            ),
         ),
+        spilled_bytes=8 * block_m * block_n,
         name="linear_split_k",
         interpret=kt.INTERPRET,
     )(x, w, bias, out)
@@ -253,30 +240,26 @@ def _matmul_split_k_barrier_1_call(x, y, splits):
     block_n = min(1024, n)
     # One pass of the matrix unit keeps 8 bits, float16 has 11.
     precision = lax.Precision.HIGHEST if dtype == jnp.float16 else None
-    in_specs = [
-        pl.BlockSpec((block_m, 256), lambda i, j, k: (i, k)),
-        pl.BlockSpec((256, block_n), lambda i, j, k: (k, j)),
-    ]
-    out_specs = pl.BlockSpec((None, block_m, block_n), lambda i, j, k: (k, i, j))
-    out_shape = jax.ShapeDtypeStruct((splits, m, n), jnp.float32)
     return pl.pallas_call(
         functools.partial(
             _matmul_split_k_barrier_1_kernel,
             block_m=block_m, block_n=block_n, k=k, precision=precision,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, 256)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=[
+            pl.BlockSpec((block_m, 256), lambda i, j, k: (i, k)),
+            pl.BlockSpec((256, block_n), lambda i, j, k: (k, j)),
+        ],
+        out_specs=pl.BlockSpec((None, block_m, block_n), lambda i, j, k: (k, i, j)),
+        out_shape=jax.ShapeDtypeStruct((splits, m, n), jnp.float32),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "matmul_split_k_barrier_1",
-                in_specs,
-                (x, y),
-                out_specs,
-                out_shape,
-            ),
+            vmem_limit_bytes=20 << 20,
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n * k,
+            bytes_accessed=x.nbytes + y.nbytes + 4 * splits * m * n,
+            transcendentals=0,
         ),
         name="matmul_split_k_barrier_1",
         interpret=kt.INTERPRET,
@@ -298,27 +281,20 @@ def _matmul_split_k_barrier_2_call(partial, out_dtype):
     splits, m, n = partial.shape
     block_m_2 = min(256, m)
     block_n_2 = min(1024, n)
-    in_specs = [pl.BlockSpec((splits, block_m_2, block_n_2), lambda i, j: (0, i, j))]
-    out_specs = pl.BlockSpec((block_m_2, block_n_2), lambda i, j: (i, j))
-    out_shape = jax.ShapeDtypeStruct((m, n), partial.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(
             _matmul_split_k_barrier_2_kernel,
             block_m_2=block_m_2, block_n_2=block_n_2, splits=splits,
         ),
         grid=(pl.cdiv(m, block_m_2), pl.cdiv(n, block_n_2)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "matmul_split_k_barrier_2",
-                in_specs,
-                (partial,),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[pl.BlockSpec((splits, block_m_2, block_n_2), lambda i, j: (0, i, j))],
+        out_specs=pl.BlockSpec((block_m_2, block_n_2), lambda i, j: (i, j)),
+        out_shape=jax.ShapeDtypeStruct((m, n), partial.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=m * n * splits,
+            bytes_accessed=partial.nbytes + m * n * partial.dtype.itemsize,
+            transcendentals=0,
         ),
         name="matmul_split_k_barrier_2",
         interpret=kt.INTERPRET,

@@ -66,34 +66,28 @@ def _squeeze_excitation_call(x, w1, w2):
     b, channels, s = x.shape
     width = w1.shape[1]
     block_b = min(1024, b)
-    in_specs = [
-        pl.BlockSpec((block_b, channels, pl.cdiv(s, 256) * 256), lambda i: (i, 0, 0)),
-        pl.BlockSpec((channels, width), lambda i: (0, 0)),
-        pl.BlockSpec((width, channels), lambda i: (0, 0)),
-    ]
-    out_specs = [
-        pl.BlockSpec((block_b, channels), lambda i: (i, 0)),
-        pl.BlockSpec((block_b, channels, pl.cdiv(s, 256) * 256), lambda i: (i, 0, 0)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((b, channels), jnp.float32),
-        jax.ShapeDtypeStruct((b, channels, s), x.dtype),
-    ]
-    gates, out = pl.pallas_call(
+    gates, out = kt.pallas_call(
         functools.partial(_squeeze_excitation_kernel, block_b=block_b, s=s, channels=channels),
         grid=(pl.cdiv(b, block_b),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "squeeze_excitation",
-                in_specs,
-                (x, w1, w2),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_b, channels, pl.cdiv(s, 256) * 256), lambda i: (i, 0, 0)),
+            pl.BlockSpec((channels, width), lambda i: (0, 0)),
+            pl.BlockSpec((width, channels), lambda i: (0, 0)),
+        ],
+        out_specs=[
+            pl.BlockSpec((block_b, channels), lambda i: (i, 0)),
+            pl.BlockSpec((block_b, channels, pl.cdiv(s, 256) * 256), lambda i: (i, 0, 0)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((b, channels), jnp.float32),
+            jax.ShapeDtypeStruct((b, channels, s), x.dtype),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=1028 * block_b * channels,
+        cost_estimate=pl.CostEstimate(
+            flops=4 * channels * width * b,
+            bytes_accessed=2 * x.nbytes + w1.nbytes + w2.nbytes + 4 * b * channels,
+            transcendentals=channels * b,
         ),
         name="squeeze_excitation",
         interpret=kt.INTERPRET,

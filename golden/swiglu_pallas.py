@@ -36,8 +36,11 @@ def _swiglu_fwd_call(gate, up):
         ],
         out_specs=pl.BlockSpec((block_m, 1024), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), gate.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * m * n,
+            bytes_accessed=2 * gate.nbytes + up.nbytes,
+            transcendentals=m * n,
         ),
         name="swiglu_fwd",
         interpret=kt.INTERPRET,
@@ -77,34 +80,27 @@ def _swiglu_bwd_call(grad_out, gate, up):
     m, n = grad_out.shape
     block_m = min(256, m)
     block_n = min(1024, n)
-    in_specs = [
-        pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
-        pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
-        pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
-    ]
-    out_specs = [
-        pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
-        pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
-    ]
-    out_shape = [
-        jax.ShapeDtypeStruct((m, n), grad_out.dtype),
-        jax.ShapeDtypeStruct((m, n), grad_out.dtype),
-    ]
     grad_up, grad_gate = pl.pallas_call(
         _swiglu_bwd_kernel,
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n)),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=kt.vmem_limit(
-                "swiglu_bwd",
-                in_specs,
-                (grad_out, gate, up),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+        ],
+        out_specs=[
+            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+            pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((m, n), grad_out.dtype),
+            jax.ShapeDtypeStruct((m, n), grad_out.dtype),
+        ],
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=8 * m * n,
+            bytes_accessed=5 * grad_out.nbytes,
+            transcendentals=m * n,
         ),
         name="swiglu_bwd",
         interpret=kt.INTERPRET,

@@ -31,8 +31,11 @@ def _transpose_call(x):
         in_specs=[pl.BlockSpec((block_m, block_n), lambda i, j: (i, j))],
         out_specs=pl.BlockSpec((block_n, block_m), lambda i, j: (j, i)),
         out_shape=jax.ShapeDtypeStruct((n, m), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(
+            flops=0,
+            bytes_accessed=x.nbytes + n * m * x.dtype.itemsize,
+            transcendentals=0,
         ),
         name="transpose",
         interpret=kt.INTERPRET,

@@ -45,9 +45,8 @@ def _tril_call(x):
         in_specs=[pl.BlockSpec((block_m, block_n), lambda i, j: (i, j))],
         out_specs=pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(flops=0, bytes_accessed=2 * x.nbytes, transcendentals=0),
         name="tril",
         interpret=kt.INTERPRET,
     )(x).astype(dtype)
@@ -89,9 +88,8 @@ def _band_call(x, window):
         ],
         out_specs=pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(flops=m * n, bytes_accessed=2 * x.nbytes, transcendentals=0),
         name="band",
         interpret=kt.INTERPRET,
     )(x, jnp.full((1,), window, jnp.int32))
@@ -138,9 +136,8 @@ def _fill_upper_call(x, value):
         out_specs=pl.BlockSpec((block_m, block_n), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         input_output_aliases={0: 0},
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"),
-        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        cost_estimate=pl.CostEstimate(flops=0, bytes_accessed=2 * x.nbytes, transcendentals=0),
         name="fill_upper",
         interpret=kt.INTERPRET,
     )(x, jnp.full((1,), value, jnp.float32)).astype(dtype)

@@ -75,29 +75,22 @@ def _welford_layer_norm_kernel(x_ref, weight_ref, bias_ref, eps_ref, out_ref, *,
 def _welford_layer_norm_call(x, weight, bias, eps):
     m, n = x.shape
     block_m = min(256, m)
-    in_specs = [
-        pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
-        pl.BlockSpec((pl.cdiv(n, 1024) * 1024,), lambda i: (0,)),
-        pl.BlockSpec((pl.cdiv(n, 1024) * 1024,), lambda i: (0,)),
-        pl.BlockSpec(memory_space=pltpu.SMEM),
-    ]
-    out_specs = pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0))
-    out_shape = jax.ShapeDtypeStruct((m, n), x.dtype)
-    return pl.pallas_call(
+    return kt.pallas_call(
         functools.partial(_welford_layer_norm_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",),
-            vmem_limit_bytes=kt.vmem_limit(
-                "welford_layer_norm",
-                in_specs,
-                (x, weight, bias, jnp.full((1,), eps, jnp.float32)),
-                out_specs,
-                out_shape,
-            ),
+        in_specs=[
+            pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
+            pl.BlockSpec((pl.cdiv(n, 1024) * 1024,), lambda i: (0,)),
+            pl.BlockSpec((pl.cdiv(n, 1024) * 1024,), lambda i: (0,)),
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+        ],
+        out_specs=pl.BlockSpec((block_m, pl.cdiv(n, 1024) * 1024), lambda i: (i, 0)),
+        out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        cost_estimate=pl.CostEstimate(
+            flops=8 * m * n,
+            bytes_accessed=2 * x.nbytes + 2 * weight.nbytes,
+            transcendentals=m,
         ),
         name="welford_layer_norm",
         interpret=kt.INTERPRET,

@@ -4,6 +4,7 @@ Copied beside the generated files; needs jax, nothing else.
 
     kernel       decorator of a generated function: checks arguments, compiles once per shape
     INTERPRET    what the pallas_calls are told: KT_INTERPRET=1 runs kernels on the CPU
+    pallas_call  pl.pallas_call for blocks that depend on shapes: asks for the memory they need
     check_vmem   refuses shapes whose blocks do not fit into a core's memory
     KtError      every complaint of this file
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import contextvars
+import dataclasses
 import functools
 import inspect
 import os
@@ -28,6 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import pallas as pl
 
 #: False: compile for the TPU; True or a pltpu.InterpretParams: simulate on the CPU
 INTERPRET: Any = os.environ.get("KT_INTERPRET") == "1"
@@ -248,6 +252,7 @@ class _Kernel:
 
 
 _EMPTY = "without elements"
+_LAUNCH = contextvars.ContextVar("_LAUNCH", default=pl.pallas_call)
 
 
 @contextlib.contextmanager
@@ -277,10 +282,16 @@ def _without_kernels(called: _Kernel) -> Iterator[None]:
 
         return call
 
-    scope["pl"] = types.SimpleNamespace(**{**vars(pallas), "pallas_call": pallas_call})
+    def cdiv(a: int, b: int) -> int:
+        return pallas.cdiv(a, b) if b else 0  # a block is no longer than its dimension
+
+    stand_ins = {"pallas_call": pallas_call, "cdiv": cdiv}
+    scope["pl"] = types.SimpleNamespace(**(vars(pallas) | stand_ins))
+    token = _LAUNCH.set(pallas_call)
     try:
         yield
     finally:
+        _LAUNCH.reset(token)
         scope["pl"] = pallas
 
 
@@ -440,50 +451,89 @@ def lanes(x: jax.Array) -> jax.Array:
 #: bytes of vector memory of a core, by the device kind that jax reports
 _VMEM = {"TPU v5": 64 << 20, "TPU7x": 64 << 20}
 _MOST_VMEM = 128 << 20
+_KEPT = 1 << 18  # what the compiler keeps for itself
 
 
-def vmem_limit(
-    kernel: str,
-    in_specs: Sequence[Any],
-    operands: Sequence[Any],
-    out_specs: Any,
+def pallas_call(
+    kernel: Callable[..., None],
+    *,
     out_shape: Any,
-    scratch_shapes: Sequence[Any] = (),
-) -> int:
-    """What a kernel may use of a core's vector memory, in bytes: its buffers and room to spill.
+    compiler_params: Any,
+    name: str,
+    spilled_bytes: int = 0,
+    **options: Any,
+) -> Callable[..., Any]:
+    """``pl.pallas_call`` with as much vector memory as its blocks need, which depend on the shapes.
 
     Args:
-        kernel: its name, for errors.
-        in_specs, operands: the BlockSpecs (those of vector memory count) and the arrays they cut.
-        out_specs, out_shape: those of the results.
-        scratch_shapes: buffers that stay.
+        kernel, out_shape, compiler_params, name, options: as for ``pl.pallas_call``.
+        spilled_bytes: what values take that the compiler may have to keep in memory.
 
     Raises:
-        KtError: the buffers do not fit; it lists them.
+        KtError: the blocks do not fit into the memory of a core; it lists them.
     """
+    launch = _LAUNCH.get()
+    if launch is not pl.pallas_call:
+        return launch(kernel, out_shape=out_shape, **options)
+    specs = options.get("grid_spec")
+    given = vars(specs) if specs is not None else options
+
+    def call(*operands: Any) -> Any:
+        needs = _buffers(kernel, given, operands, out_shape)
+        needs["values that may be spilled"] = spilled_bytes
+        most = _VMEM.get(_device_kind(), _MOST_VMEM) - _KEPT
+        check_vmem(name, needs, most)
+        room = min(sum(needs.values()) + (4 << 20), most)  # columns may be spilled, too
+        params = dataclasses.replace(compiler_params, vmem_limit_bytes=room)
+        run = launch(kernel, out_shape=out_shape, compiler_params=params, name=name, **options)
+        return run(*operands)
+
+    return call
+
+
+def _buffers(
+    kernel: Callable[..., None], given: Mapping[str, Any], operands: Sequence[Any], out_shape: Any
+) -> dict[str, int]:
+    """Bytes of a call's blocks and scratch buffers, by what they are."""
+    names = [name.removesuffix("_ref") for name in inspect.signature(kernel).parameters]
+    in_specs, out_specs, scratch = (
+        given["in_specs"],
+        given["out_specs"],
+        given.get("scratch_shapes", ()),
+    )
     outs = out_specs if isinstance(out_specs, Sequence) else [out_specs]
     shapes = out_shape if isinstance(out_shape, Sequence) else [out_shape]
+    first = len(operands) - len(in_specs)  # behind the prefetched numbers
+    pairs = [*zip(in_specs, operands[first:], strict=True), *zip(outs, shapes, strict=True)]
+    copies = 2 if given.get("grid") else 1
     needs: dict[str, int] = {}
-    operands = operands[len(operands) - len(in_specs) :]  # prefetched numbers come first
-    pairs = [*zip(in_specs, operands, strict=True), *zip(outs, shapes, strict=True)]
-    for number, (spec, array) in enumerate(pairs):
+    for name, (spec, array) in zip(names[first:], pairs, strict=False):
         if spec.block_shape is not None:
-            block = tuple(1 if n is None else n for n in spec.block_shape)
-            needs[f"block {number} {block} {array.dtype}, twice"] = 2 * _tiled(block, array.dtype)
-    for number, scratch in enumerate(scratch_shapes):
-        if "smem" not in str(scratch).lower() and hasattr(scratch, "shape"):
-            size = _tiled(scratch.shape, scratch.dtype)
-            needs[f"scratch {number} {tuple(scratch.shape)} {jnp.dtype(scratch.dtype)}"] = size
-    physical = _VMEM.get(_device_kind(), _MOST_VMEM)
-    check_vmem(kernel, needs, physical)
-    return min(sum(needs.values()) * 3 // 2 + (16 << 20), physical)
+            block = tuple(n for n in spec.block_shape if n is not None)
+            twice = ", twice" if copies == 2 else ""
+            needs[f"{name} {_described(block, array.dtype)}{twice}"] = copies * _tiled(
+                block, array.dtype
+            )
+    for name, buffer in zip(names[first + len(pairs) :], scratch, strict=False):
+        if "memory_space=VMEM" in str(buffer):
+            shape = tuple(buffer.shape)
+            needs[f"{name} {_described(shape, buffer.dtype)}, scratch"] = _tiled(
+                shape, buffer.dtype
+            )
+    return needs
+
+
+def _described(shape: tuple[int, ...], dtype: Any) -> str:
+    return f"{shape} {_KT_NAMES.get(jnp.dtype(dtype).name, dtype)}"
 
 
 def _tiled(shape: Sequence[int], dtype: Any) -> int:
-    """Bytes in whole tiles of (8, 128) words."""
+    """Bytes in whole tiles: (8, 128) words, more rows of packed elements; 1024 in one dimension."""
     size = jnp.dtype(dtype).itemsize
+    if len(shape) == 1:
+        return -(-shape[0] // 1024) * 1024 * size
     *lead, rows, lanes = (1, 1, *shape)
-    sublanes = 8 * (4 // min(4, size))
+    sublanes = 32 // min(4, size)
     rows, lanes = -(-rows // sublanes) * sublanes, -(-lanes // 128) * 128
     return int(np.prod(lead)) * rows * lanes * size
 
@@ -505,8 +555,8 @@ def check_vmem(kernel: str, needs: Mapping[str, int], limit: int) -> None:
     total = sum(needs.values())
     if total <= limit:
         return
-    rows = "".join(f"\n  {size / 2**20:8.2f} MiB  {what}" for what, size in needs.items())
+    rows = "".join(f"\n  {n / 2**20:8.2f} MiB  {what}" for what, n in needs.items() if n)
     raise KtError(
-        f"{kernel}: these shapes need {total / 2**20:.2f} MiB of VMEM, there are "
-        f"{limit / 2**20:.2f}:{rows}\nBuild with smaller block sizes."
+        f"{kernel}: these shapes need {total / 2**20:.1f} MiB of VMEM, there are "
+        f"{limit / 2**20:.1f}:{rows}\nBuild with smaller block sizes."
     )

@@ -12,11 +12,11 @@ from transpile.emitters.pallas.emitter import emit
 SOURCE = SourceInfo("kernel", "kernel.py", "0123456789ab")
 
 
-def build(snippet: str, *, args: dict[str, str], **config: Any) -> str:
+def build(snippet: str, *, args: dict[str, str], arch: str = "", **config: Any) -> str:
     """The module for a snippet's first kernel. Raises KtError for what a TPU cannot do."""
     found = kernels(snippet, args=args, config=config or None)
     first = [k for k in found if k.name == found[0].name]
-    return emit(SOURCE, [first], EmitOptions()).files["kernel_pallas.py"]
+    return emit(SOURCE, [first], EmitOptions(arch=arch)).files["kernel_pallas.py"]
 
 
 def build_signatures(snippet: str, signatures: list[dict[str, str]], **config: Any) -> str:

@@ -164,14 +164,6 @@ def test_double_precision_is_refused() -> None:
     assert {d.code for d in caught.value.diagnostics} == {"KT0602"}
 
 
-def test_too_much_vector_memory_is_refused_with_a_table() -> None:
-    with pytest.raises(KtError) as caught:
-        build(SOFTMAX, args={"x": "f32[256,1048576]"}, block_sizes=[256])
-    (found,) = caught.value.diagnostics
-    assert found.code == "KT0640"
-    assert "MiB  window of x" in str(found.why)
-
-
 def test_short_loops_over_numbers_are_written_out() -> None:
     snippet = """
     @helion.kernel()

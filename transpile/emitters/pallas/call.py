@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from transpile.emitters.common.layout import WIDTH, filled, wrap
-from transpile.emitters.common.tree import Var
+from transpile.emitters.common.tree import MUL, Var
 from transpile.emitters.pallas.context import Context
-from transpile.emitters.pallas.dtypes import NAMES, on_device
+from transpile.emitters.pallas.cost import cost
+from transpile.emitters.pallas.dtypes import NAMES, bytes_of, on_device
 from transpile.emitters.pallas.plan import Plan
 from transpile.emitters.pallas.variation import Choices, Variation, number_formula
-from transpile.emitters.pallas.vmem import UNASKED, Needs
+from transpile.emitters.pallas.vmem import MIB, UNASKED, Needs, limits, most_of
 from transpile.emitters.pallas.windows import Window, WindowDim
 from transpile.ir import ir
-from transpile.ir.sizes import Size
+from transpile.ir.sizes import Atom, Size, Sym
 
 
 class Call:
@@ -34,8 +35,11 @@ class Call:
         self.keywords = keywords
         self.title = title
         self.variation = variation
-        total = needs.total
-        self.asks = total is None or total > UNASKED or variation.asks
+        self.total = most_of([needs.total, *variation.totals])
+        most = min(limits(plan.schedule.arch).values())
+        #: the memory that is needed is computed when the shapes are known
+        self.computes = self.total is None or self.total > most
+        self.spills = self._products(needs.spills) if self.computes and needs.spills_much else ""
         prefetch = [w for w in plan.windows.inputs if w.space == "prefetch"]
         self.prefetch = prefetch
         self.inputs = [w for w in plan.windows.inputs if w.space != "prefetch"]
@@ -50,8 +54,7 @@ class Call:
         self.out_specs = [self._spec(w) for w in self.outputs]
         self.out_shapes = [self._out_shape(w) for w in self.outputs]
         self.scratch = [e.text() for _, e in ctx.scratch]
-        self.bound: list[str] = []
-        self.operands: list[str] = []
+        self.cost = self._cost()
         self.extra = self._unknown_sizes()
         self.numbers = {s: self.sizes.hint(s) for s in ctx.numbers}
         self.parameters = [*(t.name for t in self.tensors), *self._scalar_names(),
@@ -211,7 +214,7 @@ class Call:
     def text(self) -> str:
         """The function, with ``{call}`` and ``{kernel}`` for the names."""
         call = self._pallas_call()
-        body = [*self._unpacking(), *self._extras(), *self.bound]
+        body = [*self._unpacking(), *self._extras()]
         results = [self._result(w) for w in self.outputs]
         names = [w.tensor.name for w in self.outputs]
         parameters = [*self.parameters, *self.choices.asked.values()]
@@ -281,25 +284,14 @@ class Call:
             text = f"jnp.expand_dims({text}, -2)"
         return text
 
-    def _spec_entries(self, specs: list[str]) -> tuple[list[str], list[str]]:
-        """Lines that bind the specs, and the arguments of the call that name them.
-
-        They have names where the memory they need is computed from them.
-        """
+    def _spec_entries(self, specs: list[str]) -> list[str]:
         out = self.out_specs
-        entries = [
-            _list("in_specs", specs),
-            f"out_specs={out[0]}" if len(out) == 1 else _list("out_specs", out),
-        ]
+        entries = [f"grid={self.grid}"] if self.plan.grid else []
+        entries.append(_list("in_specs", specs))
+        entries.append(f"out_specs={out[0]}" if len(out) == 1 else _list("out_specs", out))
         if self.scratch:
             entries.append(_list("scratch_shapes", self.scratch))
-        if not self.asks:
-            return [], entries
-        lines: list[str] = []
-        for entry in entries:
-            lines += [f"    {line}" for line in entry.replace("=", " = ", 1).split("\n")]
-        names = [entry.partition("=")[0] for entry in entries]
-        return lines, [f"{name}={name}" for name in names]
+        return entries
 
     def _pallas_call(self) -> list[str]:
         operands = [self._operand(w) for w in [*self.prefetch, *self.inputs]]
@@ -313,23 +305,15 @@ class Call:
             specs.append("pl.BlockSpec(memory_space=pltpu.SMEM)")
             operands.append(f"jnp.full((1,), {name}, jnp.int32)")
         entries: list[str] = [self._function()]
-        bound, named = self._spec_entries(specs)
-        spec_entries = [f"grid={self.grid}"] if self.plan.grid else []
-        spec_entries += named
-        self.bound, self.operands = bound, operands
         if self.prefetch:
-            inner = [f"num_scalar_prefetch={len(self.prefetch)}", *spec_entries]
+            inner = [f"num_scalar_prefetch={len(self.prefetch)}", *self._spec_entries(specs)]
             entries.append(_bracketed("grid_spec=pltpu.PrefetchScalarGridSpec(", inner))
         else:
-            entries += spec_entries
+            entries += self._spec_entries(specs)
         shapes = self.out_shapes
-        shape = f"out_shape={shapes[0]}" if len(shapes) == 1 else _list("out_shape", shapes)
-        if self.asks:
-            bound += [f"    {line}" for line in shape.replace("=", " = ", 1).split("\n")]
-            shape = "out_shape=out_shape"
-        entries.append(shape)
+        entries.append(f"out_shape={shapes[0]}" if len(shapes) == 1 else _list("out_shape", shapes))
         entries += self._options()
-        lines = ["    pl.pallas_call("]
+        lines = ["    kt.pallas_call(" if self.computes else "    pl.pallas_call("]
         for entry in entries:
             lines += [f"        {line}" for line in f"{entry},".split("\n")]
         tail = f"    )({', '.join(operands)})"
@@ -358,17 +342,80 @@ class Call:
         if self.plan.grid:
             kinds = ['"arbitrary"' if d.arbitrary else '"parallel"' for d in self.plan.grid]
             params.append(f"dimension_semantics={_tuple(kinds)}")
-        if self.asks:
-            buffers = ["in_specs", _tuple(self.operands), "out_specs", "out_shape"]
-            buffers += ["scratch_shapes"] if self.scratch else []
-            arguments = [f'"{self.title}"', *buffers]
-            limit = f"vmem_limit_bytes=kt.vmem_limit({', '.join(arguments)})"
-            if len(limit) > WIDTH - 13:
-                limit = _bracketed("vmem_limit_bytes=kt.vmem_limit(", arguments)
-            params.append(limit)
+        if not self.computes and self.total is not None and self.total > UNASKED:
+            params.append(f"vmem_limit_bytes={-(-self.total // MIB)} << 20")
         if params:
-            found.append(_bracketed("compiler_params=pltpu.CompilerParams(", params))
+            one = f"compiler_params=pltpu.CompilerParams({', '.join(params)})"
+            head = "compiler_params=pltpu.CompilerParams("
+            found.append(one if len(one) <= WIDTH - 9 else _bracketed(head, params))
+        if self.spills not in ("", "0"):
+            found.append(f"spilled_bytes={self.spills}")
+        found += [self.cost] if self.cost else []
         return [*found, f'name="{self.title}"', "interpret=kt.INTERPRET"]
+
+    def _cost(self) -> str:
+        """``cost_estimate=...``, where the sizes of what is read and computed give one."""
+        windows = [*self.inputs, *self.outputs]
+        found = cost(self.plan)
+        if found is None or self.prefetch or any(w.space == "hbm" for w in windows):
+            return ""
+        sizes = {s for t in {w.tensor for w in windows} for s in t.shape}
+        known = {sym for size in sizes for sym in size.syms}
+        named = {sym for size in self.sizes.variables for sym in size.syms}
+        wanted = found.flops.syms | found.transcendentals.syms
+        if not wanted <= known | named | set(self.sizes.opened):
+            return ""
+        moved: dict[str, int] = {}
+        for text in [self._bytes(w) for w in windows if w.space == "vmem"]:
+            moved[text] = moved.get(text, 0) + 1
+        terms = [text if n == 1 else f"{n} * {text}" for text, n in moved.items()]
+        entries = [
+            f"flops={self._products(found.flops)}",
+            f"bytes_accessed={' + '.join(terms)}",
+            f"transcendentals={self._products(found.transcendentals)}",
+        ]
+        one = f"cost_estimate=pl.CostEstimate({', '.join(entries)})"
+        if len(one) <= WIDTH - 9:
+            return one
+        return _bracketed("cost_estimate=pl.CostEstimate(", entries)
+
+    def _bytes(self, window: Window) -> str:
+        """Bytes of a tensor: an operand's, or those of an operand of its shape and type."""
+        dtype = self._out_dtype(window.tensor)
+        for tensor in self.tensors:
+            alike = tensor.shape == window.tensor.shape
+            if tensor is window.tensor or (alike and self._out_dtype(tensor) == dtype):
+                return f"{tensor.name}.nbytes"
+        known = dtype.endswith(".dtype")
+        factors = [self._factor(size) for size in window.tensor.shape]
+        if known:
+            return " * ".join([*factors, f"{dtype}.itemsize"])
+        return " * ".join([str(bytes_of(window.tensor.dtype)), *factors])
+
+    def _factor(self, size: Size) -> str:
+        expr = self.sizes.expr(size)
+        return f"({expr.text()})" if expr.prec < MUL else expr.text()
+
+    def _products(self, size: Size) -> str:
+        """A sum of products: numbers in front, then dimensions in the order of the results'."""
+        windows = [*self.plan.windows.outputs, *self.plan.windows.inputs]
+        dims = list(dict.fromkeys(s for w in windows for s in w.tensor.shape))
+        terms = []
+        for mono, coeff in size.terms:
+            left, found = list(mono), list[Size]()
+            for dim in dims:  # b * h is one dimension of some tensors
+                while (rest := _without(left, dim)) is not None:
+                    found.append(dim)
+                    left = rest
+            factors = [str(coeff)] if coeff != 1 or not mono else []
+            rest_of = [self._closed(atom) for atom in left]
+            factors += map(self._factor, [*rest_of, *found])
+            terms.append(" * ".join(factors))
+        return " + ".join(terms) or "0"
+
+    def _closed(self, atom: Atom) -> Size:
+        known = self.sizes.opened.get(atom) if isinstance(atom, Sym) else None
+        return Size((((atom,), 1),)) if known is None else known
 
     def _aliases(self) -> dict[int, int]:
         found = {}
@@ -378,6 +425,18 @@ class Call:
             if old is not None and old in inputs:
                 found[inputs.index(old)] = number
         return found
+
+
+def _without(mono: list[Atom], dim: Size) -> list[Atom] | None:
+    """A product without the factors of a dimension that is a product; None if it lacks one."""
+    if len(dim.terms) != 1 or dim.terms[0][1] != 1 or not dim.terms[0][0]:
+        return None
+    left = list(mono)
+    for atom in dim.terms[0][0]:
+        if atom not in left:
+            return None
+        left.remove(atom)
+    return left
 
 
 def _is_block(size: Size) -> bool:

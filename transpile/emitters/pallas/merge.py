@@ -17,7 +17,7 @@ from transpile.emitters.pallas.phase import Draft, LoweredPhase, draft, finish
 from transpile.emitters.pallas.prepare import prepared
 from transpile.emitters.pallas.unify import Different, Unifier
 from transpile.emitters.pallas.variation import General, Variation
-from transpile.emitters.pallas.vmem import UNASKED, Needs
+from transpile.emitters.pallas.vmem import Needs
 from transpile.ir import ir
 from transpile.ir.diagnostics import Diagnostic, KtError
 from transpile.ir.dtypes import DType
@@ -129,8 +129,7 @@ def _drafts(signatures: Sequence[Signature], number: int) -> tuple[list[Draft], 
     drafts = []
     for i, (kernel, schedule) in enumerate(rewritten):
         drafts.append(draft(kernel, number, schedule, variation.general(i), frozenset(blocks)))
-    totals = [Needs(d.plan, d.ctx).total for d in drafts]
-    variation.asks = any(t is None or t > UNASKED for t in totals)
+    variation.totals = [Needs(d.plan, d.ctx).total for d in drafts]
     return drafts, variation
 
 

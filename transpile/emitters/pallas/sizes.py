@@ -36,8 +36,17 @@ class Sizes:
     variables: dict[Size, Var] = field(default_factory=dict)
     dims: frozenset[Size] = frozenset()  # dimensions of tensors that the phase reads
     general: dict[Size, General] = field(default_factory=dict)  # differ between signatures
+    opened: dict[Sym, Size] = field(default_factory=dict)
     open_blocks: frozenset[Sym] = frozenset()  # blocks that do
     turns: dict[Sym, tuple[Size, Sym]] = field(default_factory=dict)  # of a loop: extent, block
+
+    def open(self, size: Size) -> Size:
+        """A size that differs between signatures as a symbol, so that products keep its name."""
+        if size not in self.general or size.as_int() is None:
+            return size
+        sym = Sym(self.general[size].name, "dim")
+        self.opened[sym] = size
+        return Size.of(sym)
 
     def number(self, size: Size) -> int | None:
         """The value, if it is known at build time."""

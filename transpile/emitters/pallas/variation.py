@@ -47,7 +47,7 @@ class Variation:
     generals: tuple[General, ...] = ()
     blocks: dict[Sym, tuple[int, ...]] = field(default_factory=dict)  # those that differ
     extras: list[tuple[Var, tuple[str, ...]]] = field(default_factory=list)
-    asks: bool = False  # for vector memory, in one of the signatures
+    totals: list[int | None] = field(default_factory=list)  # bytes of vector memory, of each
 
     def general(self, member: int) -> dict[Size, General]:
         """The sizes of one signature that go by a name."""
