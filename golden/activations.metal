@@ -208,10 +208,10 @@ template <typename T>
   int n = int(tgid.x) * BN + tid * 4;
   // value = x[tile_m, tile_n].to(torch.float32)
   vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-  // out[tile_m, tile_n] = (0.5 * value * (1.0 + torch.tanh(inner))).to(x.dtype)
-  // inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
   float4 value = float4(x_tile);
+  // inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
   float4 inner = 0.7978846f * (value + 0.044715f * value * value * value);
+  // out[tile_m, tile_n] = (0.5 * value * (1.0 + torch.tanh(inner))).to(x.dtype)
   vec<T, 4> out_tile = vec<T, 4>(0.5f * value * (1.0f + precise::tanh(inner)));
   store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }

@@ -72,13 +72,13 @@ template <typename T>
   // decayed = param[tile].to(torch.float32) * (1.0 - lr * weight_decay)
   vec<T, 4> param_tile = load_aligned<4>(param + n, params.n - n);
   float difference_3 = 1.0f - params.lr * params.weight_decay;
-  // param[tile] = (decayed - lr * (first / correction1) / denominator).to(param.dtype)
-  // denominator = torch.sqrt(second / correction2) + eps
   float4 g = float4(grad_tile);
   float4 first = params.beta1 * exp_avg_tile + difference * g;
   float4 second = params.beta2 * exp_avg_sq_tile + difference_2 * g * g;
+  // denominator = torch.sqrt(second / correction2) + eps
   float4 denominator = precise::sqrt(second / params.correction2) + params.eps;
   float4 decayed = float4(param_tile) * difference_3;
+  // param[tile] = (decayed - lr * (first / correction1) / denominator).to(param.dtype)
   vec<T, 4> param_tile_2 =
       vec<T, 4>(decayed - params.lr * (first / params.correction1) / denominator);
   store_aligned<4>(param + n, param_tile_2, params.n - n);

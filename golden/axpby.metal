@@ -121,8 +121,8 @@ template <typename T>
   // total = alpha * x[tile].to(torch.float32) + beta * y[tile].to(torch.float32)
   vec<T, 4> x_tile = load_aligned<4>(x + n, params.n - n);
   vec<T, 4> y_tile = load_aligned<4>(y + n, params.n - n);
-  // out[tile] = total.to(x.dtype)
   float4 total = params.alpha * float4(x_tile) + params.beta * float4(y_tile);
+  // out[tile] = total.to(x.dtype)
   vec<T, 4> out_tile = vec<T, 4>(total);
   store_aligned<4>(out + n, out_tile, params.n - n);
 }
@@ -179,8 +179,8 @@ template <typename T>
   vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   // out[tile_m, tile_n] = shifted.to(torch.int8)
   char4 out_tile;
-  // Clamped before the conversion, whose result is undefined out of range.
   float4 steps = rint(float4(x_tile) * params.inv_scale);
+  // Clamped before the conversion, whose result is undefined out of range.
   UNROLL for (short i = 0; i < 4; ++i) {
     float shifted = nan_min(nan_max(steps[i] + float(params.zero_point), -128.0f), 127.0f);
     out_tile[i] = char(shifted);

@@ -63,14 +63,14 @@ struct CausalConv1dParams {
   float weight_f32_4 = float(c < params.c ? weight[c * params.weight_stride_0 + 3] : bfloat(0.0f));
   // out[tile_b, tile_c, tile_t] = (acc * torch.sigmoid(acc)).to(x.dtype)
   bfloat4 out_tile;
-  // time = tile_t.index - (width - 1 - k)
-  // values = hl.load(x, [tile_b, tile_c, time], extra_mask=(time >= 0)[None, None, :])
-  // acc = acc + tap * values.to(torch.float32)
   UNROLL for (short i = 0; i < 4; ++i) {
     float acc = 0.0f + bias_f32;
+    // time = tile_t.index - (width - 1 - k)
     int time = t + i - 3;
+    // values = hl.load(x, [tile_b, tile_c, time], extra_mask=(time >= 0)[None, None, :])
     bfloat values = c < params.c && t + i < params.t && time >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i + -3] : bfloat(0.0f);
+    // acc = acc + tap * values.to(torch.float32)
     acc += weight_f32 * float(values);
     int time_2 = t + i - 2;
     values = c < params.c && t + i < params.t && time_2 >= 0
@@ -112,14 +112,14 @@ struct CausalConv1dParams {
   float weight_tile_3 = c < params.c ? weight[c * params.weight_stride_0 + 2] : 0.0f;
   // out[tile_b, tile_c, tile_t] = (acc * torch.sigmoid(acc)).to(x.dtype)
   float4 out_tile;
-  // time = tile_t.index - (width - 1 - k)
-  // values = hl.load(x, [tile_b, tile_c, time], extra_mask=(time >= 0)[None, None, :])
-  // acc = acc + tap * values.to(torch.float32)
   UNROLL for (short i = 0; i < 4; ++i) {
     float acc = 0.0f + bias_tile;
+    // time = tile_t.index - (width - 1 - k)
     int time = t + i - 2;
+    // values = hl.load(x, [tile_b, tile_c, time], extra_mask=(time >= 0)[None, None, :])
     float values = c < params.c && t + i < params.t && time >= 0
         ? x[pid_b * params.x_stride_0 + c * params.x_stride_1 + t + i + -2] : 0.0f;
+    // acc = acc + tap * values.to(torch.float32)
     acc += weight_tile * values;
     int time_2 = t + i - 1;
     values = c < params.c && t + i < params.t && time_2 >= 0

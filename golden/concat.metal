@@ -130,10 +130,10 @@ template <typename T>
   int neg = -params.n1;
   // out[tile_m, tile_n] = torch.where(from_x, left, right)
   vec<T, 4> out_tile;
-  // from_x = (tile_n.index < n1)[None, :]
-  // left = hl.load(x, [tile_m, tile_n], extra_mask=from_x)
   UNROLL for (short i = 0; i < 4; ++i) {
+    // from_x = (tile_n.index < n1)[None, :]
     bool condition = n + i < params.n1;
+    // left = hl.load(x, [tile_m, tile_n], extra_mask=from_x)
     T left = n + i < params.N1_N2 && condition ? x[pid_m * params.x_stride_0 + n + i] : T(0.0f);
     T right = n + i < params.N1_N2 && n + i >= params.n1
         ? y[pid_m * params.y_stride_0 + n + i + neg] : T(0.0f);

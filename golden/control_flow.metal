@@ -104,8 +104,8 @@ template <typename T>
   vec<T, 4> x_tile = load_aligned<4>(x + n, params.n - n);
   float4 base = float4(x_tile);
   float4 power = float4(1.0f);
-  // while remaining > 0:
   int remaining = params.exponent;
+  // while remaining > 0:
   float4 base_2 = base;
   while (true) {
     bool condition = remaining > 0;
@@ -123,8 +123,8 @@ template <typename T>
       power_2 = power;
     }
     // base = base * base
-    // remaining = remaining >> 1
     float4 base_3 = base_2 * base_2;
+    // remaining = remaining >> 1
     power = power_2;
     base_2 = base_3;
     int remaining_2 = remaining >> 1;

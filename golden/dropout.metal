@@ -78,8 +78,8 @@ template <typename T>
   vec<T, 4> x_tile = load_aligned<4>(x + n, params.n - n);
   // out[tile] = torch.where(uniform > p, kept, 0.0).to(x.dtype)
   vec<T, 4> out_tile;
-  // uniform = hl.rand([tile], seed=seed)
   float4 kept = float4(x_tile) * params.scale;
+  // uniform = hl.rand([tile], seed=seed)
   UNROLL for (short i = 0; i < 4; ++i) {
     float uniform = kt_uniform(kt_philox(params.seed, n + i));
     out_tile[i] = T(uniform > params.p ? kept[i] : 0.0f);

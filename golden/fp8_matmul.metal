@@ -506,10 +506,10 @@ template <typename T, short N_READS>
   if (tid == 0) {
     scales[pid_m] = scale;
   }
-  // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
-  // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
   UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
     uchar4 out_tile;
+    // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
     UNROLL for (short j = 0; j < 4; ++j) {
       float quantised = nan_min(nan_max(row[i][j] / scale, -448.0f), 448.0f);
       out_tile[j] = float_to_e4m3(quantised);
@@ -548,12 +548,12 @@ template <typename T>
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // A row of zeros would otherwise divide zero by zero.
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      // row = x[tile_m, :].to(torch.float32)
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
+      // A row of zeros would otherwise divide zero by zero.
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] =
             nan_max(acc[i][j], n + i * THREADS * 4 + j < params.n ? abs(row[j]) : -INFINITY);
@@ -581,13 +581,13 @@ template <typename T>
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
-    // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
-    // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
+      // out[tile_m, :] = quantised.to(torch.float8_e4m3fn)
       uchar4 out_tile;
       float4 row = float4(x_tile);
+      // A rounding error may take the quotient past 448, which e4m3fn turns into NaN.
       UNROLL for (short j = 0; j < 4; ++j) {
         float quantised = nan_min(nan_max(row[j] / scale, -448.0f), 448.0f);
         out_tile[j] = float_to_e4m3(quantised);

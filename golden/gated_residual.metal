@@ -85,10 +85,10 @@ struct GatedResidualParams {
   // res = x[tile_b, tile_t, tile_c].to(torch.float32)
   bfloat4 x_tile =
       load_first<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1 + c, params.c - c);
-  // out[tile_b, tile_t, tile_c] = (res + g[:, None, :] * branch).to(x.dtype)
   float4 branch = float4(y_tile);
   float4 g = float4(gate_tile);
   float4 res = float4(x_tile);
+  // out[tile_b, tile_t, tile_c] = (res + g[:, None, :] * branch).to(x.dtype)
   bfloat4 out_tile = bfloat4(res + g * branch);
   store_first<4>(out + pid_b * params.c * params.t + pid_t * params.c + c, out_tile, params.c - c);
 }
@@ -113,8 +113,8 @@ struct GatedResidualParams {
   // res = x[tile_b, tile_t, tile_c].to(torch.float32)
   float4 res =
       load_first<4>(x + pid_b * params.x_stride_0 + pid_t * params.x_stride_1 + c, params.c - c);
-  // out[tile_b, tile_t, tile_c] = (res + g[:, None, :] * branch).to(x.dtype)
   float4 branch = float4(y_tile);
+  // out[tile_b, tile_t, tile_c] = (res + g[:, None, :] * branch).to(x.dtype)
   float4 out_tile = res + g * branch;
   store_first<4>(out + pid_b * params.c * params.t + pid_t * params.c + c, out_tile, params.c - c);
 }

@@ -56,10 +56,10 @@ struct GegluFwdParams {
   half4 a_flat_tile = load_aligned<4>(a_flat + block, params.M_N - block);
   // out_flat[tile] = (gelu * b_flat[tile].to(torch.float32)).to(out.dtype)
   half4 b_flat_tile = load_aligned<4>(b_flat + block, params.M_N - block);
-  // u = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
-  // gelu = 0.5 * gate * (1.0 + torch.tanh(u))
   float4 gate = float4(a_flat_tile);
+  // u = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
   float4 u = 0.7978846f * (gate + 0.044715f * gate * gate * gate);
+  // gelu = 0.5 * gate * (1.0 + torch.tanh(u))
   float4 gelu = 0.5f * gate * (1.0f + precise::tanh(u));
   half4 out_flat_tile = half4(gelu * float4(b_flat_tile));
   store_aligned<4>(out_flat + block, out_flat_tile, params.M_N - block);
@@ -83,8 +83,8 @@ struct GegluFwd2Params {
   // out_flat[tile] = (gelu * b_flat[tile].to(torch.float32)).to(out.dtype)
   float4 b_flat_tile = load_aligned<4>(b_flat + n, params.n - n);
   // u = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
-  // gelu = 0.5 * gate * (1.0 + torch.tanh(u))
   float4 u = 0.7978846f * (gate + 0.044715f * gate * gate * gate);
+  // gelu = 0.5 * gate * (1.0 + torch.tanh(u))
   float4 gelu = 0.5f * gate * (1.0f + precise::tanh(u));
   float4 out_flat_tile = gelu * b_flat_tile;
   store_aligned<4>(out_flat + n, out_flat_tile, params.n - n);
@@ -107,21 +107,21 @@ struct GegluFwd2Params {
   bfloat4 a_flat_tile = load_aligned<4>(a_flat + block, params.M_N - block);
   // value = b_flat[tile].to(torch.float32)
   bfloat4 b_flat_tile = load_aligned<4>(b_flat + block, params.M_N - block);
-  // grad_a_flat[tile] = (dy * value * dgelu).to(a.dtype)
-  // grad_b_flat[tile] = (dy * 0.5 * gate * (1.0 + t)).to(b.dtype)
-  // square = gate * gate
-  // t = torch.tanh(0.7978845608028654 * gate * (1.0 + 0.044715 * square))
-  // du = 0.7978845608028654 * (1.0 + 3 * 0.044715 * square)
-  // dgelu = 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * du
   float4 dy = float4(dy_flat_tile);
   float4 gate = float4(a_flat_tile);
   float4 value = float4(b_flat_tile);
+  // square = gate * gate
   float4 square = gate * gate;
+  // t = torch.tanh(0.7978845608028654 * gate * (1.0 + 0.044715 * square))
   float4 t = precise::tanh(0.7978846f * gate * (1.0f + 0.044715f * square));
+  // du = 0.7978845608028654 * (1.0 + 3 * 0.044715 * square)
   float4 du = 0.7978846f * (1.0f + 0.134145f * square);
+  // dgelu = 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * du
   float4 product = 0.5f * gate * (1.0f - t * t) * du;
   float4 dgelu = 0.5f * (1.0f + t) + product;
+  // grad_a_flat[tile] = (dy * value * dgelu).to(a.dtype)
   bfloat4 grad_a_flat_tile = bfloat4(dy * value * dgelu);
+  // grad_b_flat[tile] = (dy * 0.5 * gate * (1.0 + t)).to(b.dtype)
   bfloat4 grad_b_flat_tile = bfloat4(dy * 0.5f * gate * (1.0f + t));
   store_aligned<4>(grad_a_flat + block, grad_a_flat_tile, params.M_N - block);
   store_aligned<4>(grad_b_flat + block, grad_b_flat_tile, params.M_N - block);
@@ -144,18 +144,18 @@ struct GegluFwd2Params {
   float4 dy = load_aligned<4>(dy_flat + n, params.n - n);
   // value = b_flat[tile].to(torch.float32)
   float4 value = load_aligned<4>(b_flat + n, params.n - n);
-  // grad_a_flat[tile] = (dy * value * dgelu).to(a.dtype)
-  // grad_b_flat[tile] = (dy * 0.5 * gate * (1.0 + t)).to(b.dtype)
   // square = gate * gate
-  // t = torch.tanh(0.7978845608028654 * gate * (1.0 + 0.044715 * square))
-  // du = 0.7978845608028654 * (1.0 + 3 * 0.044715 * square)
-  // dgelu = 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * du
   float4 square = gate * gate;
+  // t = torch.tanh(0.7978845608028654 * gate * (1.0 + 0.044715 * square))
   float4 t = precise::tanh(0.7978846f * gate * (1.0f + 0.044715f * square));
+  // du = 0.7978845608028654 * (1.0 + 3 * 0.044715 * square)
   float4 du = 0.7978846f * (1.0f + 0.134145f * square);
+  // dgelu = 0.5 * (1.0 + t) + 0.5 * gate * (1.0 - t * t) * du
   float4 product = 0.5f * gate * (1.0f - t * t) * du;
   float4 dgelu = 0.5f * (1.0f + t) + product;
+  // grad_a_flat[tile] = (dy * value * dgelu).to(a.dtype)
   float4 grad_a_flat_tile = dy * value * dgelu;
+  // grad_b_flat[tile] = (dy * 0.5 * gate * (1.0 + t)).to(b.dtype)
   float4 grad_b_flat_tile = dy * 0.5f * gate * (1.0f + t);
   store_aligned<4>(grad_a_flat + n, grad_a_flat_tile, params.n - n);
   store_aligned<4>(grad_b_flat + n, grad_b_flat_tile, params.n - n);

@@ -98,15 +98,15 @@ template <typename T>
     // if beta == 0.0:
     bool condition = params.beta == 0.0f;
     // student = log_q[tile_n, tile_v].to(torch.float32)
-    // teacher = log_p[tile_n, tile_v].to(torch.float32)
-    // q = torch.exp(student)
-    // p = torch.exp(teacher)
     vec<T, 4> log_q_tile = load_first<4>(log_q + pid_n * params.log_q_stride_0 + v, params.v - v);
+    // teacher = log_p[tile_n, tile_v].to(torch.float32)
     vec<T, 4> log_p_tile = load_first<4>(log_p + pid_n * params.log_p_stride_0 + v, params.v - v);
     float acc_2;
     float4 student = float4(log_q_tile);
     float4 teacher = float4(log_p_tile);
+    // q = torch.exp(student)
     float4 q = precise::exp(student);
+    // p = torch.exp(teacher)
     float4 p = precise::exp(teacher);
     threadgroup_barrier(mem_flags::mem_threadgroup | mem_flags::mem_device);
     if (condition) {
@@ -154,9 +154,9 @@ template <typename T>
         float difference_2 = 1.0f - params.beta;
         // acc += torch.sum(beta * p * (teacher - log_m) + q_term, dim=1)
         float sum = 0.0f;
-        // grad[tile_n, tile_v] = q_term.to(log_q.dtype)
         float4 log_m = precise::log(params.beta * p + difference * q);
         float4 q_term = difference_2 * q * (student - log_m);
+        // grad[tile_n, tile_v] = q_term.to(log_q.dtype)
         vec<T, 4> grad_tile = vec<T, 4>(q_term);
         UNROLL for (short i = 0; i < 4; ++i) {
           float value =

@@ -82,9 +82,9 @@ struct KlDivParams {
     bfloat4 target_tile = load_first<4>(target + pid_n * params.target_stride_0 + v, params.v - v);
     // acc += torch.sum(term, dim=1)
     float sum = 0.0f;
-    // 0 * log 0 counts as 0; the clamp keeps the logarithm finite.
     float4 model = float4(log_q_tile);
     float4 t = float4(target_tile);
+    // 0 * log 0 counts as 0; the clamp keeps the logarithm finite.
     UNROLL for (short i = 0; i < 4; ++i) {
       float term = t[i] * (precise::log(nan_max(t[i], 1e-37f)) - model[i]);
       sum += v + i < params.v ? term : 0.0f;

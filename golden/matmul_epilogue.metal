@@ -779,15 +779,15 @@ struct MatmulResidualParams {
       }
     }
   }
-  // total = scaled_residual(acc, residual[tile_m, tile_n], scale)
-  // return residual.to(torch.float32) + scale * acc
-  // out[tile_m, tile_n] = total.to(residual.dtype)
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
+      // total = scaled_residual(acc, residual[tile_m, tile_n], scale)
       float2 residual_tile = m + i * WM * 8 < params.m
           ? load_first<2>(residual + (m + i * WM * 8) * params.residual_stride_0 + n + j * WN * 8,
           params.n - (n + j * WN * 8)) : float2(0.0f);
+      // return residual.to(torch.float32) + scale * acc
       float2 total = residual_tile + params.scale * elements(acc[i][j]);
+      // out[tile_m, tile_n] = total.to(residual.dtype)
       if (m + i * WM * 8 < params.m) {
         store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, total,
             params.n - (n + j * WN * 8));
@@ -880,15 +880,15 @@ struct MatmulResidualParams {
       }
     }
   }
-  // total = scaled_residual(acc, residual[tile_m, tile_n], scale)
-  // out[tile_m, tile_n] = total.to(residual.dtype)
-  // return residual.to(torch.float32) + scale * acc
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
+      // total = scaled_residual(acc, residual[tile_m, tile_n], scale)
       half2 residual_tile = m + i * WM * 8 < params.m
           ? load_first<2>(residual + (m + i * WM * 8) * params.residual_stride_0 + n + j * WN * 8,
           params.n - (n + j * WN * 8)) : half2(0.0h);
+      // return residual.to(torch.float32) + scale * acc
       float2 total = float2(residual_tile) + params.scale * elements(acc[i][j]);
+      // out[tile_m, tile_n] = total.to(residual.dtype)
       half2 out_tile = half2(total);
       if (m + i * WM * 8 < params.m) {
         store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,

@@ -89,8 +89,8 @@ template <typename T>
     // state = decay * state + x[tile_b, step, tile_c].to(torch.float32)
     vec<T, 4> x_tile =
         load_first<4>(x + pid_b * params.x_stride_0 + step_ * params.x_stride_1 + c, params.c - c);
-    // out[tile_b, step, tile_c] = state.to(x.dtype)
     state = decay * state + float4(x_tile);
+    // out[tile_b, step, tile_c] = state.to(x.dtype)
     vec<T, 4> out_tile = vec<T, 4>(state);
     store_first<4>(out + pid_b * params.c * params.t + step_ * params.c + c, out_tile,
         params.c - c);
@@ -129,12 +129,12 @@ template <typename T>
   float4 partial_2[N_READS / 4];
   float before[N_READS / 4];
   float before_2[N_READS / 4];
-  // value = x[tile_m, :].to(torch.float32)
-  // decay = a[tile_m, :].to(torch.float32)
   UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    // value = x[tile_m, :].to(torch.float32)
     vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * THREADS * 4,
         params.t - (t + i * THREADS * 4));
     float4 value = float4(x_tile);
+    // decay = a[tile_m, :].to(torch.float32)
     float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t + i * THREADS * 4,
         params.t - (t + i * THREADS * 4));
     partial[i] = decay;
@@ -233,12 +233,12 @@ template <typename T, short THREADS>
   float4 partial_2[N_READS / 4];
   float before[N_READS / 4];
   float before_2[N_READS / 4];
-  // value = x[tile_m, :].to(torch.float32)
-  // decay = a[tile_m, :].to(torch.float32)
   UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    // value = x[tile_m, :].to(torch.float32)
     vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * THREADS * 4,
         params.t - (t + i * THREADS * 4));
     float4 value = float4(x_tile);
+    // decay = a[tile_m, :].to(torch.float32)
     float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t + i * THREADS * 4,
         params.t - (t + i * THREADS * 4));
     partial[i] = decay;

@@ -155,21 +155,21 @@ struct RopeInterleavedParams {
   float2 cos_2 = load_any<2>(cos_ + pid_t * params.cos_stride_0 + d);
   // s = sin[tile_t, :].to(torch.float32)[:, None, :]
   float2 sin_2 = load_any<2>(sin_ + pid_t * params.sin_stride_0 + d);
-  // pairs = x[tile_t, tile_h, :].to(torch.float32).reshape([tile_t, tile_h, half, 2])
-  // out[tile_t, tile_h, :] = rotated.reshape([tile_t, tile_h, head_dim]).to(x.dtype)
-  // even, odd = hl.split(pairs)
-  // rotated = hl.join(even * c - odd * s, odd * c + even * s)
   UNROLL for (short i = 0; i < BH / (THREADS / 32); ++i) {
+    // pairs = x[tile_t, tile_h, :].to(torch.float32).reshape([tile_t, tile_h, half, 2])
     half4 x_tile = h + i * THREADS / 32 < params.h
         ? load_any<4>(x + pid_t * params.x_stride_0 + (h + i * THREADS / 32) * params.x_stride_1
         + d_2) : half4(0.0h);
+    // out[tile_t, tile_h, :] = rotated.reshape([tile_t, tile_h, head_dim]).to(x.dtype)
     half4 out_tile;
     UNROLL for (short j = 0; j < 2; ++j) {
       float2 x_f32;
       x_f32.x = float(x_tile[j * 2]);
       x_f32.y = float(x_tile[j * 2 + 1]);
+      // even, odd = hl.split(pairs)
       float even = x_f32.x;
       float odd = x_f32.y;
+      // rotated = hl.join(even * c - odd * s, odd * c + even * s)
       float difference = even * cos_2[j] - odd * sin_2[j];
       float total = odd * cos_2[j] + even * sin_2[j];
       float2 rotated;
@@ -204,18 +204,18 @@ struct RopeInterleavedParams {
   float2 cos_2 = load_any<2>(cos_ + pid_t * params.cos_stride_0 + d);
   // s = sin[tile_t, :].to(torch.float32)[:, None, :]
   float2 sin_2 = load_any<2>(sin_ + pid_t * params.sin_stride_0 + d);
-  // pairs = x[tile_t, tile_h, :].to(torch.float32).reshape([tile_t, tile_h, half, 2])
-  // out[tile_t, tile_h, :] = rotated.reshape([tile_t, tile_h, head_dim]).to(x.dtype)
-  // even, odd = hl.split(pairs)
-  // rotated = hl.join(even * c - odd * s, odd * c + even * s)
   UNROLL for (short i = 0; i < BH / (THREADS / 16); ++i) {
+    // pairs = x[tile_t, tile_h, :].to(torch.float32).reshape([tile_t, tile_h, half, 2])
     float4 x_tile = h + i * THREADS / 16 < params.h
         ? load_any<4>(x + pid_t * params.x_stride_0 + (h + i * THREADS / 16) * params.x_stride_1
         + d_2) : float4(0.0f);
+    // out[tile_t, tile_h, :] = rotated.reshape([tile_t, tile_h, head_dim]).to(x.dtype)
     float4 out_tile;
     UNROLL for (short j = 0; j < 2; ++j) {
+      // even, odd = hl.split(pairs)
       float even = x_tile[j * 2];
       float odd = x_tile[j * 2 + 1];
+      // rotated = hl.join(even * c - odd * s, odd * c + even * s)
       float difference = even * cos_2[j] - odd * sin_2[j];
       float total = odd * cos_2[j] + even * sin_2[j];
       float2 rotated;

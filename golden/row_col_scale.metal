@@ -98,9 +98,9 @@ struct RowColScaleParams {
   int4 acc_tile =
       m < params.m ? load_first<4>(acc + m * params.acc_stride_0 + n, params.n - n) : int4(0);
   bfloat4 bias_tile = load_aligned<4>(bias + n, params.n - n);
-  // out[tile_m, tile_n] = value.to(out.dtype)
   float4 scale = row_scale_tile * col_scale_tile;
   float4 value = float4(acc_tile) * scale + float4(bias_tile);
+  // out[tile_m, tile_n] = value.to(out.dtype)
   bfloat4 out_tile = bfloat4(value);
   if (m < params.m) {
     store_first<4>(out + m * params.n + n, out_tile, params.n - n);

@@ -326,12 +326,12 @@ template <typename T>
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      // row = x[tile_m, :].to(torch.float32)
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
+      // numerator = torch.exp(row - torch.amax(row, dim=1, keepdim=True))
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = nan_max(acc[i][j], n + i * THREADS * 4 + j < params.n ? row[j] : -INFINITY);
       }
@@ -415,8 +415,8 @@ template <typename T>
     int n = tile_n + tid * 4;
     // new_max = torch.maximum(row_max, torch.amax(values, dim=1))
     vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, T(-INFINITY));
-    // values = x[tile_m, tile_n].to(torch.float32)
     float max_ = -INFINITY;
+    // values = x[tile_m, tile_n].to(torch.float32)
     float4 values = float4(x_tile);
     UNROLL for (short i = 0; i < 4; ++i) {
       max_ = nan_max(max_, values[i]);
@@ -449,10 +449,10 @@ template <typename T>
     int n = tile_n + tid * 4;
     // values = x[tile_m, tile_n].to(torch.float32)
     vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    // out[tile_m, tile_n] = probs.to(x.dtype)
-    // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
     float4 values = float4(x_tile);
+    // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
     float4 probs = precise::exp(values - row_max) / row_sum;
+    // out[tile_m, tile_n] = probs.to(x.dtype)
     vec<T, 4> out_tile = vec<T, 4>(probs);
     store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   }
@@ -533,14 +533,14 @@ struct SoftmaxTwoPassParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + sg;
-    // values = x[tile_m, tile_n].to(torch.float32)
-    // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
-    // out[tile_m, tile_n] = probs.to(x.dtype)
     UNROLL for (short i = 0; i < BN / (THREADS / 32); ++i) {
+      // values = x[tile_m, tile_n].to(torch.float32)
       float4 values = n + i * THREADS / 32 < params.n
           ? load_first<4>(x + m + (n + i * THREADS / 32) * params.x_stride_1, params.m - m)
           : float4(0.0f);
+      // probs = torch.exp(values - row_max[:, None]) / row_sum[:, None]
       float4 probs = precise::exp(values - row_max) / row_sum;
+      // out[tile_m, tile_n] = probs.to(x.dtype)
       if (n + i * THREADS / 32 < params.n) {
         store_first<4>(out + m + (n + i * THREADS / 32) * params.out_stride_1, probs, params.m - m);
       }

@@ -120,9 +120,9 @@ template <typename T>
         load_first<4>(grad_out + pid_m * params.grad_out_stride_0 + n, params.n - n);
     // y = out[tile_m, tile_n].to(torch.float32)
     vec<T, 4> out_tile = load_first<4>(out + pid_m * params.out_stride_0 + n, params.n - n);
-    // grad_in[tile_m, tile_n] = (y * (dy - dot[:, None])).to(out.dtype)
     float4 dy = float4(grad_out_tile);
     float4 y = float4(out_tile);
+    // grad_in[tile_m, tile_n] = (y * (dy - dot[:, None])).to(out.dtype)
     vec<T, 4> grad_in_tile = vec<T, 4>(y * (dy - dot_));
     store_first<4>(grad_in + pid_m * params.n + n, grad_in_tile, params.n - n);
   }

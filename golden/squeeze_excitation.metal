@@ -192,15 +192,15 @@ struct SqueezeExcitationParams {
       simdgroup_multiply_accumulate(gate_acc[j], hidden[kk], w2_frag, gate_acc[j]);
     }
   }
-  // scaled = x[tile_b, :, tile_s].to(torch.float32) * gate[:, :, None]
-  // gates[tile_b, :] = gate
   UNROLL for (short i = 0; i < 8; ++i) {
     float2 gate;
+    // scaled = x[tile_b, :, tile_s].to(torch.float32) * gate[:, :, None]
     UNROLL for (short j = 0; j < 2; ++j) {
       gate[j] = 1.0f / (1.0f + precise::exp(-gate_acc[i].thread_elements()[j]));
       exchange_shared[sg * 8 + lane / 16 * 4 + lane / 2 % 4][lane / 8 % 2 * 4 + lane % 2 * 2 + i * 8
           + j][0] = gate[j];
     }
+    // gates[tile_b, :] = gate
     if (b_2 < params.b) {
       *(device float2*)(gates + b_2 * 64 + d_2 + i * 8) = gate;
     }
@@ -329,15 +329,15 @@ struct SqueezeExcitationParams {
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  // scaled = x[tile_b, :, tile_s].to(torch.float32) * gate[:, :, None]
-  // gates[tile_b, :] = gate
   UNROLL for (short i = 0; i < 12; ++i) {
     float2 gate;
+    // scaled = x[tile_b, :, tile_s].to(torch.float32) * gate[:, :, None]
     UNROLL for (short j = 0; j < 2; ++j) {
       gate[j] = 1.0f / (1.0f + precise::exp(-gate_acc[i].thread_elements()[j]));
       exchange_shared[sg * 8 + lane / 16 * 4 + lane / 2 % 4][lane / 8 % 2 * 4 + lane % 2 * 2 + i * 8
           + j][0] = gate[j];
     }
+    // gates[tile_b, :] = gate
     if (b_2 < params.b) {
       *(device float2*)(gates + b_2 * 96 + d_2 + i * 8) = gate;
     }

@@ -78,9 +78,9 @@ template <typename T>
   vec<T, 4> gate_tile = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
   // u = up[tile_m, tile_n].to(torch.float32)
   vec<T, 4> up_tile = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
-  // out[tile_m, tile_n] = (g * torch.sigmoid(g) * u).to(out.dtype)
   float4 g = float4(gate_tile);
   float4 u = float4(up_tile);
+  // out[tile_m, tile_n] = (g * torch.sigmoid(g) * u).to(out.dtype)
   vec<T, 4> out_tile = vec<T, 4>(g * (1.0f / (1.0f + precise::exp(-g))) * u);
   store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
 }
@@ -115,14 +115,14 @@ template <typename T>
   vec<T, 4> gate_tile = load_first<4>(gate + pid_m * params.gate_stride_0 + n, params.n - n);
   // u = up[tile_m, tile_n].to(torch.float32)
   vec<T, 4> up_tile = load_first<4>(up + pid_m * params.up_stride_0 + n, params.n - n);
-  // grad_up[tile_m, tile_n] = (dy * g * s).to(up.dtype)
-  // grad_gate[tile_m, tile_n] = (dy * u * s * (1.0 + g * (1.0 - s))).to(gate.dtype)
-  // s = torch.sigmoid(g)
   float4 dy = float4(grad_out_tile);
   float4 g = float4(gate_tile);
   float4 u = float4(up_tile);
+  // s = torch.sigmoid(g)
   float4 s = 1.0f / (1.0f + precise::exp(-g));
+  // grad_up[tile_m, tile_n] = (dy * g * s).to(up.dtype)
   vec<T, 4> grad_up_tile = vec<T, 4>(dy * g * s);
+  // grad_gate[tile_m, tile_n] = (dy * u * s * (1.0 + g * (1.0 - s))).to(gate.dtype)
   float4 product = dy * u * s * (1.0f + g * (1.0f - s));
   vec<T, 4> grad_gate_tile = vec<T, 4>(product);
   store_first<4>(grad_up + pid_m * params.n + n, grad_up_tile, params.n - n);

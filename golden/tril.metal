@@ -128,10 +128,10 @@ template <typename T>
   // out[tile_m, tile_n] = torch.where(keep, x[tile_m, tile_n], 0)
   vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
   vec<T, 4> out_tile;
-  // distance = tile_m.index[:, None] - tile_n.index[None, :]
-  // keep = (distance >= 0) & (distance < window)
   UNROLL for (short i = 0; i < 4; ++i) {
+    // distance = tile_m.index[:, None] - tile_n.index[None, :]
     int distance_ = pid_m - (n + i);
+    // keep = (distance >= 0) & (distance < window)
     bool keep = distance_ >= 0 && distance_ < params.window;
     out_tile[i] = T(keep ? float(x_tile[i]) : 0.0f);
   }
@@ -156,10 +156,10 @@ template <typename T>
   constexpr short BN = 1024;
   int pid_m = int(tgid.y);
   int n = int(tgid.x) * BN + tid * 4;
-  // above = tile_m.index[:, None] < tile_n.index[None, :]
-  // hl.store(x, [tile_m, tile_n], filled, extra_mask=above)
   UNROLL for (short i = 0; i < 4; ++i) {
+    // above = tile_m.index[:, None] < tile_n.index[None, :]
     bool above = pid_m < n + i;
+    // hl.store(x, [tile_m, tile_n], filled, extra_mask=above)
     if (n + i < params.n && above) {
       x[pid_m * params.x_stride_0 + n + i] = T(params.value);
     }

@@ -162,11 +162,11 @@ template <typename T>
     // y = normed * weight[tile_n].to(torch.float32) + bias[tile_n].to(torch.float32)
     vec<T, 4> weight_tile = load_aligned<4>(weight + n, params.n - n);
     vec<T, 4> bias_tile = load_aligned<4>(bias + n, params.n - n);
-    // out[tile_m, tile_n] = y.to(x.dtype)
-    // normed = (values - mean[:, None]) * rstd[:, None]
     float4 values = float4(x_tile);
+    // normed = (values - mean[:, None]) * rstd[:, None]
     float4 normed = (values - mean) * rstd;
     float4 y = normed * float4(weight_tile) + float4(bias_tile);
+    // out[tile_m, tile_n] = y.to(x.dtype)
     vec<T, 4> out_tile = vec<T, 4>(y);
     store_first<4>(out + pid_m * params.n + n, out_tile, params.n - n);
   }

@@ -255,20 +255,26 @@ def test_atomics_that_metal_lacks(sem: str) -> None:
     assert "Metal" in found.message
 
 
-def test_source_statements_stand_above_what_they_became() -> None:
+def test_source_statements_stand_where_their_code_begins() -> None:
+    """Above a loop over registers that is all of one, inside a loop that is of several."""
     v, i, j = ir.Var("v", F32, (2,)), scalar("i", I32), scalar("j", I32)
-    second, third = tile.Span(2, 1), tile.Span(3, 1)
+    first, second, third = (tile.Span(n, 1) for n in (1, 2, 3))
     body = [
-        ir.Let(v, number(1)),
-        ir.LaneLoop(i, 2, [
-            ir.Assign(ir.Element(v, (i,)), number(2), span=second),
-            ir.Assign(ir.Element(v, (i,)), number(3), span=third),
+        ir.Let(v),
+        ir.LaneLoop(i, 2, [ir.Assign(ir.Element(v, (i,)), number(1), span=first)]),
+        ir.LaneLoop(j, 2, [
+            ir.Assign(ir.Element(v, (j,)), number(2), span=second),
+            ir.Assign(ir.Element(v, (j,)), number(3), span=third),
         ]),
-        ir.LaneLoop(j, 2, [ir.Assign(ir.Element(v, (j,)), number(4), span=second)]),
+        ir.LaneLoop(i, 2, [ir.Assign(ir.Element(v, (i,)), number(4), span=second)]),
     ]  # fmt: skip
-    lines = printed(body, comments={2: "v = 2", 3: "v = 3"}).body
-    assert [line.strip() for line in lines if "//" in line] == ["// v = 2", "// v = 3"]
-    assert lines.index("  // v = 3") < lines.index("  UNROLL for (short i = 0; i < 2; ++i) {", 4)
+    lines = printed(body, comments={1: "v = 1", 2: "v = 2", 3: "v = 3"}).body
+    assert [line for line in lines if "//" in line] == [
+        "  // v = 1", "    // v = 2", "    // v = 3",
+    ]  # fmt: skip
+    for text in ("v = 1", "v = 2", "v = 3"):
+        (at,) = [n for n, line in enumerate(lines) if line.strip() == f"// {text}"]
+        assert "//" not in lines[at + 1]
 
 
 def limits(**changes: object) -> KtError:

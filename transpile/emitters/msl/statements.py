@@ -39,15 +39,17 @@ class Statements:
             found = self._whole_vectors(body[at : loop + 1], scope) if loop >= at else None
             last = loop if found is not None else at
             for each in body[at : last + 1]:
-                lines += self._comment(each, indent)
                 self.exprs.span = each.span or self.exprs.span
             if found is None:
+                lines += self._comment(stmt, indent)
                 lines += self._statement(stmt, scope, indent)
             else:
                 texts, rest = found
-                for text in texts:
+                for each, text in texts:
+                    lines += self._comment(each, indent)
                     lines += wrap(text, indent)
                 for each in rest:
+                    lines += self._comment(each, indent)
                     lines += self._statement(each, scope, indent)
             at = last + 1
         return lines
@@ -66,17 +68,23 @@ class Statements:
 
     def _whole_vectors(
         self, body: ir.Body, scope: Scope
-    ) -> tuple[list[str], list[ir.LaneLoop]] | None:
-        """A loop over components and the declarations before it as statements on vectors, and the
-        loop with what has to be done one by one. None if vectors have no part in it."""
+    ) -> tuple[list[tuple[ir.Stmt, str]], list[ir.LaneLoop]] | None:
+        """A loop over components and the declarations before it as statements on vectors (what each
+        is of, and its text), and the loop with what has to be done one by one. None if vectors
+        have no part in it."""
         loop = body[-1]
         assert isinstance(loop, ir.LaneLoop)
         vectors = Vectors(self.exprs, loop)
         lets = [let for let in body[:-1] if isinstance(let, ir.Let)]
         unset = {let.var: let for let in lets if let.value is None}
         inner = scope.inner()  # names are taken only if some of the loop can be vectors
-        given = [line for let in lets if let.value is not None for line in self._let(let, inner, 0)]
-        texts: list[str] = []
+        given = [
+            (let, line)
+            for let in lets
+            if let.value is not None
+            for line in self._let(let, inner, 0)
+        ]
+        texts: list[tuple[ir.Stmt, str]] = []
         rest: ir.Body = []
         for stmt in loop.body:
             if not isinstance(stmt, ir.Let | ir.Assign):
@@ -89,18 +97,18 @@ class Statements:
             elif value is not None and isinstance(stmt, ir.Assign):
                 text = self._assigned_whole(stmt.target, value[0], vectors, unset, inner)
             if text is not None:
-                texts.append(text)
+                texts.append((stmt, text))
                 continue
             rest.append(stmt)
             vectors.leave(stmt)
         if not texts or (rest and any(v.shape or v.components > 1 for v in unset)):
             return None
-        declared = [self._let(let, inner, 0) for let in unset.values()]
+        declared = [(let, line) for let in unset.values() for line in self._let(let, inner, 0)]
         scope.names |= inner.names
         component = scope.inner().declare(loop.var.name)
         for var, name in vectors.names.items():
             self.exprs.names[var] = f"{name}[{component}]"
-        return [*given, *(t for lines in declared for t in lines), *texts], (
+        return [*given, *declared, *texts], (
             [ir.LaneLoop(loop.var, loop.count, rest)] if rest else []
         )
 
@@ -126,15 +134,14 @@ class Statements:
         return f"set_elements({place}, {value});"
 
     def _comment(self, stmt: ir.Stmt, indent: int) -> list[str]:
-        """The source statements whose code begins here, above the whole loop over registers."""
-        lines: list[str] = []
-        for line in dict.fromkeys(_lines_of(stmt)):
-            if line not in self.said:
-                self.said.add(line)
-                lines += [
-                    f"{' ' * indent}// {p}" for p in self.source.get(line, "").split("\n") if p
-                ]
-        return lines
+        """The source statement whose code begins here, above the whole loop over registers; where
+        a loop is of several, each is said where its code begins inside."""
+        found = [n for n in dict.fromkeys(_lines_of(stmt)) if n not in self.said]
+        quoted = [n for n in found if self.source.get(n)]
+        if len(quoted) > 1 and isinstance(stmt, ir.LaneLoop | ir.If):
+            return []
+        self.said.update(found)
+        return [f"{' ' * indent}// {p}" for n in quoted for p in self.source[n].split("\n") if p]
 
     def _statement(self, stmt: ir.Stmt, scope: Scope, indent: int) -> list[str]:
         self.known = self.exprs.holding  # without the statement's own guard
