@@ -243,7 +243,9 @@ class _Kernel:
         return ""
 
     def _unlisted_problem(self, name: str, value: Any) -> str:
-        """A function that the kernel has inside cannot be another one."""
+        """A function that was compiled in cannot be another one; numbers have 32 bits."""
+        if isinstance(value, int) and not -(2**31) <= value < 2**31:
+            return f"{name} is {value}; TPUs have 32-bit integers"
         default = self.parameters.parameters[name].default
         optional = default is not inspect.Parameter.empty
         if optional and callable(default) and value is not default:
@@ -416,7 +418,14 @@ def widened(*arrays: jax.Array) -> Any:
 
 
 # --------------------------------------------------------------------------------------------
-# Loops
+# Blocks and loops
+
+
+def block_rows(width: int, least: int) -> int:
+    """How many rows of a width a block holds: a power of two, for about 2**18 elements (1 MiB of
+    f32, with which copies take long enough to hide what a grid step costs), no fewer than
+    ``least``."""
+    return max(least, 1 << max(0, (2**18 // max(width, 1)).bit_length() - 1))
 
 
 def turns(length: int, block: int, most: int = 8) -> int:

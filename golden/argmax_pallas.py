@@ -45,7 +45,7 @@ def _row_argmax_call(x):
     dtype = x.dtype
     x = kt.widened(x)
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 128))
     values, indices = kt.pallas_call(
         _row_argmax_kernel,
         grid=(pl.cdiv(m, block_m),),

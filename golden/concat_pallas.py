@@ -44,7 +44,7 @@ def _concat_columns_call(x, y):
     x, y = kt.widened(x, y)
     m, n1 = x.shape
     n2 = y.shape[1]
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n2, 32))
     return kt.pallas_call(
         functools.partial(_concat_columns_kernel, n1=n1, n2=n2),
         grid=(pl.cdiv(m, block_m),),

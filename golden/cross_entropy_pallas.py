@@ -41,7 +41,7 @@ def _cross_entropy_kernel(labels_ref, logits_ref, losses_ref, *, v):
 def _cross_entropy_call(labels, logits):
     n = labels.shape[0]
     v = logits.shape[1]
-    block_n = min(256, n)
+    block_n = min(256, n, kt.block_rows(v, 128))
     return kt.pallas_call(
         functools.partial(_cross_entropy_kernel, v=v),
         grid=(pl.cdiv(n, block_n),),

@@ -133,7 +133,7 @@ def _quantize_fp8_rows_kernel(x_ref, out_ref, scales_ref):
 
 def _quantize_fp8_rows_call(x):
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 128))
     return kt.pallas_call(
         _quantize_fp8_rows_kernel,
         grid=(pl.cdiv(m, block_m),),

@@ -84,7 +84,7 @@ def _jsd_kernel(log_q_ref, log_p_ref, beta_ref, grad_ref, losses_ref, *, block_n
 
 def _jsd_call(log_q, log_p, beta):
     n, v = log_q.shape
-    block_n = min(1024, n)
+    block_n = min(1024, n, kt.block_rows(v, 128))
     return kt.pallas_call(
         functools.partial(_jsd_kernel, block_n=block_n, v=v),
         grid=(pl.cdiv(n, block_n),),

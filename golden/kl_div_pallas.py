@@ -54,7 +54,7 @@ def _kl_div_kernel(log_q_ref, target_ref, losses_ref, *, block_n, v):
 
 def _kl_div_call(log_q, target):
     n, v = log_q.shape
-    block_n = min(1024, n)
+    block_n = min(1024, n, kt.block_rows(v, 128))
     return kt.pallas_call(
         functools.partial(_kl_div_kernel, block_n=block_n, v=v),
         grid=(pl.cdiv(n, block_n),),
@@ -93,7 +93,7 @@ def _kl_div_log_target_kernel(log_q_ref, target_ref, losses_ref, *, block_n, v):
 
 def _kl_div_log_target_call(log_q, target):
     n, v = log_q.shape
-    block_n = min(1024, n)
+    block_n = min(1024, n, kt.block_rows(v, 128))
     return kt.pallas_call(
         functools.partial(_kl_div_log_target_kernel, block_n=block_n, v=v),
         grid=(pl.cdiv(n, block_n),),

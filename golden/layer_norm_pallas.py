@@ -58,7 +58,7 @@ def _layer_norm_fwd_call(x, weight, bias, eps):
     dtype = x.dtype
     x, weight, bias = kt.widened(x, weight, bias)
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 128))
     out, mean, rstd = kt.pallas_call(
         functools.partial(_layer_norm_fwd_kernel, n=n),
         grid=(pl.cdiv(m, block_m),),
@@ -106,7 +106,7 @@ def _layer_norm_fwd_no_bias_kernel(x_ref, weight_ref, eps_ref, out_ref, mean_ref
 
 def _layer_norm_fwd_no_bias_call(x, weight, eps):
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 128))
     return kt.pallas_call(
         functools.partial(_layer_norm_fwd_no_bias_kernel, n=n),
         grid=(pl.cdiv(m, block_m),),

@@ -138,7 +138,7 @@ def _recurrence_scanned_call(a, x):
     dtype = x.dtype
     x = kt.widened(x)
     m, t = a.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(t, 32))
     return kt.pallas_call(
         _recurrence_scanned_kernel,
         grid=(pl.cdiv(m, block_m),),
@@ -181,7 +181,7 @@ def _row_cumsum_kernel(x_ref, out_ref):
 
 def _row_cumsum_call(x):
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 32))
     return kt.pallas_call(
         _row_cumsum_kernel,
         grid=(pl.cdiv(m, block_m),),

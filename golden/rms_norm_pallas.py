@@ -46,7 +46,7 @@ def _rms_norm_fwd_kernel(x_ref, weight_ref, eps_ref, out_ref, rstd_ref, *, n):
 
 def _rms_norm_fwd_call(x, weight, eps):
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 128))
     return kt.pallas_call(
         functools.partial(_rms_norm_fwd_kernel, n=n),
         grid=(pl.cdiv(m, block_m),),

@@ -41,7 +41,7 @@ def _row_sum_kernel(x_ref, out_ref):
     out_ref[...] = jnp.sum(
         x_ref[...].astype(jnp.float32),
         axis=1, keepdims=True,
-    ).astype(x_ref.dtype)[:, 0]
+    ).astype(jnp.bfloat16)[:, 0]
 
 
 def _row_sum_call(x):
@@ -49,6 +49,31 @@ def _row_sum_call(x):
     block_m = min(256, m)
     return kt.pallas_call(
         _row_sum_kernel,
+        grid=(pl.cdiv(m, block_m),),
+        in_specs=[pl.BlockSpec((block_m, n), lambda i: (i, 0))],
+        out_specs=pl.BlockSpec((block_m,), lambda i: (i,)),
+        out_shape=jax.ShapeDtypeStruct((m,), x.dtype),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        spilled_bytes=4 * block_m * n,
+        cost_estimate=pl.CostEstimate(
+            flops=m * n,
+            bytes_accessed=x.nbytes + m * x.dtype.itemsize,
+            transcendentals=0,
+        ),
+        name="row_sum",
+        interpret=kt.INTERPRET,
+    )(x)
+
+
+def _row_sum_f32_kernel(x_ref, out_ref):
+    out_ref[...] = jnp.sum(x_ref[...], axis=1, keepdims=True)[:, 0]
+
+
+def _row_sum_f32_call(x):
+    m, n = x.shape
+    block_m = min(256, m, kt.block_rows(n, 128))
+    return kt.pallas_call(
+        _row_sum_f32_kernel,
         grid=(pl.cdiv(m, block_m),),
         in_specs=[pl.BlockSpec((block_m, n), lambda i: (i, 0))],
         out_specs=pl.BlockSpec((block_m,), lambda i: (i,)),
@@ -75,7 +100,9 @@ def row_sum(x: jax.Array) -> jax.Array:
     Returns:
         [M] in the dtype of ``x``, accumulated in float32.
     """
-    return _row_sum_call(x)
+    if x.dtype == jnp.bfloat16:
+        return _row_sum_call(x)
+    return _row_sum_f32_call(x)
 
 
 def _long_sum_kernel(x_ref, out_ref, *, block_m, n):
@@ -141,7 +168,7 @@ def _long_sum_looped_call(x):
     dtype = x.dtype
     x = kt.widened(x)
     m, n = x.shape
-    block_m = min(1024, m)
+    block_m = min(1024, m, kt.block_rows(n, 128))
     return kt.pallas_call(
         functools.partial(_long_sum_looped_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),

@@ -58,7 +58,7 @@ def _softmax_bwd_kernel(grad_out_ref, out_ref, grad_in_ref, *, block_m, n):
 
 def _softmax_bwd_call(grad_out, out):
     m, n = grad_out.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 32))
     return kt.pallas_call(
         functools.partial(_softmax_bwd_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),

@@ -48,7 +48,7 @@ def _softmax_call(x):
     dtype = x.dtype
     x = kt.widened(x)
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 32))
     return kt.pallas_call(
         _softmax_kernel,
         grid=(pl.cdiv(m, block_m),),
@@ -89,7 +89,7 @@ def _softmax_decomposed_kernel(x_ref, out_ref):
 
 def _softmax_decomposed_call(x):
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 32))
     return kt.pallas_call(
         _softmax_decomposed_kernel,
         grid=(pl.cdiv(m, block_m),),
@@ -150,7 +150,7 @@ def _softmax_two_pass_call(x):
     dtype = x.dtype
     x = kt.widened(x)
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 32))
     return kt.pallas_call(
         functools.partial(_softmax_two_pass_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),

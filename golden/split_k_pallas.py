@@ -159,7 +159,7 @@ def _linear_split_k_kernel(
 def _linear_split_k_call(x, w, bias, out, split_size):
     m, k = x.shape
     n = w.shape[1]
-    block_m = min(1024, m)
+    block_m = min(1024, m, kt.block_rows(k, 32))
     block_n = min(1024, n)
     block_split = split_size
     return kt.pallas_call(

@@ -74,7 +74,7 @@ def _welford_layer_norm_kernel(x_ref, weight_ref, bias_ref, eps_ref, out_ref, *,
 
 def _welford_layer_norm_call(x, weight, bias, eps):
     m, n = x.shape
-    block_m = min(256, m)
+    block_m = min(256, m, kt.block_rows(n, 32))
     return kt.pallas_call(
         functools.partial(_welford_layer_norm_kernel, block_m=block_m, n=n),
         grid=(pl.cdiv(m, block_m),),

@@ -239,3 +239,10 @@ def test_a_step_walks_several_blocks_that_wait_for_row_statistics() -> None:
     assert "turns_v = kt.turns(v, block_v)" in call
     assert "pl.BlockSpec((block_v * turns_v, 128), lambda i, j: (j, 0))" in call
     assert "pl.cdiv(v, block_v * turns_v)" in call
+
+
+def test_blocks_of_long_rows_have_fewer() -> None:
+    text = build(SOFTMAX, args={"x": "f32[M,N]"})
+    assert "block = min(256, m, kt.block_rows(n, 32))" in text.replace("block_0", "block")
+    assert "block_rows" not in build(SOFTMAX, args={"x": "f32[M,N]"}, block_sizes=[64])
+    assert "block_rows" not in build(SOFTMAX, args={"x": "f32[M,1024]"})

@@ -214,3 +214,14 @@ def test_steps_of_a_loop_walk_equally_many_blocks(
     shim: ModuleType, length: int, block: int, turns: int
 ) -> None:
     assert shim.turns(length, block) == turns
+
+
+def test_numbers_without_a_signature_have_32_bits(shim: ModuleType) -> None:
+    kernel = shim.kernel(x="f32[N]")(lambda x, seed: x)
+    with pytest.raises(shim.KtError, match="seed is 34359738368; TPUs have 32-bit integers"):
+        kernel(np.ones(4, np.float32), 2**35)
+
+
+@pytest.mark.parametrize(("width", "rows"), [(1024, 256), (5000, 32), (32768, 32), (100, 2048)])
+def test_blocks_of_rows_have_about_a_mebibyte(shim: ModuleType, width: int, rows: int) -> None:
+    assert shim.block_rows(width, 32) == rows

@@ -177,7 +177,11 @@ class Call:
             return [self.sizes.expr(s).text() for s in (extent, Size.of(block))]
         dynamic = self.plan.schedule.dynamic_blocks
         limits = [*([dynamic[sym]] if sym in dynamic else []), *self.sizes.clamps(sym)]
-        return [self.sizes.expr(e).text() for e in limits]
+        texts = [self.sizes.expr(e).text() for e in limits]
+        if sym in self.sizes.rows:
+            width, least = self.sizes.rows[sym]
+            texts.append(f"kt.block_rows({self.sizes.expr(width).text()}, {least})")
+        return texts
 
     def _block(self, size: Size) -> str:
         """Python for a block size: its number, and the dimension that limits it."""

@@ -6,6 +6,7 @@ import re
 
 from transpile.emitters.common.names import mangle
 from transpile.emitters.common.tree import Var
+from transpile.emitters.pallas.blocks import minimums
 from transpile.emitters.pallas.lanes import replicated_columns
 from transpile.emitters.pallas.sizes import Sizes, block_variable
 from transpile.emitters.pallas.variation import General
@@ -16,6 +17,7 @@ from transpile.ir.walk import walk
 from transpile.passes.schedule import Schedule
 
 _LETTERS = "ijkpqrstuvw"
+_SUBLANES = 32  # of a vector register of the narrowest type
 _LANES = 128  # of a vector register; a multiple of the sublanes of every dtype
 
 
@@ -47,6 +49,7 @@ class Plan:
         self._take_turns()
         self.nested = self._nested()
         self._clamp()
+        self._limit_rows()
         scalars = Scalars(self.grid, self.sizes, phase.body)
         self.windows = Windows(self.sizes, scalars)
         self.windows.loose = self._loose()
@@ -134,6 +137,41 @@ class Plan:
                 number = extents[0].as_int()
                 if number is None or number < block:
                     self.sizes.clamp(dim.block, [extents[0]])
+
+    def _limit_rows(self) -> None:
+        """A default block of rows is the shorter, the longer its rows are, where a window holds
+        them whole and their length is known at run time only."""
+        given = self.schedule.config.get("block_sizes") or []
+        stated = {s for s, n in zip(self.schedule.tunable, given, strict=False) if n is not None}
+        least = minimums(self.kernel)
+        ours = set(self.schedule.tunable) - stated
+        for dim in self.grid:
+            if dim.block not in ours or dim.loop is not None or dim in self.nested.values():
+                continue
+            assert dim.block is not None
+            widths = self._widths(dim)
+            fewest = max(least.get(dim.block, 1), _SUBLANES)
+            if widths and fewest < self.schedule.blocks[dim.block]:
+                self.sizes.rows[dim.block] = max(widths, key=str), fewest
+
+    def _widths(self, dim: GridDim) -> set[Size]:
+        """Lengths of the rows that windows hold whole along a grid axis, as far as run time says
+        them."""
+        loops = {op.body.params[0] for op in walk(self.phase.body)
+                 if isinstance(op, ir.ForTile) and op is not self.loop}  # fmt: skip
+        found = set()
+        for op in walk(self.phase.body):
+            if not isinstance(op, ir.Load | ir.Store) or len(op.index) < 2:
+                continue
+            *_, row, lane = op.index
+            if not isinstance(row, ir.AtTile) or row.tile is not dim.var:
+                continue
+            width = op.tensor.shape[-1]
+            whole = isinstance(lane, ir.AtSlice) and lane.start is None
+            walked = isinstance(lane, ir.AtTile) and lane.tile in loops - set(self.nested)
+            if (whole or walked) and width.as_int() is None:
+                found.add(width)
+        return found
 
     def _fits(self, block: Sym, number: int, extent: Size) -> bool:
         """False if tiles of the block also index a dimension of another size, for which a block as

@@ -38,6 +38,7 @@ class Sizes:
     general: dict[Size, General] = field(default_factory=dict)  # differ between signatures
     opened: dict[Sym, Size] = field(default_factory=dict)
     open_blocks: frozenset[Sym] = frozenset()  # blocks that do
+    rows: dict[Sym, tuple[Size, int]] = field(default_factory=dict)  # width of their rows, least
     turns: dict[Sym, tuple[Size, Sym]] = field(default_factory=dict)  # of a loop: extent, block
 
     def open(self, size: Size) -> Size:
@@ -58,6 +59,8 @@ class Sizes:
     def block_number(self, sym: Sym) -> int | None:
         """A block's size if it does not depend on the dimensions it is clamped to."""
         if sym not in self.schedule.blocks or sym in self.open_blocks:
+            return None
+        if sym in self.rows:
             return None
         size = self.schedule.blocks[sym]
         extents = self.clamps(sym)

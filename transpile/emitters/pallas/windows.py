@@ -387,7 +387,9 @@ class Windows:
         size = self.sizes.schedule.blocks.get(block)
         if number == 0:
             return 0
-        if number is None or size is None or number % size or self.sizes.clamps(block):
+        if number is None or size is None or number % size:
+            return None
+        if self.sizes.clamps(block) or block in self.sizes.rows:
             return None
         return number // size
 
