@@ -70,6 +70,12 @@ def test_64_bit_positions_count_the_components_of_a_vector_in_32(tmp_path: Path)
     """What is left of a dimension may be more than 32 bits; of a vector it is at most 4."""
     module, metal = built(tmp_path, ADDED, {"x": "f32[N]"}, {"index_dtype": "int64"})
     assert "long n = long(tgid.x) * " in metal
-    assert "int(min(params.n - n, 4l))" in metal
+    assert "int(min(params.x_size_0 - n, 4l))" in metal
     x = torch.randn(1500)
     check(module, "added", [x, 3], [x * 3 + 3])
+
+
+def test_arguments_keep_the_names_of_the_source(tmp_path: Path) -> None:
+    """A dimension of the signature that is called like an argument is called after its tensor."""
+    _, metal = built(tmp_path, ADDED, {"x": "f32[N]"})
+    assert "  int x_size_0;\n" in metal and "  int n;\n" in metal

@@ -131,11 +131,15 @@ class Arguments:
             for tensor in self.source.tensors:
                 if size in tensor.strides:
                     return f"{tensor.name}_stride_{tensor.strides.index(size)}"
-        return (
-            sym.name.lower()
-            if sym is not None
-            else "".join(c if c.isalnum() else "_" for c in str(size))
-        )
+        if sym is None:
+            return "".join(c if c.isalnum() else "_" for c in str(size))
+        hint = sym.name.lower()
+        taken = {*self.named.values(), *(s.name for s in self.source.scalars)}
+        if hint in taken:  # the source calls something else so
+            for tensor in self.source.tensors:
+                if size in tensor.shape:
+                    return f"{tensor.name}_size_{tensor.shape.index(size)}"
+        return hint
 
     def _polynomial(self, size: Size, dtype: DType) -> Text:
         """A sum of products of members."""
