@@ -337,14 +337,14 @@ class _Planner:
             return
         extents = self._room(operand)
         vector = self.limits.vector(value.dtype.bits)
-        open_bytes = None
+        size = None
         if self._is_copy(value) and value.dtype == operand.dtype:
             vector = self.limits.vector_bytes * 8 // value.dtype.bits
-            open_bytes = bytes_of(value.dtype) if self.limits.uniform else None
+            size = bytes_of(value.dtype) if self.limits.uniform else value.dtype.bits // 8
         dim = rank - 2 if operand.transposed else rank - 1
         axes = self._axes(value)
         threads, name = self.result.threads, self._name(operand)
-        layout = staging(axes, extents, dim, threads, vector, name, open_bytes)
+        layout = staging(axes, extents, dim, threads, vector, name, size)
         slots = tuple(
             None if size == ONE else Slot("copy", size, digits)
             for size, digits in zip(value.shape, layout.axes, strict=True)
