@@ -3,7 +3,6 @@
 // row_argmax: x=f32[M,N]; block_sizes=[1]
 // nearest_code: x=f16[M,64], codebook=f16[V,64]; block_sizes=[64, 64]
 // nearest_code: x=bf16[M,32], codebook=bf16[V,32]; block_sizes=[64, 64]
-// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
@@ -23,18 +22,6 @@ inline T nan_max(T a, T b) {
 template <typename T>
 inline T nan_min(T a, T b) {
   return a < b || isnan(a) ? a : b;
-}
-
-// a > b, NaN above all numbers.
-template <typename T>
-inline bool nan_greater(T a, T b) {
-  return a > b || (isnan(a) && !isnan(b));
-}
-
-// a < b, NaN below all numbers.
-template <typename T>
-inline bool nan_less(T a, T b) {
-  return a < b || (isnan(a) && !isnan(b));
 }
 
 // The largest of the SIMD group's values; NaN if one is.
@@ -146,9 +133,10 @@ struct RowArgmaxParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f16_1024(
-    const device half* x [[buffer(0)]],
-    device half* values [[buffer(1)]],
+template <typename T, short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax(
+    const device T* x [[buffer(0)]],
+    device T* values [[buffer(1)]],
     device long* indices [[buffer(2)]],
     constant RowArgmaxParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
@@ -156,56 +144,93 @@ struct RowArgmaxParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short THREADS = 256;
-  threadgroup half max_shared[THREADS / 32];
-  threadgroup half max_shared_1[THREADS / 32];
-  threadgroup int max_index_shared[THREADS / 32];
+  threadgroup T max_shared[THREADS / 32];
+  threadgroup T max_shared_1[THREADS / 32];
+  threadgroup int max_shared_2[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
-  half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
-  half max_ = half(-INFINITY);
+  T max_ = T(-INFINITY);
   // indices[tile_m] = torch.argmax(row, dim=1)
-  half max_2 = half(-INFINITY);
+  T max_2 = T(-INFINITY);
   int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, row[i]);
-    if (nan_greater(row[i], max_2)) {
-      max_2 = row[i];
-      max_index = tid * 4 + i;
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4), T(-INFINITY));
+    UNROLL for (short j = 0; j < 4; ++j) {
+      max_ = T(nan_max(float(max_), float(row[j])));
+      if (float(row[j]) > float(max_2) || (isnan(float(row[j])) && !isnan(float(max_2)))) {
+        max_2 = row[j];
+        max_index = tid * 4 + i * THREADS * 4 + j;
+      }
     }
   }
-  max_ = simd_nan_max(max_);
+  max_ = T(simd_nan_max(float(max_)));
   if (lane == 0) {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
+  max_ = T(simd_xor_nan_max<7>(float(max_shared[lane % (THREADS / 32)])));
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  UNROLL for (short bit = 0; bit < 5; ++bit) {
-    half other_max = simd_shuffle_xor(max_2, 1 << bit);
-    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
+  T other_max = T(simd_shuffle_xor(float(max_2), 1));
+  int other_max_index = simd_shuffle_xor(max_index, 1);
+  if (float(other_max) > float(max_2) || (isnan(float(other_max)) && !isnan(float(max_2)))
+      || ((float(other_max) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max))))
+      && other_max_index < max_index)) {
+    max_2 = other_max;
+    max_index = other_max_index;
+  }
+  T other_max_2 = T(simd_shuffle_xor(float(max_2), 2));
+  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
+  if (float(other_max_2) > float(max_2) || (isnan(float(other_max_2)) && !isnan(float(max_2)))
+      || ((float(other_max_2) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max_2))))
+      && other_max_index_2 < max_index)) {
+    max_2 = other_max_2;
+    max_index = other_max_index_2;
+  }
+  T other_max_3 = T(simd_shuffle_xor(float(max_2), 4));
+  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
+  if (float(other_max_3) > float(max_2) || (isnan(float(other_max_3)) && !isnan(float(max_2)))
+      || ((float(other_max_3) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max_3))))
+      && other_max_index_3 < max_index)) {
+    max_2 = other_max_3;
+    max_index = other_max_index_3;
+  }
+  T other_max_4 = T(simd_shuffle_xor(float(max_2), 8));
+  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
+  if (float(other_max_4) > float(max_2) || (isnan(float(other_max_4)) && !isnan(float(max_2)))
+      || ((float(other_max_4) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max_4))))
+      && other_max_index_4 < max_index)) {
+    max_2 = other_max_4;
+    max_index = other_max_index_4;
+  }
+  T other_max_5 = T(simd_shuffle_xor(float(max_2), 16));
+  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
+  if (float(other_max_5) > float(max_2) || (isnan(float(other_max_5)) && !isnan(float(max_2)))
+      || ((float(other_max_5) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max_5))))
+      && other_max_index_5 < max_index)) {
+    max_2 = other_max_5;
+    max_index = other_max_index_5;
   }
   if (lane == 0) {
     max_shared_1[sg] = max_2;
-    max_index_shared[sg] = max_index;
+  }
+  if (lane == 0) {
+    max_shared_2[sg] = max_index;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
-  max_index = max_index_shared[0];
+  max_index = max_shared_2[0];
   UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    half other_max = max_shared_1[s + 1];
-    int other_max_index = max_index_shared[s + 1];
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
+    T other_max_6 = max_shared_1[s + 1];
+    int other_max_index_6 = max_shared_2[s + 1];
+    if (float(other_max_6) > float(max_2) || (isnan(float(other_max_6)) && !isnan(float(max_2)))
+        || ((float(other_max_6) == float(max_2)
+        || (isnan(float(max_2)) && isnan(float(other_max_6)))) && other_max_index_6 < max_index)) {
+      max_2 = other_max_6;
+      max_index = other_max_index_6;
     }
   }
   if (tid == 0) {
@@ -213,75 +238,14 @@ struct RowArgmaxParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f16_4096(
-    const device half* x [[buffer(0)]],
-    device half* values [[buffer(1)]],
-    device long* indices [[buffer(2)]],
-    constant RowArgmaxParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short THREADS = 256;
-  threadgroup half max_shared[THREADS / 32];
-  threadgroup half max_shared_1[THREADS / 32];
-  threadgroup int max_index_shared[THREADS / 32];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // values[tile_m] = torch.amax(row, dim=1)
-  half max_ = half(-INFINITY);
-  // indices[tile_m] = torch.argmax(row, dim=1)
-  half max_2 = half(-INFINITY);
-  int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4096 / (THREADS * 4); ++i) {
-    half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
-        params.n - (n + i * THREADS * 4), half(-INFINITY));
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, row[j]);
-      if (nan_greater(row[j], max_2)) {
-        max_2 = row[j];
-        max_index = tid * 4 + i * THREADS * 4 + j;
-      }
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
-  if (tid == 0) {
-    values[pid_m] = max_;
-  }
-  UNROLL for (short bit = 0; bit < 5; ++bit) {
-    half other_max = simd_shuffle_xor(max_2, 1 << bit);
-    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (lane == 0) {
-    max_shared_1[sg] = max_2;
-    max_index_shared[sg] = max_index;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_2 = max_shared_1[0];
-  max_index = max_index_shared[0];
-  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    half other_max = max_shared_1[s + 1];
-    int other_max_index = max_index_shared[s + 1];
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (tid == 0) {
-    indices[pid_m] = long(max_index);
-  }
-}
+template [[host_name("row_argmax_f16_1024")]] [[kernel]]
+decltype(row_argmax<half, 4>) row_argmax<half, 4>;
+template [[host_name("row_argmax_f16_4096")]] [[kernel]]
+decltype(row_argmax<half, 16>) row_argmax<half, 16>;
+template [[host_name("row_argmax_f32_1024")]] [[kernel]]
+decltype(row_argmax<float, 4>) row_argmax<float, 4>;
+template [[host_name("row_argmax_f32_4096")]] [[kernel]]
+decltype(row_argmax<float, 16>) row_argmax<float, 16>;
 
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_long(
@@ -310,11 +274,11 @@ template <typename T>
   int4 place[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
     int n = tile_n + tid * 4;
+    // values[tile_m] = torch.amax(row, dim=1)
+    // indices[tile_m] = torch.argmax(row, dim=1)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
-      // values[tile_m] = torch.amax(row, dim=1)
       vec<T, 4> row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4), T(-INFINITY));
-      // indices[tile_m] = torch.argmax(row, dim=1)
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = T(nan_max(float(acc[i][j]), float(row[j])));
         bool either = float(row[j]) > float(best[i][j])
@@ -369,143 +333,6 @@ decltype(row_argmax_long<half>) row_argmax_long<half>;
 template [[host_name("row_argmax_f32_long")]] [[kernel]]
 decltype(row_argmax_long<float>) row_argmax_long<float>;
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f32_1024(
-    const device float* x [[buffer(0)]],
-    device float* values [[buffer(1)]],
-    device long* indices [[buffer(2)]],
-    constant RowArgmaxParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short THREADS = 256;
-  threadgroup float max_shared[THREADS / 32];
-  threadgroup float max_shared_1[THREADS / 32];
-  threadgroup int max_index_shared[THREADS / 32];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // values[tile_m] = torch.amax(row, dim=1)
-  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
-  float max_ = -INFINITY;
-  // indices[tile_m] = torch.argmax(row, dim=1)
-  float max_2 = -INFINITY;
-  int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, row[i]);
-    if (nan_greater(row[i], max_2)) {
-      max_2 = row[i];
-      max_index = tid * 4 + i;
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
-  if (tid == 0) {
-    values[pid_m] = max_;
-  }
-  UNROLL for (short bit = 0; bit < 5; ++bit) {
-    float other_max = simd_shuffle_xor(max_2, 1 << bit);
-    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (lane == 0) {
-    max_shared_1[sg] = max_2;
-    max_index_shared[sg] = max_index;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_2 = max_shared_1[0];
-  max_index = max_index_shared[0];
-  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    float other_max = max_shared_1[s + 1];
-    int other_max_index = max_index_shared[s + 1];
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (tid == 0) {
-    indices[pid_m] = long(max_index);
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f32_4096(
-    const device float* x [[buffer(0)]],
-    device float* values [[buffer(1)]],
-    device long* indices [[buffer(2)]],
-    constant RowArgmaxParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short THREADS = 256;
-  threadgroup float max_shared[THREADS / 32];
-  threadgroup float max_shared_1[THREADS / 32];
-  threadgroup int max_index_shared[THREADS / 32];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // values[tile_m] = torch.amax(row, dim=1)
-  float max_ = -INFINITY;
-  // indices[tile_m] = torch.argmax(row, dim=1)
-  float max_2 = -INFINITY;
-  int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4096 / (THREADS * 4); ++i) {
-    float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
-        params.n - (n + i * THREADS * 4), -INFINITY);
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, row[j]);
-      if (nan_greater(row[j], max_2)) {
-        max_2 = row[j];
-        max_index = tid * 4 + i * THREADS * 4 + j;
-      }
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
-  if (tid == 0) {
-    values[pid_m] = max_;
-  }
-  UNROLL for (short bit = 0; bit < 5; ++bit) {
-    float other_max = simd_shuffle_xor(max_2, 1 << bit);
-    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (lane == 0) {
-    max_shared_1[sg] = max_2;
-    max_index_shared[sg] = max_index;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_2 = max_shared_1[0];
-  max_index = max_index_shared[0];
-  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    float other_max = max_shared_1[s + 1];
-    int other_max_index = max_index_shared[s + 1];
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (tid == 0) {
-    indices[pid_m] = long(max_index);
-  }
-}
-
 struct NearestCodeParams {
   int m;
   int v;
@@ -523,20 +350,22 @@ struct NearestCodeParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 64;
+  constexpr short V = 8;
   constexpr short WM = 2;
   constexpr short BV = 64;
   constexpr short WN = 1;
   constexpr short PAD = 8;
+  constexpr short RHS_COLS = 64 / V;
   constexpr short TM = BM / (WM * 8);
-  constexpr short THREADS = WM * WN * 32;
   constexpr short TV = BV / (WN * 8);
-  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short RHS_ROWS = THREADS / RHS_COLS;
   threadgroup float norms_shared[BV];
   alignas(16) threadgroup half codes_shared[BV][64 + PAD];
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int d_2 = lane % 16 * 4;
-  int load_d = lane % 8 * 8;
+  int load_d = lane % RHS_COLS * V;
   int best_index[TM] = {};
   float best[TM];
   UNROLL for (short i = 0; i < TM; ++i) {
@@ -554,21 +383,21 @@ struct NearestCodeParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 16;
-    int load_v = tile_v + tid / 8;
-    UNROLL for (short i = 0; i < BV / (THREADS / 16); ++i) {
-      // codes = codebook[tile_v, :]
-      half4 codes = v_2 + i * THREADS / 16 < params.v
-          ? load_any<4>(codebook + (v_2 + i * THREADS / 16) * params.codebook_stride_0 + d_2)
+    int load_v = tile_v + tid / RHS_COLS;
+    // codes = codebook[tile_v, :]
+    // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
+    // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
+    UNROLL for (short i = 0; i < BV / (WM * WN * 2); ++i) {
+      half4 codes = v_2 + i * WM * WN * 2 < params.v
+          ? load_any<4>(codebook + (v_2 + i * WM * WN * 2) * params.codebook_stride_0 + d_2)
           : half4(0.0h);
-      // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
       }
       norms = simd_xor_sum<15>(norms);
-      // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
       if (lane % 16 == 0) {
-        norms_shared[tid / 16 + i * THREADS / 16] = norms;
+        norms_shared[tid / 16 + i * WM * WN * 2] = norms;
       }
     }
     float2 norms[TV];
@@ -586,16 +415,18 @@ struct NearestCodeParams {
     }
     if (tile_v + BV <= params.v) {
       UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<half, 8> codes =
-            load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
-        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = codes;
+        Pack<half, V> codes =
+            load_pack<V>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<half, V>*)&codes_shared[tid / RHS_COLS
+            + i * RHS_ROWS][lane % RHS_COLS * V] = codes;
       }
     } else {
       UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<half, 8> codes = load_v + i * RHS_ROWS < params.v
-            ? load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
-            : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = codes;
+        Pack<half, V> codes = load_v + i * RHS_ROWS < params.v
+            ? load_pack<V>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
+            : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&codes_shared[tid / RHS_COLS
+            + i * RHS_ROWS][lane % RHS_COLS * V] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -629,28 +460,35 @@ struct NearestCodeParams {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
           distance_ = v + j * WN * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
-          if (nan_less(distance_, min_[i])) {
+          if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
             min_[i] = distance_;
             min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * WN * 8 + k;
           }
         }
       }
     }
+    // best_index = torch.where(nearest < best, index, best_index)
+    // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < TM; ++i) {
-      UNROLL for (short bit = 0; bit < 2; ++bit) {
-        float other_min = simd_shuffle_xor(min_[i], 1 << (bit * 3));
-        int other_min_index = simd_shuffle_xor(min_index[i], 1 << (bit * 3));
-        if (nan_less(other_min, min_[i])
-            || (!nan_less(min_[i], other_min) && other_min_index < min_index[i])) {
-          min_[i] = other_min;
-          min_index[i] = other_min_index;
-        }
+      float other_min = simd_shuffle_xor(min_[i], 1);
+      int other_min_index = simd_shuffle_xor(min_index[i], 1);
+      if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
+          || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
+          && other_min_index < min_index[i])) {
+        min_[i] = other_min;
+        min_index[i] = other_min_index;
+      }
+      float other_min_2 = simd_shuffle_xor(min_[i], 8);
+      int other_min_index_2 = simd_shuffle_xor(min_index[i], 8);
+      if (other_min_2 < min_[i] || (isnan(other_min_2) && !isnan(min_[i]))
+          || ((other_min_2 == min_[i] || (isnan(min_[i]) && isnan(other_min_2)))
+          && other_min_index_2 < min_index[i])) {
+        min_[i] = other_min_2;
+        min_index[i] = other_min_index_2;
       }
       nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
-      // best_index = torch.where(nearest < best, index, best_index)
       best_index[i] = nearest[i] < best[i] ? index : best_index[i];
-      // best = torch.minimum(best, nearest)
       best[i] = nan_min(best[i], nearest[i]);
     }
   }
@@ -672,20 +510,22 @@ struct NearestCodeParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 64;
+  constexpr short V = 8;
   constexpr short WM = 2;
   constexpr short BV = 64;
   constexpr short WN = 1;
   constexpr short PAD = 8;
+  constexpr short RHS_COLS = 32 / V;
   constexpr short TM = BM / (WM * 8);
-  constexpr short THREADS = WM * WN * 32;
   constexpr short TV = BV / (WN * 8);
-  constexpr short RHS_ROWS = THREADS / 4;
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short RHS_ROWS = THREADS / RHS_COLS;
   threadgroup float norms_shared[BV];
   alignas(16) threadgroup bfloat codes_shared[BV][32 + PAD];
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int d_2 = lane % 8 * 4;
-  int load_d = lane % 4 * 8;
+  int load_d = lane % RHS_COLS * V;
   int best_index[TM] = {};
   float best[TM];
   UNROLL for (short i = 0; i < TM; ++i) {
@@ -704,21 +544,21 @@ struct NearestCodeParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 8;
-    int load_v = tile_v + tid / 4;
-    UNROLL for (short i = 0; i < BV / (THREADS / 8); ++i) {
-      // codes = codebook[tile_v, :]
-      bfloat4 codes = v_2 + i * THREADS / 8 < params.v
-          ? load_any<4>(codebook + (v_2 + i * THREADS / 8) * params.codebook_stride_0 + d_2)
+    int load_v = tile_v + tid / RHS_COLS;
+    // codes = codebook[tile_v, :]
+    // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
+    // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
+    UNROLL for (short i = 0; i < BV / (WM * WN * 4); ++i) {
+      bfloat4 codes = v_2 + i * WM * WN * 4 < params.v
+          ? load_any<4>(codebook + (v_2 + i * WM * WN * 4) * params.codebook_stride_0 + d_2)
           : bfloat4(bfloat(0.0f));
-      // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
       }
       norms = simd_xor_sum<7>(norms);
-      // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
       if (lane % 8 == 0) {
-        norms_shared[tid / 8 + i * THREADS / 8] = norms;
+        norms_shared[tid / 8 + i * WM * WN * 4] = norms;
       }
     }
     float2 norms[TV];
@@ -736,16 +576,18 @@ struct NearestCodeParams {
     }
     if (tile_v + BV <= params.v) {
       UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> codes =
-            load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 8] = codes;
+        Pack<bfloat, V> codes =
+            load_pack<V>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&codes_shared[tid / RHS_COLS
+            + i * RHS_ROWS][lane % RHS_COLS * V] = codes;
       }
     } else {
       UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> codes = load_v + i * RHS_ROWS < params.v
-            ? load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
-            : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 8] = codes;
+        Pack<bfloat, V> codes = load_v + i * RHS_ROWS < params.v
+            ? load_pack<V>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
+            : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&codes_shared[tid / RHS_COLS
+            + i * RHS_ROWS][lane % RHS_COLS * V] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -779,28 +621,35 @@ struct NearestCodeParams {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
           distance_ = v + j * WN * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
-          if (nan_less(distance_, min_[i])) {
+          if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
             min_[i] = distance_;
             min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * WN * 8 + k;
           }
         }
       }
     }
+    // best_index = torch.where(nearest < best, index, best_index)
+    // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < TM; ++i) {
-      UNROLL for (short bit = 0; bit < 2; ++bit) {
-        float other_min = simd_shuffle_xor(min_[i], 1 << (bit * 3));
-        int other_min_index = simd_shuffle_xor(min_index[i], 1 << (bit * 3));
-        if (nan_less(other_min, min_[i])
-            || (!nan_less(min_[i], other_min) && other_min_index < min_index[i])) {
-          min_[i] = other_min;
-          min_index[i] = other_min_index;
-        }
+      float other_min = simd_shuffle_xor(min_[i], 1);
+      int other_min_index = simd_shuffle_xor(min_index[i], 1);
+      if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
+          || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
+          && other_min_index < min_index[i])) {
+        min_[i] = other_min;
+        min_index[i] = other_min_index;
+      }
+      float other_min_2 = simd_shuffle_xor(min_[i], 8);
+      int other_min_index_2 = simd_shuffle_xor(min_index[i], 8);
+      if (other_min_2 < min_[i] || (isnan(other_min_2) && !isnan(min_[i]))
+          || ((other_min_2 == min_[i] || (isnan(min_[i]) && isnan(other_min_2)))
+          && other_min_index_2 < min_index[i])) {
+        min_[i] = other_min_2;
+        min_index[i] = other_min_index_2;
       }
       nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
-      // best_index = torch.where(nearest < best, index, best_index)
       best_index[i] = nearest[i] < best[i] ? index : best_index[i];
-      // best = torch.minimum(best, nearest)
       best[i] = nan_min(best[i], nearest[i]);
     }
   }

@@ -116,7 +116,7 @@ template <typename T>
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
-      acc[i] = acc[i] + float4(x_tile);
+      acc[i] += float4(x_tile);
     }
   }
   float sum = 0.0f;
@@ -158,7 +158,7 @@ template <typename T>
     int n = tile_n + tid * 4;
     // out[tile_m] = torch.sum(x[tile_m, :].to(torch.float32), dim=-1).to(x.dtype)
     vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    acc = acc + float4(x_tile);
+    acc += float4(x_tile);
   }
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -196,7 +196,7 @@ template <typename T>
     int n = tile_n + tid * 4;
     // acc += x[tile_m, tile_n].to(torch.float32)
     vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    acc = acc + float4(x_tile);
+    acc += float4(x_tile);
   }
   // out[tile_m] = acc.sum(-1).to(x.dtype)
   float sum = 0.0f;

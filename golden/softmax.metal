@@ -517,7 +517,7 @@ struct SoftmaxTwoPassParams {
     }
     float4 sum = float4(0.0f);
     UNROLL for (short i = 0; i < BN / (THREADS / 32); ++i) {
-      sum = sum + precise::exp(values[i] - new_max);
+      sum += precise::exp(values[i] - new_max);
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       sum_shared[lane * 4 + i][sg] = sum[i];

@@ -238,6 +238,7 @@ struct SqueezeExcitationParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BB = 32;
+  constexpr short V = 4;
   constexpr short BS = 4;
   constexpr short THREADS = 128;
   constexpr short PAD = 4;
@@ -250,9 +251,9 @@ struct SqueezeExcitationParams {
   int d = tid;
   int b = int(tgid.x) * BB;
   int load_d = tid / 2 % 32;
-  int load_d_2 = lane % 2 * 4;
+  int load_d_2 = lane % 2 * V;
   int load_d_3 = tid / 8 % 8;
-  int load_d_4 = lane % 8 * 4;
+  int load_d_4 = lane % 8 * V;
   int b_2 = int(tgid.x) * BB + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d_2 = lane / 8 % 2 * 4 + lane % 2 * 2;
   float pooled[BB] = {};
@@ -282,10 +283,11 @@ struct SqueezeExcitationParams {
     lhs_shared[i][tid] = value[i];
   }
   UNROLL for (short i = 0; i < 3; ++i) {
-    UNROLL for (short j = 0; j < 3; ++j) {
-      float4 w1_tile = load_any<4>(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2 + j * 8);
+    UNROLL for (short j = 0; j < 24 / V / 2; ++j) {
+      float4 w1_tile =
+          load_any<V>(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2 + j * V * 2);
       if (sg / 2 == 0) {
-        *(threadgroup float4*)&w1_shared[tid / 2 % 32 + i * 32][lane % 2 * 4 + j * 8] = w1_tile;
+        *(threadgroup float4*)&w1_shared[tid / 2 % 32 + i * 32][lane % 2 * V + j * V * 2] = w1_tile;
       }
     }
   }
@@ -312,11 +314,11 @@ struct SqueezeExcitationParams {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
   UNROLL for (short i = 0; i < 3; ++i) {
-    UNROLL for (short j = 0; j < 3; ++j) {
+    UNROLL for (short j = 0; j < 96 / V / 8; ++j) {
       float4 w2_tile =
-          load_any<4>(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4 + j * 32);
+          load_any<V>(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4 + j * V * 8);
       if (sg / 2 == 0) {
-        *(threadgroup float4*)&w2_shared[tid / 8 % 8 + i * 8][lane % 8 * 4 + j * 32] = w2_tile;
+        *(threadgroup float4*)&w2_shared[tid / 8 % 8 + i * 8][lane % 8 * V + j * V * 8] = w2_tile;
       }
     }
   }
