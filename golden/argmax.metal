@@ -272,7 +272,7 @@ template <typename T>
     best[i] = vec<T, 4>(T(-INFINITY));
   }
   int4 place[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // values[tile_m] = torch.amax(row, dim=1)
     // indices[tile_m] = torch.argmax(row, dim=1)
@@ -355,17 +355,17 @@ struct NearestCodeParams {
   constexpr short BV = 64;
   constexpr short WN = 1;
   constexpr short PAD = 8;
-  constexpr short RHS_COLS = 64 / V;
+  constexpr short CODES_COLS = 64 / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TV = BV / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short CODES_ROWS = THREADS / CODES_COLS;
   threadgroup float norms_shared[BV];
   alignas(16) threadgroup half codes_shared[BV][64 + PAD];
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int d_2 = lane % 16 * 4;
-  int load_d = lane % RHS_COLS * V;
+  int load_d = lane % CODES_COLS * V;
   int best_index[TM] = {};
   float best[TM];
   UNROLL for (short i = 0; i < TM; ++i) {
@@ -383,7 +383,7 @@ struct NearestCodeParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 16;
-    int load_v = tile_v + tid / RHS_COLS;
+    int load_v = tile_v + tid / CODES_COLS;
     // codes = codebook[tile_v, :]
     // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
     // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
@@ -414,19 +414,19 @@ struct NearestCodeParams {
       }
     }
     if (tile_v + BV <= params.v) {
-      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BV / CODES_ROWS; ++i) {
         Pack<half, V> codes =
-            load_pack<V>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
-        *(threadgroup Pack<half, V>*)&codes_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = codes;
+            load_pack<V>(codebook + (load_v + i * CODES_ROWS) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<half, V>*)&codes_shared[tid / CODES_COLS
+            + i * CODES_ROWS][lane % CODES_COLS * V] = codes;
       }
     } else {
-      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<half, V> codes = load_v + i * RHS_ROWS < params.v
-            ? load_pack<V>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
+      UNROLL for (short i = 0; i < BV / CODES_ROWS; ++i) {
+        Pack<half, V> codes = load_v + i * CODES_ROWS < params.v
+            ? load_pack<V>(codebook + (load_v + i * CODES_ROWS) * params.codebook_stride_0 + load_d)
             : Pack<half, V>{};
-        *(threadgroup Pack<half, V>*)&codes_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = codes;
+        *(threadgroup Pack<half, V>*)&codes_shared[tid / CODES_COLS
+            + i * CODES_ROWS][lane % CODES_COLS * V] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -515,17 +515,17 @@ struct NearestCodeParams {
   constexpr short BV = 64;
   constexpr short WN = 1;
   constexpr short PAD = 8;
-  constexpr short RHS_COLS = 32 / V;
+  constexpr short CODES_COLS = 32 / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TV = BV / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short CODES_ROWS = THREADS / CODES_COLS;
   threadgroup float norms_shared[BV];
   alignas(16) threadgroup bfloat codes_shared[BV][32 + PAD];
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int d_2 = lane % 8 * 4;
-  int load_d = lane % RHS_COLS * V;
+  int load_d = lane % CODES_COLS * V;
   int best_index[TM] = {};
   float best[TM];
   UNROLL for (short i = 0; i < TM; ++i) {
@@ -544,7 +544,7 @@ struct NearestCodeParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 8;
-    int load_v = tile_v + tid / RHS_COLS;
+    int load_v = tile_v + tid / CODES_COLS;
     // codes = codebook[tile_v, :]
     // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
     // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
@@ -575,19 +575,19 @@ struct NearestCodeParams {
       }
     }
     if (tile_v + BV <= params.v) {
-      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BV / CODES_ROWS; ++i) {
         Pack<bfloat, V> codes =
-            load_pack<V>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
-        *(threadgroup Pack<bfloat, V>*)&codes_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = codes;
+            load_pack<V>(codebook + (load_v + i * CODES_ROWS) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&codes_shared[tid / CODES_COLS
+            + i * CODES_ROWS][lane % CODES_COLS * V] = codes;
       }
     } else {
-      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<bfloat, V> codes = load_v + i * RHS_ROWS < params.v
-            ? load_pack<V>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
+      UNROLL for (short i = 0; i < BV / CODES_ROWS; ++i) {
+        Pack<bfloat, V> codes = load_v + i * CODES_ROWS < params.v
+            ? load_pack<V>(codebook + (load_v + i * CODES_ROWS) * params.codebook_stride_0 + load_d)
             : Pack<bfloat, V>{};
-        *(threadgroup Pack<bfloat, V>*)&codes_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = codes;
+        *(threadgroup Pack<bfloat, V>*)&codes_shared[tid / CODES_COLS
+            + i * CODES_ROWS][lane % CODES_COLS * V] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -110,9 +110,9 @@ struct AttentionParams {
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 8;
-  constexpr short RHS_COLS = 64 / V;
+  constexpr short K_TILE_COLS = 64 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short K_TILE_ROWS = THREADS / K_TILE_COLS;
   constexpr short V_FLAT_COLS = 64 / V;
   constexpr short V_FLAT_ROWS = THREADS / V_FLAT_COLS;
   alignas(16) threadgroup half k_tile_shared[BN][64 + PAD];
@@ -120,7 +120,7 @@ struct AttentionParams {
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % RHS_COLS * V;
+  int load_d = lane % K_TILE_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -136,7 +136,7 @@ struct AttentionParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / RHS_COLS;
+    int load_n = tile_n + tid / K_TILE_COLS;
     simdgroup_float8x8 scores_acc[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -144,19 +144,19 @@ struct AttentionParams {
     // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
     if (tile_n + BN <= params.n) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
         Pack<half, V> k_flat_tile = load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, V>*)&k_tile_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = k_flat_tile;
+            + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup Pack<half, V>*)&k_tile_shared[tid / K_TILE_COLS
+            + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<half, V> k_flat_tile = load_n + i * RHS_ROWS < params.n
+      UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
+        Pack<half, V> k_flat_tile = load_n + i * K_TILE_ROWS < params.n
             ? load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, V>{};
-        *(threadgroup Pack<half, V>*)&k_tile_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = k_flat_tile;
+            + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&k_tile_shared[tid / K_TILE_COLS
+            + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -255,9 +255,9 @@ struct AttentionParams {
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 4;
-  constexpr short RHS_COLS = 32 / V;
+  constexpr short K_TILE_COLS = 32 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short K_TILE_ROWS = THREADS / K_TILE_COLS;
   constexpr short V_FLAT_COLS = 32 / V;
   constexpr short V_FLAT_ROWS = THREADS / V_FLAT_COLS;
   alignas(16) threadgroup float k_tile_shared[BN][32 + PAD];
@@ -265,7 +265,7 @@ struct AttentionParams {
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % RHS_COLS * V;
+  int load_d = lane % K_TILE_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -281,7 +281,7 @@ struct AttentionParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / RHS_COLS;
+    int load_n = tile_n + tid / K_TILE_COLS;
     simdgroup_float8x8 scores_acc[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -289,19 +289,19 @@ struct AttentionParams {
     // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
     // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
     if (tile_n + BN <= params.n) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
         float4 k_flat_tile = load_any<V>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
-        *(threadgroup float4*)&k_tile_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
-            k_flat_tile;
+            + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup float4*)&k_tile_shared[tid / K_TILE_COLS
+            + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        float4 k_flat_tile = load_n + i * RHS_ROWS < params.n
+      UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
+        float4 k_flat_tile = load_n + i * K_TILE_ROWS < params.n
             ? load_any<V>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_tile_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
-            k_flat_tile;
+            + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_tile_shared[tid / K_TILE_COLS
+            + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -409,9 +409,9 @@ struct AttentionCausalParams {
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 8;
-  constexpr short RHS_COLS = 64 / V;
+  constexpr short K_FLAT_COLS = 64 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short K_FLAT_ROWS = THREADS / K_FLAT_COLS;
   constexpr short V_FLAT_COLS = 64 / V;
   constexpr short V_FLAT_ROWS = THREADS / V_FLAT_COLS;
   alignas(16) threadgroup bfloat k_flat_shared[BN][64 + PAD];
@@ -419,7 +419,7 @@ struct AttentionCausalParams {
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % RHS_COLS * V;
+  int load_d = lane % K_FLAT_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -435,26 +435,27 @@ struct AttentionCausalParams {
   }
   for (int tile_n = 0; tile_n < min(int(tgid.x) * BM + BM, params.t); tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / RHS_COLS;
+    int load_n = tile_n + tid / K_FLAT_COLS;
     simdgroup_float8x8 scores_acc[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + BN <= min(int(tgid.x) * BM + BM, params.t)) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_FLAT_ROWS; ++i) {
         Pack<bfloat, V> k_flat_tile = load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Pack<bfloat, V>*)&k_flat_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = k_flat_tile;
+            + (load_n + i * K_FLAT_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&k_flat_shared[tid / K_FLAT_COLS
+            + i * K_FLAT_ROWS][lane % K_FLAT_COLS * V] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, V> k_flat_tile = load_n + i * RHS_ROWS < min(int(tgid.x) * BM + BM, params.t)
+      UNROLL for (short i = 0; i < BN / K_FLAT_ROWS; ++i) {
+        Pack<bfloat, V> k_flat_tile = load_n + i * K_FLAT_ROWS
+            < min(int(tgid.x) * BM + BM, params.t)
             ? load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<bfloat, V>{};
-        *(threadgroup Pack<bfloat, V>*)&k_flat_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = k_flat_tile;
+            + (load_n + i * K_FLAT_ROWS) * params.k_flat_stride_1 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&k_flat_shared[tid / K_FLAT_COLS
+            + i * K_FLAT_ROWS][lane % K_FLAT_COLS * V] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -558,9 +559,9 @@ struct AttentionCausalParams {
   constexpr short BN = 16;
   constexpr short THREADS = 128;
   constexpr short PAD = 8;
-  constexpr short RHS_COLS = 128 / V;
+  constexpr short K_FLAT_COLS = 128 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short K_FLAT_ROWS = THREADS / K_FLAT_COLS;
   constexpr short V_FLAT_COLS = 128 / V;
   constexpr short V_FLAT_ROWS = THREADS / V_FLAT_COLS;
   alignas(16) threadgroup half k_flat_shared[BN][128 + PAD];
@@ -568,7 +569,7 @@ struct AttentionCausalParams {
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % RHS_COLS * V;
+  int load_d = lane % K_FLAT_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[16];
   UNROLL for (short i = 0; i < 16; ++i) {
@@ -584,26 +585,26 @@ struct AttentionCausalParams {
   }
   for (int tile_n = 0; tile_n < params.t; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / RHS_COLS;
+    int load_n = tile_n + tid / K_FLAT_COLS;
     simdgroup_float8x8 scores_acc[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + BN <= params.t) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_FLAT_ROWS; ++i) {
         Pack<half, V> k_flat_tile = load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, V>*)&k_flat_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = k_flat_tile;
+            + (load_n + i * K_FLAT_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup Pack<half, V>*)&k_flat_shared[tid / K_FLAT_COLS
+            + i * K_FLAT_ROWS][lane % K_FLAT_COLS * V] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<half, V> k_flat_tile = load_n + i * RHS_ROWS < params.t
+      UNROLL for (short i = 0; i < BN / K_FLAT_ROWS; ++i) {
+        Pack<half, V> k_flat_tile = load_n + i * K_FLAT_ROWS < params.t
             ? load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, V>{};
-        *(threadgroup Pack<half, V>*)&k_flat_shared[tid / RHS_COLS
-            + i * RHS_ROWS][lane % RHS_COLS * V] = k_flat_tile;
+            + (load_n + i * K_FLAT_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&k_flat_shared[tid / K_FLAT_COLS
+            + i * K_FLAT_ROWS][lane % K_FLAT_COLS * V] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -717,9 +718,9 @@ struct AttentionGqaParams {
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 8;
-  constexpr short RHS_COLS = 64 / V;
+  constexpr short K_COLS = 64 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short K_ROWS = THREADS / K_COLS;
   constexpr short V_COLS = 64 / V;
   constexpr short V_ROWS = THREADS / V_COLS;
   alignas(16) threadgroup bfloat k_shared[BN][64 + PAD];
@@ -728,7 +729,7 @@ struct AttentionGqaParams {
   int pid_h = int(tgid.z);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % RHS_COLS * V;
+  int load_d = lane % K_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -746,25 +747,25 @@ struct AttentionGqaParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / RHS_COLS;
+    int load_n = tile_n + tid / K_COLS;
     simdgroup_float8x8 scores[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
     if (tile_n + BN <= params.n) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
         Pack<bfloat, V> k_tile = load_pack<V>(k + pid_b * params.k_stride_0
-            + kv_head * params.k_stride_1 + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
+            + kv_head * params.k_stride_1 + (load_n + i * K_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / K_COLS + i * K_ROWS][lane % K_COLS * V] =
             k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, V> k_tile = load_n + i * RHS_ROWS < params.n
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        Pack<bfloat, V> k_tile = load_n + i * K_ROWS < params.n
             ? load_pack<V>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, V>{};
-        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / K_COLS + i * K_ROWS][lane % K_COLS * V] =
             k_tile;
       }
     }
@@ -868,9 +869,9 @@ struct AttentionGqaParams {
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 4;
-  constexpr short RHS_COLS = 32 / V;
+  constexpr short K_COLS = 32 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short K_ROWS = THREADS / K_COLS;
   constexpr short V_COLS = 32 / V;
   constexpr short V_ROWS = THREADS / V_COLS;
   alignas(16) threadgroup float k_shared[BN][32 + PAD];
@@ -879,7 +880,7 @@ struct AttentionGqaParams {
   int pid_h = int(tgid.z);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % RHS_COLS * V;
+  int load_d = lane % K_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -897,26 +898,24 @@ struct AttentionGqaParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / RHS_COLS;
+    int load_n = tile_n + tid / K_COLS;
     simdgroup_float8x8 scores[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
     if (tile_n + BN <= params.n) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
         float4 k_tile = load_any<V>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
-        *(threadgroup float4*)&k_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
-            k_tile;
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup float4*)&k_shared[tid / K_COLS + i * K_ROWS][lane % K_COLS * V] = k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        float4 k_tile = load_n + i * RHS_ROWS < params.n
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        float4 k_tile = load_n + i * K_ROWS < params.n
             ? load_any<V>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
-            k_tile;
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_shared[tid / K_COLS + i * K_ROWS][lane % K_COLS * V] = k_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

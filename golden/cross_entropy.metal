@@ -185,7 +185,7 @@ template <typename TLabels, typename T>
   UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
     row_max_acc[i] = float4(-INFINITY);
   }
-  for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
     // rows = logits[tile_n, :].to(torch.float32)
     // row_max = torch.amax(rows, dim=-1)
@@ -212,7 +212,7 @@ template <typename TLabels, typename T>
   threadgroup_barrier(mem_flags::mem_threadgroup);
   row_max = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   float4 sum_exp_acc[BV / (THREADS * 4)] = {};
-  for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
     // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
     UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {

@@ -104,9 +104,9 @@ struct DecodeAttentionParams {
   constexpr short BN = 32;
   constexpr short THREADS = 32;
   constexpr short PAD = 8;
-  constexpr short RHS_COLS = 64 / V;
+  constexpr short K_COLS = 64 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short K_ROWS = THREADS / K_COLS;
   constexpr short V_COLS = 64 / V;
   constexpr short V_ROWS = THREADS / V_COLS;
   alignas(16) threadgroup bfloat k_shared[BN][64 + PAD];
@@ -115,7 +115,7 @@ struct DecodeAttentionParams {
   int head = int(tgid.y);
   int d = tid / 16 * 4 + tid / 2 % 4;
   int d_2 = tid / 8 % 2 * 4 + tid % 2 * 2;
-  int load_d = tid % RHS_COLS * V;
+  int load_d = tid % K_COLS * V;
   // length = lengths[batch]
   int length_ = lengths[batch];
   float row_sum = 0.0f;
@@ -133,25 +133,25 @@ struct DecodeAttentionParams {
   }
   for (int tile_n = 0; tile_n < length_; tile_n += BN) {
     int n = tile_n + tid / 8 % 2 * 4 + tid % 2 * 2;
-    int load_n = tile_n + tid / RHS_COLS;
+    int load_n = tile_n + tid / K_COLS;
     simdgroup_float8x8 scores[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
     if (tile_n + BN <= length_) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
         Pack<bfloat, V> k_tile = load_pack<V>(k + batch * params.k_stride_0
-            + head * params.k_stride_1 + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / RHS_COLS + i * RHS_ROWS][tid % RHS_COLS * V] =
+            + head * params.k_stride_1 + (load_n + i * K_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / K_COLS + i * K_ROWS][tid % K_COLS * V] =
             k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, V> k_tile = load_n + i * RHS_ROWS < length_
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        Pack<bfloat, V> k_tile = load_n + i * K_ROWS < length_
             ? load_pack<V>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, V>{};
-        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / RHS_COLS + i * RHS_ROWS][tid % RHS_COLS * V] =
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / K_COLS + i * K_ROWS][tid % K_COLS * V] =
             k_tile;
       }
     }
@@ -245,9 +245,9 @@ struct DecodeAttentionParams {
   constexpr short BN = 32;
   constexpr short THREADS = 32;
   constexpr short PAD = 4;
-  constexpr short RHS_COLS = 32 / V;
+  constexpr short K_COLS = 32 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short K_ROWS = THREADS / K_COLS;
   constexpr short V_COLS = 32 / V;
   constexpr short V_ROWS = THREADS / V_COLS;
   alignas(16) threadgroup float k_shared[BN][32 + PAD];
@@ -256,7 +256,7 @@ struct DecodeAttentionParams {
   int head = int(tgid.y);
   int d = tid / 16 * 4 + tid / 2 % 4;
   int d_2 = tid / 8 % 2 * 4 + tid % 2 * 2;
-  int load_d = tid % RHS_COLS * V;
+  int load_d = tid % K_COLS * V;
   // length = lengths[batch]
   int length_ = lengths[batch];
   float row_sum = 0.0f;
@@ -274,24 +274,24 @@ struct DecodeAttentionParams {
   }
   for (int tile_n = 0; tile_n < length_; tile_n += BN) {
     int n = tile_n + tid / 8 % 2 * 4 + tid % 2 * 2;
-    int load_n = tile_n + tid / RHS_COLS;
+    int load_n = tile_n + tid / K_COLS;
     simdgroup_float8x8 scores[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
     if (tile_n + BN <= length_) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
         float4 k_tile = load_any<V>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
-        *(threadgroup float4*)&k_shared[tid / RHS_COLS + i * RHS_ROWS][tid % RHS_COLS * V] = k_tile;
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup float4*)&k_shared[tid / K_COLS + i * K_ROWS][tid % K_COLS * V] = k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        float4 k_tile = load_n + i * RHS_ROWS < length_
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        float4 k_tile = load_n + i * K_ROWS < length_
             ? load_any<V>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_shared[tid / RHS_COLS + i * RHS_ROWS][tid % RHS_COLS * V] = k_tile;
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_shared[tid / K_COLS + i * K_ROWS][tid % K_COLS * V] = k_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);

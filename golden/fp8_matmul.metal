@@ -546,7 +546,7 @@ template <typename T>
   UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     acc[i] = float4(-INFINITY);
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       // row = x[tile_m, :].to(torch.float32)
@@ -579,7 +579,7 @@ template <typename T>
   if (tid == 0) {
     scales[pid_m] = scale;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,

@@ -122,16 +122,16 @@ template <typename T>
   constexpr short WM = 2;
   constexpr short WN = 1;
   constexpr short PAD = 8;
-  constexpr short X_COLS = BK * 2 / 4;
+  constexpr short A_COLS = BK * 2 / 4;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short A_ROWS = THREADS / A_COLS;
   alignas(16) threadgroup T a_shared[BM][BK * 2 + PAD];
   alignas(16) threadgroup T w_shared[BK * 2 / (WM * WN * 4) * (WM * WN * 2) * 2][64 + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
-  int load_d = lane % X_COLS * 4;
-  int load_m = int(tgid.x) * BM + tid / X_COLS;
+  int load_d = lane % A_COLS * 4;
+  int load_m = int(tgid.x) * BM + tid / A_COLS;
   int n = int(tgid.y) * BN + lane % 16 * 4;
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n_2 = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
@@ -159,12 +159,12 @@ template <typename T>
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BM / A_ROWS; ++i) {
         vec<T, 4> a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = condition[j] ? x[(load_m + i * X_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
+          a[j] = condition[j] ? x[(load_m + i * A_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
         }
-        *(threadgroup vec<T, 4>*)&a_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = a;
+        *(threadgroup vec<T, 4>*)&a_shared[tid / A_COLS + i * A_ROWS][lane % A_COLS * 4] = a;
       }
       UNROLL for (short i = 0; i < BK * 2 / (WM * WN * 4); ++i) {
         char4 pair = load_any<4>(packed + (k + i * WM * WN * 2) * params.packed_stride_0 + n);
@@ -185,13 +185,13 @@ template <typename T>
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BM / A_ROWS; ++i) {
         vec<T, 4> a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = load_m + i * X_ROWS < params.m && condition[j]
-              ? x[(load_m + i * X_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
+          a[j] = load_m + i * A_ROWS < params.m && condition[j]
+              ? x[(load_m + i * A_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
         }
-        *(threadgroup vec<T, 4>*)&a_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = a;
+        *(threadgroup vec<T, 4>*)&a_shared[tid / A_COLS + i * A_ROWS][lane % A_COLS * 4] = a;
       }
       UNROLL for (short i = 0; i < BK * 2 / (WM * WN * 4); ++i) {
         char4 pair = k + i * WM * WN * 2 < params.half_k

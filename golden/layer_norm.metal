@@ -204,7 +204,7 @@ template <typename T>
   threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // row = x[tile_m, :].to(torch.float32)
     // mu = torch.sum(row, dim=-1) / n
@@ -233,7 +233,7 @@ template <typename T>
     mean[pid_m] = mu;
   }
   float4 acc_2[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
     // var = torch.sum(centered * centered, dim=-1) / n
@@ -266,7 +266,7 @@ template <typename T>
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // y = centered * inv[:, None] * weight[:].to(torch.float32)
     // y = y + bias[:].to(torch.float32)
@@ -391,7 +391,7 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
   threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // row = x[tile_m, :].to(torch.float32)
     // mu = torch.sum(row, dim=-1) / n
@@ -420,7 +420,7 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
     mean[pid_m] = mu;
   }
   float4 acc_2[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
     // var = torch.sum(centered * centered, dim=-1) / n
@@ -453,7 +453,7 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // y = centered * inv[:, None] * weight[:].to(torch.float32)
     // out[tile_m, :] = y.to(x.dtype)

@@ -144,38 +144,23 @@ template <typename T, short WN>
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile =
-              load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK);
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / Y_COLS; ++j) {
-          Pack<T, V> y_tile =
-              load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n + j * BN);
-          *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V + j * BN] =
-              y_tile;
-        }
+        Pack<T, V> y_tile = load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
-              ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK)
-              : Pack<T, V>{};
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / Y_COLS; ++j) {
-          Pack<T, V> y_tile = load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0
-              + load_n + j * BN, params.n - (load_n + j * BN));
-          *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V + j * BN] =
-              y_tile;
-        }
+        Pack<T, V> y_tile = load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -198,22 +183,16 @@ template <typename T, short WN>
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK,
-            params.k - (load_k + j * BK)) : Pack<T, V>{};
-        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-            x_tile;
-      }
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
     }
     UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-      UNROLL for (short j = 0; j < BN / V / Y_COLS; ++j) {
-        Pack<T, V> y_tile = load_k_2 + i * Y_ROWS < params.k
-            ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n + j * BN,
-            params.n - (load_n + j * BN)) : Pack<T, V>{};
-        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V + j * BN] =
-            y_tile;
-      }
+      Pack<T, V> y_tile = load_k_2 + i * Y_ROWS < params.k
+          ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+          params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
@@ -538,12 +517,12 @@ template <typename T>
   constexpr short WM = 4;
   constexpr short PAD = 8;
   constexpr short X_COLS = BK / V;
-  constexpr short RHS_COLS = BK / V;
+  constexpr short W_COLS = BK / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
   constexpr short X_ROWS = THREADS / X_COLS;
-  constexpr short RHS_ROWS = THREADS / RHS_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup T x_shared[BM][BK + PAD];
   alignas(16) threadgroup T w_shared[BN][BK + PAD];
   int band = (params.n + (BN + -1)) / BN * 4;
@@ -553,7 +532,7 @@ template <typename T>
   int pid_n = floor_div(int(tgid.x) % band, band_height);
   bool interior = pid_m * BM + BM <= params.m && pid_n * BN + BN <= params.n;
   int load_m = pid_m * BM + tid / X_COLS;
-  int load_n = pid_n * BN + tid / RHS_COLS;
+  int load_n = pid_n * BN + tid / W_COLS;
   int m = pid_m * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n = pid_n * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
@@ -571,10 +550,9 @@ template <typename T>
         Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
         *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<T, V> w_tile = load_pack<V>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k);
-        *(threadgroup Pack<T, V>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
-            w_tile;
+      UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+        Pack<T, V> w_tile = load_pack<V>(w + (load_n + i * W_ROWS) * params.w_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
@@ -582,11 +560,10 @@ template <typename T>
             ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
         *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<T, V> w_tile = load_n + i * RHS_ROWS < params.n
-            ? load_pack<V>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k) : Pack<T, V>{};
-        *(threadgroup Pack<T, V>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
-            w_tile;
+      UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+        Pack<T, V> w_tile = load_n + i * W_ROWS < params.n
+            ? load_pack<V>(w + (load_n + i * W_ROWS) * params.w_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -614,12 +591,11 @@ template <typename T>
           params.k - load_k) : Pack<T, V>{};
       *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
     }
-    UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-      Pack<T, V> w_tile = load_n + i * RHS_ROWS < params.n
-          ? load_pack_first<V>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k,
+    UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+      Pack<T, V> w_tile = load_n + i * W_ROWS < params.n
+          ? load_pack_first<V>(w + (load_n + i * W_ROWS) * params.w_stride_0 + load_k,
           params.k - load_k) : Pack<T, V>{};
-      *(threadgroup Pack<T, V>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * V] =
-          w_tile;
+      *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {

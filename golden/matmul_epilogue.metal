@@ -209,38 +209,23 @@ template <typename T, short WN>
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile =
-              load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK);
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / W_COLS; ++j) {
-          Pack<T, V> w_tile =
-              load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n + j * BN);
-          *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V + j * BN] =
-              w_tile;
-        }
+        Pack<T, V> w_tile = load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
-              ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK)
-              : Pack<T, V>{};
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / W_COLS; ++j) {
-          Pack<T, V> w_tile = load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
-              + load_n + j * BN, params.n - (load_n + j * BN));
-          *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V + j * BN] =
-              w_tile;
-        }
+        Pack<T, V> w_tile = load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -263,22 +248,16 @@ template <typename T, short WN>
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK,
-            params.k - (load_k + j * BK)) : Pack<T, V>{};
-        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-            x_tile;
-      }
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
     }
     UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      UNROLL for (short j = 0; j < BN / V / W_COLS; ++j) {
-        Pack<T, V> w_tile = load_k_2 + i * W_ROWS < params.k
-            ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n + j * BN,
-            params.n - (load_n + j * BN)) : Pack<T, V>{};
-        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V + j * BN] =
-            w_tile;
-      }
+      Pack<T, V> w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+          params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
@@ -365,38 +344,23 @@ template <typename T, short WN>
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile =
-              load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK);
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / W_COLS; ++j) {
-          Pack<T, V> w_tile =
-              load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n + j * BN);
-          *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V + j * BN] =
-              w_tile;
-        }
+        Pack<T, V> w_tile = load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
-              ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK)
-              : Pack<T, V>{};
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / W_COLS; ++j) {
-          Pack<T, V> w_tile = load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
-              + load_n + j * BN, params.n - (load_n + j * BN));
-          *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V + j * BN] =
-              w_tile;
-        }
+        Pack<T, V> w_tile = load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -419,22 +383,16 @@ template <typename T, short WN>
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK,
-            params.k - (load_k + j * BK)) : Pack<T, V>{};
-        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-            x_tile;
-      }
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
     }
     UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      UNROLL for (short j = 0; j < BN / V / W_COLS; ++j) {
-        Pack<T, V> w_tile = load_k_2 + i * W_ROWS < params.k
-            ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n + j * BN,
-            params.n - (load_n + j * BN)) : Pack<T, V>{};
-        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V + j * BN] =
-            w_tile;
-      }
+      Pack<T, V> w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+          params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {

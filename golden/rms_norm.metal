@@ -167,7 +167,7 @@ template <typename T>
   threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // row = x[tile_m, :].to(torch.float32)
     // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
@@ -195,7 +195,7 @@ template <typename T>
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // normed = row * inv[:, None] * weight[:].to(torch.float32)
     // out[tile_m, :] = normed.to(x.dtype)

@@ -137,6 +137,7 @@ template <typename T, short WN>
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
+  constexpr short BLOCK_SPLIT = 256;
   constexpr short PAD = 16 / sizeof(T);
   constexpr short V = 16 / sizeof(T);
   constexpr short X_COLS = BK / V;
@@ -159,47 +160,34 @@ template <typename T, short WN>
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
+  for (int tile_k = int(tgid.z) * BLOCK_SPLIT; tile_k
+      < min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k); tile_k += BK) {
     int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
+    if (interior && tile_k + BK <= min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k)) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile =
-              load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK);
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / Y_COLS; ++j) {
-          Pack<T, V> y_tile =
-              load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n + j * BN);
-          *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V + j * BN] =
-              y_tile;
-        }
+        Pack<T, V> y_tile = load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
-              ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK,
-              min(int(tgid.z) * 256 + 256, params.k) - (load_k + j * BK)) : Pack<T, V>{};
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k) - load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / Y_COLS; ++j) {
-          Pack<T, V> y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
-              ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n
-              + j * BN, params.n - (load_n + j * BN)) : Pack<T, V>{};
-          *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V + j * BN] =
-              y_tile;
-        }
+        Pack<T, V> y_tile = load_k_2 + i * Y_ROWS
+            < min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k)
+            ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+            params.n - load_n) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -504,6 +492,7 @@ template <typename T, short WN>
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
+  constexpr short BLOCK_SPLIT = 256;
   constexpr short PAD = 16 / sizeof(T);
   constexpr short V = 16 / sizeof(T);
   constexpr short X_COLS = BK / V;
@@ -526,47 +515,34 @@ template <typename T, short WN>
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
+  for (int tile_k = int(tgid.z) * BLOCK_SPLIT; tile_k
+      < min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k); tile_k += BK) {
     int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
+    if (interior && tile_k + BK <= min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k)) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile =
-              load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK);
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / Y_COLS; ++j) {
-          Pack<T, V> y_tile =
-              load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n + j * BN);
-          *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V + j * BN] =
-              y_tile;
-        }
+        Pack<T, V> y_tile = load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BK / V / X_COLS; ++j) {
-          Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
-              ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k + j * BK,
-              min(int(tgid.z) * 256 + 256, params.k) - (load_k + j * BK)) : Pack<T, V>{};
-          *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V + j * BK] =
-              x_tile;
-        }
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k) - load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        UNROLL for (short j = 0; j < BN / V / Y_COLS; ++j) {
-          Pack<T, V> y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
-              ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n
-              + j * BN, params.n - (load_n + j * BN)) : Pack<T, V>{};
-          *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V + j * BN] =
-              y_tile;
-        }
+        Pack<T, V> y_tile = load_k_2 + i * Y_ROWS
+            < min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k)
+            ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+            params.n - load_n) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -588,7 +564,7 @@ template <typename T, short WN>
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
       if (m + i * WM * 8 < params.m) {
-        store_first<2>(partial + int(tgid.z) * 256 / 256 * params.m * params.n
+        store_first<2>(partial + int(tgid.z) * BLOCK_SPLIT / BLOCK_SPLIT * params.m * params.n
             + (m + i * WM * 8) * params.n + n + j * WN * 8,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
             params.n - (n + j * WN * 8));

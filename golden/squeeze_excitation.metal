@@ -109,8 +109,8 @@ struct SqueezeExcitationParams {
   constexpr short PAD = 4;
   constexpr short THREADS = 128;
   constexpr short BLOCK_S_2 = 8;
-  constexpr short RHS_ROWS = THREADS / 4;
-  constexpr short RHS_ROWS_2 = THREADS / 16;
+  constexpr short W1_ROWS = THREADS / 4;
+  constexpr short W2_ROWS = THREADS / 16;
   alignas(16) threadgroup float lhs_shared[BB][64 + PAD];
   alignas(16) threadgroup float w1_shared[64][16 + PAD];
   alignas(16) threadgroup float w2_shared[16][64 + PAD];
@@ -153,10 +153,10 @@ struct SqueezeExcitationParams {
       lhs_shared[i][tid / 2] = quotient[i];
     }
   }
-  UNROLL for (short i = 0; i < 64 / RHS_ROWS; ++i) {
-    half4 w1_tile = load_any<4>(w1 + (load_d + i * RHS_ROWS) * params.w1_stride_0 + load_d_2);
+  UNROLL for (short i = 0; i < 64 / W1_ROWS; ++i) {
+    half4 w1_tile = load_any<4>(w1 + (load_d + i * W1_ROWS) * params.w1_stride_0 + load_d_2);
     float4 w1_f32 = float4(w1_tile);
-    *(threadgroup float4*)&w1_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 4] = w1_f32;
+    *(threadgroup float4*)&w1_shared[tid / 4 + i * W1_ROWS][lane % 4 * 4] = w1_f32;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short kk = 0; kk < 8; ++kk) {
@@ -179,10 +179,10 @@ struct SqueezeExcitationParams {
     gate_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
-  UNROLL for (short i = 0; i < 16 / RHS_ROWS_2; ++i) {
-    half4 w2_tile = load_any<4>(w2 + (load_d_3 + i * RHS_ROWS_2) * params.w2_stride_0 + load_d_4);
+  UNROLL for (short i = 0; i < 16 / W2_ROWS; ++i) {
+    half4 w2_tile = load_any<4>(w2 + (load_d_3 + i * W2_ROWS) * params.w2_stride_0 + load_d_4);
     float4 w2_f32 = float4(w2_tile);
-    *(threadgroup float4*)&w2_shared[tid / 16 + i * RHS_ROWS_2][lane % 16 * 4] = w2_f32;
+    *(threadgroup float4*)&w2_shared[tid / 16 + i * W2_ROWS][lane % 16 * 4] = w2_f32;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short kk = 0; kk < 2; ++kk) {

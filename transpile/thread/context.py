@@ -267,7 +267,7 @@ class Lowering:
 
     def size(self, size: Size) -> Expr:
         """A size of the host's, numbers known put in."""
-        known = size.substitute(self.fixed).substitute(self.blocks)
+        known = size.substitute(self.blocks).substitute(self.fixed).substitute(self.blocks)
         number = known.as_int()
         if number is not None:
             return Const(number, self.index_dtype)

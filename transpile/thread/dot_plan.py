@@ -353,9 +353,14 @@ class _Planner:
         operand.room = tuple(extents)
 
     def _name(self, operand: Operand) -> str:
-        """What numbers of its copy are called: after the tensor it comes from."""
-        loads = [m for v in (operand.value,) if isinstance(m := self.frames.makers.get(v), ir.Load)]
-        return loads[0].tensor.name.upper() if loads else operand.side.upper()
+        """What numbers of its copy are called: as the buffer, after the source's name or tensor."""
+        value = operand.value
+        maker = self.frames.makers.get(value)
+        while value.name is None and isinstance(maker, ir.Permute | ir.Cast | ir.Mask):
+            value = maker.value
+            maker = self.frames.makers.get(value)
+        loaded = maker.tensor.name if isinstance(maker, ir.Load) else operand.side
+        return (value.name or loaded).upper()
 
     def _room(self, operand: Operand) -> list[int]:
         """Extents of the operand's buffer: whole matrices."""

@@ -215,7 +215,7 @@ def _product(a: Formula, b: Formula, x: int | None, y: int | None) -> Formula:
 def _quotient(a: Formula, b: Formula, y: int | None, exact: bool) -> Formula:
     if y == 1:
         return a
-    if a == b:
+    if a == b or (isinstance(b, Constant) and a == b.definition):
         return Number(1)
     if isinstance(a, Constant) and a.definition is not None and exact:
         reduced = _quotient(a.definition, b, y, exact)
