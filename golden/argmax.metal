@@ -3,6 +3,7 @@
 // row_argmax: x=f32[M,N]; block_sizes=[1]
 // nearest_code: x=f16[M,64], codebook=f16[V,64]; block_sizes=[64, 64]
 // nearest_code: x=bf16[M,32], codebook=bf16[V,32]; block_sizes=[64, 64]
+// Metal 3.1 (macOS 14, iOS 17), Apple7 (M1, A14) or later
 
 #include <metal_stdlib>
 #include <metal_simdgroup_matrix>
@@ -22,6 +23,18 @@ inline T nan_max(T a, T b) {
 template <typename T>
 inline T nan_min(T a, T b) {
   return a < b || isnan(a) ? a : b;
+}
+
+// a > b, NaN above all numbers.
+template <typename T>
+inline bool nan_greater(T a, T b) {
+  return a > b || (isnan(a) && !isnan(b));
+}
+
+// a < b, NaN below all numbers.
+template <typename T>
+inline bool nan_less(T a, T b) {
+  return a < b || (isnan(a) && !isnan(b));
 }
 
 // The largest of the SIMD group's values; NaN if one is.
@@ -146,7 +159,7 @@ template <typename T, short N_READS>
   constexpr short THREADS = 256;
   threadgroup T max_shared[THREADS / 32];
   threadgroup T max_shared_1[THREADS / 32];
-  threadgroup int max_shared_2[THREADS / 32];
+  threadgroup int max_index_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
@@ -159,7 +172,7 @@ template <typename T, short N_READS>
         params.n - (n + i * THREADS * 4), T(-INFINITY));
     UNROLL for (short j = 0; j < 4; ++j) {
       max_ = T(nan_max(float(max_), float(row[j])));
-      if (float(row[j]) > float(max_2) || (isnan(float(row[j])) && !isnan(float(max_2)))) {
+      if (nan_greater(float(row[j]), float(max_2))) {
         max_2 = row[j];
         max_index = tid * 4 + i * THREADS * 4 + j;
       }
@@ -174,63 +187,29 @@ template <typename T, short N_READS>
   if (tid == 0) {
     values[pid_m] = max_;
   }
-  T other_max = T(simd_shuffle_xor(float(max_2), 1));
-  int other_max_index = simd_shuffle_xor(max_index, 1);
-  if (float(other_max) > float(max_2) || (isnan(float(other_max)) && !isnan(float(max_2)))
-      || ((float(other_max) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max))))
-      && other_max_index < max_index)) {
-    max_2 = other_max;
-    max_index = other_max_index;
-  }
-  T other_max_2 = T(simd_shuffle_xor(float(max_2), 2));
-  int other_max_index_2 = simd_shuffle_xor(max_index, 2);
-  if (float(other_max_2) > float(max_2) || (isnan(float(other_max_2)) && !isnan(float(max_2)))
-      || ((float(other_max_2) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max_2))))
-      && other_max_index_2 < max_index)) {
-    max_2 = other_max_2;
-    max_index = other_max_index_2;
-  }
-  T other_max_3 = T(simd_shuffle_xor(float(max_2), 4));
-  int other_max_index_3 = simd_shuffle_xor(max_index, 4);
-  if (float(other_max_3) > float(max_2) || (isnan(float(other_max_3)) && !isnan(float(max_2)))
-      || ((float(other_max_3) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max_3))))
-      && other_max_index_3 < max_index)) {
-    max_2 = other_max_3;
-    max_index = other_max_index_3;
-  }
-  T other_max_4 = T(simd_shuffle_xor(float(max_2), 8));
-  int other_max_index_4 = simd_shuffle_xor(max_index, 8);
-  if (float(other_max_4) > float(max_2) || (isnan(float(other_max_4)) && !isnan(float(max_2)))
-      || ((float(other_max_4) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max_4))))
-      && other_max_index_4 < max_index)) {
-    max_2 = other_max_4;
-    max_index = other_max_index_4;
-  }
-  T other_max_5 = T(simd_shuffle_xor(float(max_2), 16));
-  int other_max_index_5 = simd_shuffle_xor(max_index, 16);
-  if (float(other_max_5) > float(max_2) || (isnan(float(other_max_5)) && !isnan(float(max_2)))
-      || ((float(other_max_5) == float(max_2) || (isnan(float(max_2)) && isnan(float(other_max_5))))
-      && other_max_index_5 < max_index)) {
-    max_2 = other_max_5;
-    max_index = other_max_index_5;
+  UNROLL for (short bit = 0; bit < 5; ++bit) {
+    T other_max = T(simd_shuffle_xor(float(max_2), 1 << bit));
+    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
+    if (nan_greater(float(other_max), float(max_2))
+        || (!nan_greater(float(max_2), float(other_max)) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
+    }
   }
   if (lane == 0) {
     max_shared_1[sg] = max_2;
-  }
-  if (lane == 0) {
-    max_shared_2[sg] = max_index;
+    max_index_shared[sg] = max_index;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_2 = max_shared_1[0];
-  max_index = max_shared_2[0];
+  max_index = max_index_shared[0];
   UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    T other_max_6 = max_shared_1[s + 1];
-    int other_max_index_6 = max_shared_2[s + 1];
-    if (float(other_max_6) > float(max_2) || (isnan(float(other_max_6)) && !isnan(float(max_2)))
-        || ((float(other_max_6) == float(max_2)
-        || (isnan(float(max_2)) && isnan(float(other_max_6)))) && other_max_index_6 < max_index)) {
-      max_2 = other_max_6;
-      max_index = other_max_index_6;
+    T other_max = max_shared_1[s + 1];
+    int other_max_index = max_index_shared[s + 1];
+    if (nan_greater(float(other_max), float(max_2))
+        || (!nan_greater(float(max_2), float(other_max)) && other_max_index < max_index)) {
+      max_2 = other_max;
+      max_index = other_max_index;
     }
   }
   if (tid == 0) {
@@ -460,7 +439,7 @@ struct NearestCodeParams {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
           distance_ = v + j * WN * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
-          if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
+          if (nan_less(distance_, min_[i])) {
             min_[i] = distance_;
             min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * WN * 8 + k;
           }
@@ -470,21 +449,14 @@ struct NearestCodeParams {
     // best_index = torch.where(nearest < best, index, best_index)
     // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < TM; ++i) {
-      float other_min = simd_shuffle_xor(min_[i], 1);
-      int other_min_index = simd_shuffle_xor(min_index[i], 1);
-      if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
-          || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
-          && other_min_index < min_index[i])) {
-        min_[i] = other_min;
-        min_index[i] = other_min_index;
-      }
-      float other_min_2 = simd_shuffle_xor(min_[i], 8);
-      int other_min_index_2 = simd_shuffle_xor(min_index[i], 8);
-      if (other_min_2 < min_[i] || (isnan(other_min_2) && !isnan(min_[i]))
-          || ((other_min_2 == min_[i] || (isnan(min_[i]) && isnan(other_min_2)))
-          && other_min_index_2 < min_index[i])) {
-        min_[i] = other_min_2;
-        min_index[i] = other_min_index_2;
+      UNROLL for (short bit = 0; bit < 2; ++bit) {
+        float other_min = simd_shuffle_xor(min_[i], 1 << (bit * 3));
+        int other_min_index = simd_shuffle_xor(min_index[i], 1 << (bit * 3));
+        if (nan_less(other_min, min_[i])
+            || (!nan_less(min_[i], other_min) && other_min_index < min_index[i])) {
+          min_[i] = other_min;
+          min_index[i] = other_min_index;
+        }
       }
       nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
@@ -621,7 +593,7 @@ struct NearestCodeParams {
           float distance_ = norms[j][k] - 2.0f * distance_acc[i][j].thread_elements()[k];
           distance_ = v + j * WN * 8 + k < params.v ? distance_ : INFINITY;
           nearest[i] = nan_min(nearest[i], distance_);
-          if (distance_ < min_[i] || (isnan(distance_) && !isnan(min_[i]))) {
+          if (nan_less(distance_, min_[i])) {
             min_[i] = distance_;
             min_index[i] = lane / 8 % 2 * 4 + lane % 2 * 2 + j * WN * 8 + k;
           }
@@ -631,21 +603,14 @@ struct NearestCodeParams {
     // best_index = torch.where(nearest < best, index, best_index)
     // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < TM; ++i) {
-      float other_min = simd_shuffle_xor(min_[i], 1);
-      int other_min_index = simd_shuffle_xor(min_index[i], 1);
-      if (other_min < min_[i] || (isnan(other_min) && !isnan(min_[i]))
-          || ((other_min == min_[i] || (isnan(min_[i]) && isnan(other_min)))
-          && other_min_index < min_index[i])) {
-        min_[i] = other_min;
-        min_index[i] = other_min_index;
-      }
-      float other_min_2 = simd_shuffle_xor(min_[i], 8);
-      int other_min_index_2 = simd_shuffle_xor(min_index[i], 8);
-      if (other_min_2 < min_[i] || (isnan(other_min_2) && !isnan(min_[i]))
-          || ((other_min_2 == min_[i] || (isnan(min_[i]) && isnan(other_min_2)))
-          && other_min_index_2 < min_index[i])) {
-        min_[i] = other_min_2;
-        min_index[i] = other_min_index_2;
+      UNROLL for (short bit = 0; bit < 2; ++bit) {
+        float other_min = simd_shuffle_xor(min_[i], 1 << (bit * 3));
+        int other_min_index = simd_shuffle_xor(min_index[i], 1 << (bit * 3));
+        if (nan_less(other_min, min_[i])
+            || (!nan_less(min_[i], other_min) && other_min_index < min_index[i])) {
+          min_[i] = other_min;
+          min_index[i] = other_min_index;
+        }
       }
       nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
