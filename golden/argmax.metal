@@ -253,11 +253,11 @@ template <typename T>
   int4 place[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // values[tile_m] = torch.amax(row, dim=1)
-    // indices[tile_m] = torch.argmax(row, dim=1)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      // values[tile_m] = torch.amax(row, dim=1)
       vec<T, 4> row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4), T(-INFINITY));
+      // indices[tile_m] = torch.argmax(row, dim=1)
       UNROLL for (short j = 0; j < 4; ++j) {
         acc[i][j] = T(nan_max(float(acc[i][j]), float(row[j])));
         bool either = float(row[j]) > float(best[i][j])
@@ -363,18 +363,18 @@ struct NearestCodeParams {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 16;
     int load_v = tile_v + tid / CODES_COLS;
-    // codes = codebook[tile_v, :]
-    // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
-    // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
     UNROLL for (short i = 0; i < BV / (WM * WN * 2); ++i) {
+      // codes = codebook[tile_v, :]
       half4 codes = v_2 + i * WM * WN * 2 < params.v
           ? load_any<4>(codebook + (v_2 + i * WM * WN * 2) * params.codebook_stride_0 + d_2)
           : half4(0.0h);
+      // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
       }
       norms = simd_xor_sum<15>(norms);
+      // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
       if (lane % 16 == 0) {
         norms_shared[tid / 16 + i * WM * WN * 2] = norms;
       }
@@ -446,8 +446,6 @@ struct NearestCodeParams {
         }
       }
     }
-    // best_index = torch.where(nearest < best, index, best_index)
-    // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < TM; ++i) {
       UNROLL for (short bit = 0; bit < 2; ++bit) {
         float other_min = simd_shuffle_xor(min_[i], 1 << (bit * 3));
@@ -460,7 +458,9 @@ struct NearestCodeParams {
       }
       nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
+      // best_index = torch.where(nearest < best, index, best_index)
       best_index[i] = nearest[i] < best[i] ? index : best_index[i];
+      // best = torch.minimum(best, nearest)
       best[i] = nan_min(best[i], nearest[i]);
     }
   }
@@ -517,18 +517,18 @@ struct NearestCodeParams {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 8;
     int load_v = tile_v + tid / CODES_COLS;
-    // codes = codebook[tile_v, :]
-    // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
-    // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
     UNROLL for (short i = 0; i < BV / (WM * WN * 4); ++i) {
+      // codes = codebook[tile_v, :]
       bfloat4 codes = v_2 + i * WM * WN * 4 < params.v
           ? load_any<4>(codebook + (v_2 + i * WM * WN * 4) * params.codebook_stride_0 + d_2)
           : bfloat4(bfloat(0.0f));
+      // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
       float norms = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
         norms += float(codes[j]) * float(codes[j]);
       }
       norms = simd_xor_sum<7>(norms);
+      // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
       if (lane % 8 == 0) {
         norms_shared[tid / 8 + i * WM * WN * 4] = norms;
       }
@@ -600,8 +600,6 @@ struct NearestCodeParams {
         }
       }
     }
-    // best_index = torch.where(nearest < best, index, best_index)
-    // best = torch.minimum(best, nearest)
     UNROLL for (short i = 0; i < TM; ++i) {
       UNROLL for (short bit = 0; bit < 2; ++bit) {
         float other_min = simd_shuffle_xor(min_[i], 1 << (bit * 3));
@@ -614,7 +612,9 @@ struct NearestCodeParams {
       }
       nearest[i] = simd_row_nan_min(nearest[i]);
       int index = int(long(min_index[i])) + tile_v;
+      // best_index = torch.where(nearest < best, index, best_index)
       best_index[i] = nearest[i] < best[i] ? index : best_index[i];
+      // best = torch.minimum(best, nearest)
       best[i] = nan_min(best[i], nearest[i]);
     }
   }

@@ -141,12 +141,12 @@ struct AttentionParams {
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
-    // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
-    // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
     if (tile_n + BN <= params.n) {
       UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
+        // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
         Pack<half, V> k_flat_tile = load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
             + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d);
+        // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
         *(threadgroup Pack<half, V>*)&k_tile_shared[tid / K_TILE_COLS
             + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
@@ -286,12 +286,12 @@ struct AttentionParams {
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
-    // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
-    // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
     if (tile_n + BN <= params.n) {
       UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
+        // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
         float4 k_flat_tile = load_any<V>(k_flat + pid_b * params.k_flat_stride_0
             + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d);
+        // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
         *(threadgroup float4*)&k_tile_shared[tid / K_TILE_COLS
             + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
@@ -469,12 +469,12 @@ struct AttentionCausalParams {
     // new_max = torch.maximum(row_max, torch.amax(scores, dim=-1))
     float2 scores[TN];
     float max_ = -INFINITY;
-    // visible = tile_m.index[:, None] >= tile_n.index[None, :]
-    // scores = torch.where(visible, scores, float("-inf"))
     UNROLL for (short i = 0; i < TN; ++i) {
       float2 scores_2 = elements(scores_acc[i]) * 0.18033688f;
       UNROLL for (short j = 0; j < 2; ++j) {
+        // visible = tile_m.index[:, None] >= tile_n.index[None, :]
         bool visible_ = m >= n + i * 8 + j;
+        // scores = torch.where(visible, scores, float("-inf"))
         float scores_3 = visible_ ? scores_2[j] : -INFINITY;
         scores[i][j] = n + i * 8 + j < min(int(tgid.x) * BM + BM, params.t) ? scores_3 : -INFINITY;
         max_ = nan_max(max_, scores[i][j]);

@@ -187,12 +187,12 @@ template <typename TLabels, typename T>
   }
   for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
-    // rows = logits[tile_n, :].to(torch.float32)
-    // row_max = torch.amax(rows, dim=-1)
     UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
+      // rows = logits[tile_n, :].to(torch.float32)
       vec<T, 4> logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
           + i * THREADS * 4, params.v - (v + i * THREADS * 4));
       float4 rows = float4(logits_tile);
+      // row_max = torch.amax(rows, dim=-1)
       UNROLL for (short j = 0; j < 4; ++j) {
         row_max_acc[i][j] =
             nan_max(row_max_acc[i][j], v + i * THREADS * 4 + j < params.v ? rows[j] : -INFINITY);
@@ -281,8 +281,8 @@ struct CrossEntropyBwdParams {
   bool condition = label != params.ignore_index;
   // grad[tile_n, tile_v] = torch.where(counted, probs - one_hot, 0.0).to(logits.dtype)
   half4 grad_tile;
-  // one_hot = (tile_v.index[None, :] == label[:, None]).to(torch.float32)
   float4 probs = precise::exp(float4(logits_tile) - lse_tile);
+  // one_hot = (tile_v.index[None, :] == label[:, None]).to(torch.float32)
   UNROLL for (short i = 0; i < 4; ++i) {
     float one_hot = float(long(v + i) == label);
     grad_tile[i] = half(condition ? probs[i] - one_hot : 0.0f);
@@ -322,8 +322,8 @@ struct CrossEntropyBwdI32F32Params {
   bool condition = label != params.ignore_index;
   // grad[tile_n, tile_v] = torch.where(counted, probs - one_hot, 0.0).to(logits.dtype)
   float4 grad_tile;
-  // one_hot = (tile_v.index[None, :] == label[:, None]).to(torch.float32)
   float4 probs = precise::exp(logits_tile - lse_tile);
+  // one_hot = (tile_v.index[None, :] == label[:, None]).to(torch.float32)
   UNROLL for (short i = 0; i < 4; ++i) {
     float one_hot = float(v + i == label);
     grad_tile[i] = condition ? probs[i] - one_hot : 0.0f;

@@ -144,21 +144,17 @@ template <typename T>
   for (int tile_k = 0; tile_k < params.half_k; tile_k += BK) {
     int k = tile_k + tid / 16;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    // Twice the width of tile_k, whose mask does not cover these columns.
-    // a = hl.load(x, [tile_m, columns], extra_mask=(columns < k)[None, :])
-    // acc = hl.dot(a, w, acc=acc)
-    // pair = packed[tile_k, tile_n]
-    // low = (pair & 0xF).to(torch.int32)
-    // low = torch.where(low >= 8, low - 16, low)
-    // interleaved = torch.stack([low.to(x.dtype), high.to(x.dtype)], dim=1)
     if (interior && tile_k + BK <= params.half_k) {
+      // Twice the width of tile_k, whose mask does not cover these columns.
       int product = tile_k * 2;
       int4 columns;
+      // a = hl.load(x, [tile_m, columns], extra_mask=(columns < k)[None, :])
       bool4 condition;
       UNROLL for (short i = 0; i < 4; ++i) {
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
+      // acc = hl.dot(a, w, acc=acc)
       UNROLL for (short i = 0; i < BM / A_ROWS; ++i) {
         vec<T, 4> a;
         UNROLL for (short j = 0; j < 4; ++j) {
@@ -167,10 +163,14 @@ template <typename T>
         *(threadgroup vec<T, 4>*)&a_shared[tid / A_COLS + i * A_ROWS][lane % A_COLS * 4] = a;
       }
       UNROLL for (short i = 0; i < BK * 2 / (WM * WN * 4); ++i) {
+        // pair = packed[tile_k, tile_n]
         char4 pair = load_any<4>(packed + (k + i * WM * WN * 2) * params.packed_stride_0 + n);
         UNROLL for (short j = 0; j < 4; ++j) {
+          // low = (pair & 0xF).to(torch.int32)
           int low = int(char(pair[j] & 15));
+          // low = torch.where(low >= 8, low - 16, low)
           int low_2 = low >= 8 ? low - 16 : low;
+          // interleaved = torch.stack([low.to(x.dtype), high.to(x.dtype)], dim=1)
           T low_bf16 = T(float(low_2));
           T shr_bf16 = T(float(char(pair[j] >> 4)));
           w_shared[tid / 16 * 2 + i * WM * WN * 4][lane % 16 * 4 + j] = low_bf16;
@@ -293,14 +293,14 @@ template <typename T>
   for (int tile_k = 0; tile_k < params.half_k; tile_k += BK) {
     int k = tile_k + lane % 8 * 4;
     int load_k = tile_k + tid / RHS_COLS;
-    // a_low = x_low[tile_m, tile_k]
-    // acc = hl.dot(a_low, (pair & 0xF).to(x.dtype), acc=acc)
-    // pair = packed[tile_k, tile_n].to(torch.int32)
     if (interior && tile_k + BK <= params.half_k) {
       UNROLL for (short i = 0; i < BM / (WM * WN * 4); ++i) {
+        // a_low = x_low[tile_m, tile_k]
         vec<T, 4> a_low = load_any<4>(x_low + (m + i * WM * WN * 4) * params.x_low_stride_0 + k);
+        // acc = hl.dot(a_low, (pair & 0xF).to(x.dtype), acc=acc)
         *(threadgroup vec<T, 4>*)&a_low_shared[tid / 8 + i * WM * WN * 4][lane % 8 * 4] = a_low;
       }
+      // pair = packed[tile_k, tile_n].to(torch.int32)
       UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
         uchar4 packed_tile =
             load_any<4>(packed + (load_k + i * RHS_ROWS) * params.packed_stride_0 + load_n);
@@ -346,11 +346,11 @@ template <typename T>
         }
       }
     }
-    // a_high = x_high[tile_m, tile_k]
-    // acc = hl.dot(a_high, (pair >> 4).to(x.dtype), acc=acc)
     if (interior_2 && tile_k + BK <= params.half_k) {
       UNROLL for (short i = 0; i < BM / (WM * WN * 4); ++i) {
+        // a_high = x_high[tile_m, tile_k]
         vec<T, 4> a_high = load_any<4>(x_high + (m + i * WM * WN * 4) * params.x_high_stride_0 + k);
+        // acc = hl.dot(a_high, (pair >> 4).to(x.dtype), acc=acc)
         *(threadgroup vec<T, 4>*)&a_high_shared[tid / 8 + i * WM * WN * 4][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {

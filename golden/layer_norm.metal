@@ -160,16 +160,16 @@ template <typename T, short N_READS>
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  // y = y + bias[:].to(torch.float32)
-  // out[tile_m, :] = y.to(x.dtype)
   UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    // y = centered * inv[:, None] * weight[:].to(torch.float32)
     vec<T, 4> weight_tile =
         load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
+    // y = y + bias[:].to(torch.float32)
     vec<T, 4> bias_tile =
         load_aligned<4>(bias + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
     float4 y = centered[i] * inv * float4(weight_tile);
     float4 y_2 = y + float4(bias_tile);
+    // out[tile_m, :] = y.to(x.dtype)
     vec<T, 4> out_tile = vec<T, 4>(y_2);
     store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
         params.n - (n + i * THREADS * 4));
@@ -206,12 +206,12 @@ template <typename T>
   float4 acc[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // mu = torch.sum(row, dim=-1) / n
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      // row = x[tile_m, :].to(torch.float32)
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
+      // mu = torch.sum(row, dim=-1) / n
       acc[i] += row;
     }
   }
@@ -235,13 +235,13 @@ template <typename T>
   float4 acc_2[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-    // var = torch.sum(centered * centered, dim=-1) / n
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
+      // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
       float4 centered = row - mu;
+      // var = torch.sum(centered * centered, dim=-1) / n
       UNROLL for (short j = 0; j < 4; ++j) {
         acc_2[i][j] += n + i * THREADS * 4 + j < params.n ? centered[j] * centered[j] : 0.0f;
       }
@@ -268,20 +268,20 @@ template <typename T>
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // y = centered * inv[:, None] * weight[:].to(torch.float32)
-    // y = y + bias[:].to(torch.float32)
-    // out[tile_m, :] = y.to(x.dtype)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
+      // y = centered * inv[:, None] * weight[:].to(torch.float32)
       vec<T, 4> weight_tile =
           load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
+      // y = y + bias[:].to(torch.float32)
       vec<T, 4> bias_tile =
           load_aligned<4>(bias + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       float4 y = centered * inv * float4(weight_tile);
       float4 y_2 = y + float4(bias_tile);
+      // out[tile_m, :] = y.to(x.dtype)
       vec<T, 4> out_tile = vec<T, 4>(y_2);
       store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
           params.n - (n + i * THREADS * 4));
@@ -357,12 +357,12 @@ template <short N_READS>
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  // y = centered * inv[:, None] * weight[:].to(torch.float32)
-  // out[tile_m, :] = y.to(x.dtype)
   UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    // y = centered * inv[:, None] * weight[:].to(torch.float32)
     float4 weight_tile =
         load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
     float4 y = centered[i] * inv * weight_tile;
+    // out[tile_m, :] = y.to(x.dtype)
     bfloat4 out_tile = bfloat4(y);
     store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
         params.n - (n + i * THREADS * 4));
@@ -393,12 +393,12 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
   float4 acc[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // mu = torch.sum(row, dim=-1) / n
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      // row = x[tile_m, :].to(torch.float32)
       bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
+      // mu = torch.sum(row, dim=-1) / n
       acc[i] += row;
     }
   }
@@ -422,13 +422,13 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
   float4 acc_2[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
-    // var = torch.sum(centered * centered, dim=-1) / n
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
+      // Two passes over registers: E[x^2] - E[x]^2 would cancel for rows far from zero.
       float4 centered = row - mu;
+      // var = torch.sum(centered * centered, dim=-1) / n
       UNROLL for (short j = 0; j < 4; ++j) {
         acc_2[i][j] += n + i * THREADS * 4 + j < params.n ? centered[j] * centered[j] : 0.0f;
       }
@@ -455,16 +455,16 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // y = centered * inv[:, None] * weight[:].to(torch.float32)
-    // out[tile_m, :] = y.to(x.dtype)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
+      // y = centered * inv[:, None] * weight[:].to(torch.float32)
       float4 weight_tile =
           load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 centered = row - mu;
       float4 y = centered * inv * weight_tile;
+      // out[tile_m, :] = y.to(x.dtype)
       bfloat4 out_tile = bfloat4(y);
       store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
           params.n - (n + i * THREADS * 4));
@@ -509,30 +509,28 @@ struct LayerNormBwdParams {
     float4 sum = float4(0.0f);
     // grad_b += torch.sum(dy, dim=0)
     float4 sum_2 = float4(0.0f);
-    // dy = grad_out[tile_m, :].to(torch.float32)
-    // x_hat = (x[tile_m, :].to(torch.float32) - mean[tile_m][:, None]) * inv
-    // inv = rstd[tile_m][:, None]
-    // wdy = w * dy
-    // proj = torch.sum(wdy * x_hat, dim=-1) / n
-    // shift = torch.sum(wdy, dim=-1) / n
-    // grad_x[tile_m, :] = dx.to(x.dtype)
-    // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
     UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      // dy = grad_out[tile_m, :].to(torch.float32)
       half4 grad_out_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
           : half4(0.0h);
+      // x_hat = (x[tile_m, :].to(torch.float32) - mean[tile_m][:, None]) * inv
       half4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : half4(0.0h);
       float mean_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? mean[m + i * THREADS / 32] : 0.0f;
+      // inv = rstd[tile_m][:, None]
       float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? rstd[m + i * THREADS / 32] : 0.0f;
+      // proj = torch.sum(wdy * x_hat, dim=-1) / n
       float sum_3 = 0.0f;
+      // shift = torch.sum(wdy, dim=-1) / n
       float sum_4 = 0.0f;
       float4 dy = float4(grad_out_tile);
       float4 x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
       sum += dy * x_hat;
       sum_2 += dy;
+      // wdy = w * dy
       float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_3 += wdy[j] * x_hat[j];
@@ -542,7 +540,9 @@ struct LayerNormBwdParams {
       float proj = sum_3 / 128.0f;
       sum_4 = simd_sum(sum_4);
       float shift = sum_4 / 128.0f;
+      // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
       float4 dx = (wdy - x_hat * proj - shift) * rstd_tile;
+      // grad_x[tile_m, :] = dx.to(x.dtype)
       half4 grad_x_tile = half4(dx);
       if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)) {
         *(device half4*)(grad_x + (m + i * THREADS / 32) * 128 + d) = grad_x_tile;
@@ -607,29 +607,27 @@ struct LayerNormBwdParams {
     float4 sum = float4(0.0f);
     // grad_b += torch.sum(dy, dim=0)
     float4 sum_2 = float4(0.0f);
-    // x_hat = (x[tile_m, :].to(torch.float32) - mean[tile_m][:, None]) * inv
-    // inv = rstd[tile_m][:, None]
-    // dy = grad_out[tile_m, :].to(torch.float32)
-    // wdy = w * dy
-    // proj = torch.sum(wdy * x_hat, dim=-1) / n
-    // shift = torch.sum(wdy, dim=-1) / n
-    // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
-    // grad_x[tile_m, :] = dx.to(x.dtype)
     UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      // x_hat = (x[tile_m, :].to(torch.float32) - mean[tile_m][:, None]) * inv
       float4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96
           ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : float4(0.0f);
       float mean_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? mean[m + i * THREADS / 32] : 0.0f;
+      // inv = rstd[tile_m][:, None]
       float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? rstd[m + i * THREADS / 32] : 0.0f;
+      // dy = grad_out[tile_m, :].to(torch.float32)
       float4 dy = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96
           ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
           : float4(0.0f);
+      // proj = torch.sum(wdy * x_hat, dim=-1) / n
       float sum_3 = 0.0f;
+      // shift = torch.sum(wdy, dim=-1) / n
       float sum_4 = 0.0f;
       float4 x_hat = (x_tile - mean_tile) * rstd_tile;
       sum += dy * x_hat;
       sum_2 += dy;
+      // wdy = w * dy
       float4 wdy = weight_tile * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_3 += d + j < 96 ? wdy[j] * x_hat[j] : 0.0f;
@@ -639,7 +637,9 @@ struct LayerNormBwdParams {
       float proj = sum_3 / 96.0f;
       sum_4 = simd_sum(sum_4);
       float shift = sum_4 / 96.0f;
+      // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
       float4 dx = (wdy - x_hat * proj - shift) * rstd_tile;
+      // grad_x[tile_m, :] = dx.to(x.dtype)
       if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96) {
         *(device float4*)(grad_x + (m + i * THREADS / 32) * 96 + d) = dx;
       }
@@ -699,29 +699,27 @@ struct LayerNormBwdParams {
     int m = tile_m + sg;
     // grad_w += torch.sum(dy * x_hat, dim=0)
     float4 sum = float4(0.0f);
-    // dy = grad_out[tile_m, :].to(torch.float32)
-    // x_hat = (x[tile_m, :].to(torch.float32) - mean[tile_m][:, None]) * inv
-    // inv = rstd[tile_m][:, None]
-    // wdy = w * dy
-    // proj = torch.sum(wdy * x_hat, dim=-1) / n
-    // shift = torch.sum(wdy, dim=-1) / n
-    // grad_x[tile_m, :] = dx.to(x.dtype)
-    // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
     UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      // dy = grad_out[tile_m, :].to(torch.float32)
       bfloat4 grad_out_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
           : bfloat4(bfloat(0.0f));
+      // x_hat = (x[tile_m, :].to(torch.float32) - mean[tile_m][:, None]) * inv
       bfloat4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
       float mean_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? mean[m + i * THREADS / 32] : 0.0f;
+      // inv = rstd[tile_m][:, None]
       float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? rstd[m + i * THREADS / 32] : 0.0f;
+      // proj = torch.sum(wdy * x_hat, dim=-1) / n
       float sum_2 = 0.0f;
+      // shift = torch.sum(wdy, dim=-1) / n
       float sum_3 = 0.0f;
       float4 dy = float4(grad_out_tile);
       float4 x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
       sum += dy * x_hat;
+      // wdy = w * dy
       float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_2 += wdy[j] * x_hat[j];
@@ -731,7 +729,9 @@ struct LayerNormBwdParams {
       float proj = sum_2 / 128.0f;
       sum_3 = simd_sum(sum_3);
       float shift = sum_3 / 128.0f;
+      // dx = (wdy - x_hat * proj[:, None] - shift[:, None]) * inv
       float4 dx = (wdy - x_hat * proj - shift) * rstd_tile;
+      // grad_x[tile_m, :] = dx.to(x.dtype)
       bfloat4 grad_x_tile = bfloat4(dx);
       if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)) {
         *(device bfloat4*)(grad_x + (m + i * THREADS / 32) * 128 + d) = grad_x_tile;

@@ -130,12 +130,12 @@ template <typename T, short N_READS>
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  // normed = row * inv[:, None] * weight[:].to(torch.float32)
-  // out[tile_m, :] = normed.to(x.dtype)
   UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    // normed = row * inv[:, None] * weight[:].to(torch.float32)
     vec<T, 4> weight_tile =
         load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
     float4 normed = row[i] * inv * float4(weight_tile);
+    // out[tile_m, :] = normed.to(x.dtype)
     vec<T, 4> out_tile = vec<T, 4>(normed);
     store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
         params.n - (n + i * THREADS * 4));
@@ -169,12 +169,12 @@ template <typename T>
   float4 acc[BN / (THREADS * 4)] = {};
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // row = x[tile_m, :].to(torch.float32)
-    // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      // row = x[tile_m, :].to(torch.float32)
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
+      // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
       acc[i] += row * row;
     }
   }
@@ -197,15 +197,15 @@ template <typename T>
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
-    // normed = row * inv[:, None] * weight[:].to(torch.float32)
-    // out[tile_m, :] = normed.to(x.dtype)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
+      // normed = row * inv[:, None] * weight[:].to(torch.float32)
       vec<T, 4> weight_tile =
           load_aligned<4>(weight + n + i * THREADS * 4, params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       float4 normed = row * inv * float4(weight_tile);
+      // out[tile_m, :] = normed.to(x.dtype)
       vec<T, 4> out_tile = vec<T, 4>(normed);
       store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
           params.n - (n + i * THREADS * 4));
@@ -249,30 +249,30 @@ struct RmsNormBwdParams {
     int m = tile_m + sg;
     // grad_w += torch.sum(dy * x_hat, dim=0)
     float4 sum = float4(0.0f);
-    // dy = grad_out[tile_m, :].to(torch.float32)
-    // x_hat = x[tile_m, :].to(torch.float32) * inv
-    // inv = rstd[tile_m][:, None]
-    // wdy = w * dy
-    // proj = torch.sum(wdy * x_hat, dim=-1) / n
-    // grad_x[tile_m, :] = ((wdy - x_hat * proj[:, None]) * inv).to(x.dtype)
     UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      // dy = grad_out[tile_m, :].to(torch.float32)
       bfloat4 grad_out_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
           : bfloat4(bfloat(0.0f));
+      // x_hat = x[tile_m, :].to(torch.float32) * inv
       bfloat4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : bfloat4(bfloat(0.0f));
+      // inv = rstd[tile_m][:, None]
       float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? rstd[m + i * THREADS / 32] : 0.0f;
+      // proj = torch.sum(wdy * x_hat, dim=-1) / n
       float sum_2 = 0.0f;
       float4 dy = float4(grad_out_tile);
       float4 x_hat = float4(x_tile) * rstd_tile;
       sum += dy * x_hat;
+      // wdy = w * dy
       float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_2 += wdy[j] * x_hat[j];
       }
       sum_2 = simd_sum(sum_2);
       float proj = sum_2 / 128.0f;
+      // grad_x[tile_m, :] = ((wdy - x_hat * proj[:, None]) * inv).to(x.dtype)
       bfloat4 grad_x_tile = bfloat4((wdy - x_hat * proj) * rstd_tile);
       if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)) {
         *(device bfloat4*)(grad_x + (m + i * THREADS / 32) * 128 + d) = grad_x_tile;
@@ -321,29 +321,29 @@ struct RmsNormBwdParams {
     int m = tile_m + sg;
     // grad_w += torch.sum(dy * x_hat, dim=0)
     float4 sum = float4(0.0f);
-    // inv = rstd[tile_m][:, None]
-    // x_hat = x[tile_m, :].to(torch.float32) * inv
-    // dy = grad_out[tile_m, :].to(torch.float32)
-    // wdy = w * dy
-    // proj = torch.sum(wdy * x_hat, dim=-1) / n
-    // grad_x[tile_m, :] = ((wdy - x_hat * proj[:, None]) * inv).to(x.dtype)
     UNROLL for (short i = 0; i < BLOCK_M_2 / (THREADS / 32); ++i) {
+      // inv = rstd[tile_m][:, None]
       float rstd_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m)
           ? rstd[m + i * THREADS / 32] : 0.0f;
+      // x_hat = x[tile_m, :].to(torch.float32) * inv
       float4 x_tile = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96
           ? load_any<4>(x + (m + i * THREADS / 32) * params.x_stride_0 + d) : float4(0.0f);
+      // dy = grad_out[tile_m, :].to(torch.float32)
       float4 dy = m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96
           ? load_any<4>(grad_out + (m + i * THREADS / 32) * params.grad_out_stride_0 + d)
           : float4(0.0f);
+      // proj = torch.sum(wdy * x_hat, dim=-1) / n
       float sum_2 = 0.0f;
       float4 x_hat = x_tile * rstd_tile;
       sum += dy * x_hat;
+      // wdy = w * dy
       float4 wdy = weight_tile * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
         sum_2 += d + j < 96 ? wdy[j] * x_hat[j] : 0.0f;
       }
       sum_2 = simd_sum(sum_2);
       float proj = sum_2 / 96.0f;
+      // grad_x[tile_m, :] = ((wdy - x_hat * proj[:, None]) * inv).to(x.dtype)
       float4 grad_x_tile = (wdy - x_hat * proj) * rstd_tile;
       if (m + i * THREADS / 32 < min(int(tgid.x) * BM + BM, params.m) && d < 96) {
         *(device float4*)(grad_x + (m + i * THREADS / 32) * 96 + d) = grad_x_tile;
