@@ -54,11 +54,7 @@ def _int4_matmul_kernel(
     w = jnp.reshape(interleaved, (block_k * 2, block_n))
     # Twice the width of tile_k, whose mask does not cover these columns.
     pid_k_1 = pid_k * block_k * 2
-    a = _select(
-        (pid_k_1 + lax.broadcasted_iota(jnp.int32, (1, block_k * 2), 1) < k)
-        & (pid_k_1 + lax.broadcasted_iota(jnp.int32, (1, block_k * 2), 1) < k),
-        x_ref[...], 0.0,
-    )
+    a = _select(pid_k_1 + lax.broadcasted_iota(jnp.int32, (1, block_k * 2), 1) < k, x_ref[...], 0.0)
     acc_ref[...] += jnp.dot(a, w, preferred_element_type=jnp.float32, precision=precision)
 
     @pl.when(pid_k == pl.num_programs(2) - 1)

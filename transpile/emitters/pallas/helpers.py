@@ -7,6 +7,8 @@ one calls itself.
 from __future__ import annotations
 
 HELPERS: dict[str, str] = {
+    "_NT_DIMS": """_NT_DIMS = (((1,), (1,)), ((), ()))  # of x @ y.T, without turning y
+""",
     "_select": '''def _select(keep, x, fill):
     """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
     wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32

@@ -222,7 +222,10 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
             "choose block sizes that divide the offset",
         )  # fmt: skip
     if mask is not None:
-        value = ctx.select(mask, ctx.cast(value, dtype), target, dtype, held=True)
+        held = target
+        if (before := ctx.windows.direct.get(op.tensor)) is not None:
+            held = read(ctx, op, before)
+        value = ctx.select(mask, ctx.cast(value, dtype), held, dtype, held=True)
     emit_store(ctx, target, stored(ctx, value, ir.TileType(dtype, shape), window))
 
 
