@@ -190,9 +190,10 @@ def _attention_causal_kernel(q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_re
             _NT_DIMS,
             preferred_element_type=jnp.float32,
         ) * 0.18033688011112042
-        visible = pid_m * block_m + lax.broadcasted_iota(
-            jnp.int32, (block_m, 1), 0,
-        ) >= start_n + lax.broadcasted_iota(jnp.int32, (1, 512), 1)
+        visible = (
+            pid_m * block_m + lax.broadcasted_iota(jnp.int32, (block_m, 1), 0)
+            >= start_n + lax.broadcasted_iota(jnp.int32, (1, 512), 1)
+        )
         scores = jnp.where(visible, scores, -jnp.inf)
         scores = _mask_tail(scores, 1, start_n, last_key, -jnp.inf)
         new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))

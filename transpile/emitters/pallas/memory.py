@@ -157,6 +157,8 @@ def _whole(
             begin = ctx.windows.scalars_size(start)
             if begin is not None:
                 first = ctx.size(begin)
+                if begin + length == dim.size and not padded(ctx, dim):
+                    return Expr("{0}:", (first,), (TERNARY,)), None, None
                 return _range(first, ctx.size(begin + length)), None, None
             return lit(":"), ctx.expr(start), length
         case ir.AtTile(tile=tile, offset=offset):
