@@ -98,7 +98,7 @@ def _nearest_code_kernel(
     vectors = x_ref[...]
     best = best_ref[...]
     codes = codebook_ref[...]
-    norms = jnp.sum(codes * codes, axis=1, keepdims=True)
+    norms = jnp.sum(codes.astype(jnp.float32) * codes.astype(jnp.float32), axis=1, keepdims=True)
     distance = jnp.reshape(norms, (1, block_v)) - 2.0 * lax.dot_general(
         vectors, codes, _NT_DIMS,
         preferred_element_type=jnp.float32,

@@ -146,7 +146,10 @@ def _uint4_matmul_halves_kernel(
             precision=precision,
         )
     )
-    row_sum_ref[...] += jnp.sum(a_low + a_high, axis=1, keepdims=True)
+    row_sum_ref[...] += jnp.sum(
+        a_low.astype(jnp.float32) + a_high.astype(jnp.float32),
+        axis=1, keepdims=True,
+    )
 
     @pl.when(pid_k == pl.num_programs(2) - 1)
     def _():

@@ -123,3 +123,22 @@ def test_one_signature_keeps_its_numbers() -> None:
     text = build_signatures(ATTENTION, [{"q": "bf16[8,M,64]", "k": "bf16[2,N,64]"}])
     assert "* 0.125" in function(text, "_f_kernel")
     assert "group" not in function(text, "_f_call")
+
+
+SQUARES = """
+@helion.kernel()
+def f(x: torch.Tensor) -> torch.Tensor:
+    m, n = x.size()
+    out = torch.empty([m], dtype=torch.float32, device=x.device)
+    for tile in hl.tile(m):
+        rows = x[tile, :]
+        out[tile] = (rows.to(torch.float32) * rows.to(torch.float32)).sum(1) + rows.sum(1)
+    return out
+"""
+
+
+def test_a_variable_that_one_signature_converts_is_converted() -> None:
+    text = build_signatures(SQUARES, [{"x": "f32[M,N]"}, {"x": "bf16[M,N]"}])
+    assert kernels(text) == ["_f_kernel"]
+    kernel = function(text, "_f_kernel")
+    assert "rows.astype(jnp.float32) * rows.astype(jnp.float32)" in kernel
