@@ -8,6 +8,9 @@ import pytest
 
 from tests.pallas.generate import build_signatures, function
 from tests.pallas.test_kernels import MATMUL, SOFTMAX
+from transpile.emitters.common.tree import Var, postfix, ref
+from transpile.emitters.pallas.unify import Unifier
+from transpile.ir.dtypes import BF16, F32
 
 ATTENTION = """
 @helion.kernel()
@@ -125,20 +128,9 @@ def test_one_signature_keeps_its_numbers() -> None:
     assert "group" not in function(text, "_f_call")
 
 
-SQUARES = """
-@helion.kernel()
-def f(x: torch.Tensor) -> torch.Tensor:
-    m, n = x.size()
-    out = torch.empty([m], dtype=torch.float32, device=x.device)
-    for tile in hl.tile(m):
-        rows = x[tile, :]
-        out[tile] = (rows.to(torch.float32) * rows.to(torch.float32)).sum(1)
-    return out
-"""
-
-
 def test_a_variable_that_one_signature_converts_is_converted() -> None:
-    text = build_signatures(SQUARES, [{"x": "f32[M,N]"}, {"x": "bf16[M,N]"}])
-    assert kernels(text) == ["_f_kernel"]
-    kernel = function(text, "_f_kernel")
-    assert "rows.astype(jnp.float32) * rows.astype(jnp.float32)" in kernel
+    single, half = Var("rows"), Var("rows")
+    unifier = Unifier(2, [])
+    unifier.var([single, half])
+    converted = postfix(ref(half, BF16), ".astype(jnp.float32)", F32)
+    assert unifier.expr([ref(single, F32), converted]).text() == "rows.astype(jnp.float32)"
