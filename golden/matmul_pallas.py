@@ -85,7 +85,7 @@ def _matmul_call(x, y):
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=60 << 20,
+            vmem_limit_bytes=63 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * m * n * k,

@@ -85,7 +85,7 @@ def _matmul_split_k_call(x, y, out):
         input_output_aliases={2: 0},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=28 << 20,
+            vmem_limit_bytes=30 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * m * n * k,
@@ -238,7 +238,7 @@ def _matmul_split_k_barrier_1_call(x, y, splits):
         out_shape=jax.ShapeDtypeStruct((splits, m, n), jnp.float32),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel"),
-            vmem_limit_bytes=20 << 20,
+            vmem_limit_bytes=22 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * m * n * k,
