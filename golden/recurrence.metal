@@ -61,6 +61,17 @@ inline void store_first(device T* x, vec<T, N> v, int count) {
   }
 }
 
+// Sum over the lanes whose numbers differ in BITS only.
+template <ushort BITS, typename T>
+inline T simd_xor_sum(T x) {
+  for (ushort bit = 1; bit <= BITS; bit *= 2) {
+    if (BITS & bit) {
+      x += simd_shuffle_xor(x, bit);
+    }
+  }
+  return x;
+}
+
 struct RecurrenceSteppedParams {
   int t;
   int c;
@@ -213,8 +224,8 @@ decltype(recurrence_scanned<half>) recurrence_scanned<half>;
 template [[host_name("recurrence_scanned_f32_1024")]] [[kernel]]
 decltype(recurrence_scanned<float>) recurrence_scanned<float>;
 
-template <typename T, short THREADS>
-[[kernel, max_total_threads_per_threadgroup(THREADS)]] void recurrence_scanned_2(
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_2(
     const device float* a [[buffer(0)]],
     const device T* x [[buffer(1)]],
     device T* out [[buffer(2)]],
@@ -224,6 +235,7 @@ template <typename T, short THREADS>
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short N_READS = 16;
+  constexpr short THREADS = 256;
   threadgroup float total_shared[N_READS / 4 * (THREADS / 32)];
   threadgroup float total_shared_1[N_READS / 4 * (THREADS / 32)];
   int pid_m = int(tgid.x);
@@ -315,13 +327,148 @@ template <typename T, short THREADS>
 }
 
 template [[host_name("recurrence_scanned_f32_f16_4096")]] [[kernel]]
-decltype(recurrence_scanned_2<half, 256>) recurrence_scanned_2<half, 256>;
-template [[host_name("recurrence_scanned_f32_f16_16384")]] [[kernel]]
-decltype(recurrence_scanned_2<half, 1024>) recurrence_scanned_2<half, 1024>;
+decltype(recurrence_scanned_2<half>) recurrence_scanned_2<half>;
 template [[host_name("recurrence_scanned_f32_4096")]] [[kernel]]
-decltype(recurrence_scanned_2<float, 256>) recurrence_scanned_2<float, 256>;
-template [[host_name("recurrence_scanned_f32_16384")]] [[kernel]]
-decltype(recurrence_scanned_2<float, 1024>) recurrence_scanned_2<float, 1024>;
+decltype(recurrence_scanned_2<float>) recurrence_scanned_2<float>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void recurrence_scanned_long(
+    const device float* a [[buffer(0)]],
+    const device T* x [[buffer(1)]],
+    device T* out [[buffer(2)]],
+    constant RecurrenceScannedParams& params [[buffer(3)]],
+    uint3 tgid [[threadgroup_position_in_grid]],
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  constexpr short BT = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float total_shared[BT / (THREADS * 4) * (THREADS / 32)];
+  threadgroup float total_shared_1[BT / (THREADS * 4) * (THREADS / 32)];
+  threadgroup float sum_shared[THREADS / 32];
+  threadgroup float sum_shared_1[THREADS / 32];
+  int pid_m = int(tgid.x);
+  float states_carry = 0.0f;
+  for (int tile_t = 0; tile_t < params.t; tile_t += 4096) {
+    int t = tile_t + tid * 4;
+    // return left_a * right_a, right_a * left_x + right_x
+    float4 partial[BT / (THREADS * 4)];
+    float4 partial_2[BT / (THREADS * 4)];
+    float before[BT / (THREADS * 4)];
+    float before_2[BT / (THREADS * 4)];
+    UNROLL for (short i = 0; i < BT / (THREADS * 4); ++i) {
+      // value = x[tile_m, :].to(torch.float32)
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + t + i * THREADS * 4,
+          params.t - (t + i * THREADS * 4));
+      float4 value = float4(x_tile);
+      // decay = a[tile_m, :].to(torch.float32)
+      float4 decay = load_first<4>(a + pid_m * params.a_stride_0 + t + i * THREADS * 4,
+          params.t - (t + i * THREADS * 4));
+      partial[i] = decay;
+      partial_2[i] = value;
+      UNROLL for (short j = 0; j < 3; ++j) {
+        float next_partial = partial[i][j] * partial[i][j + 1];
+        float next_partial_2 = partial[i][j + 1] * partial_2[i][j] + partial_2[i][j + 1];
+        partial[i][j + 1] = next_partial;
+        partial_2[i][j + 1] = next_partial_2;
+      }
+      float total = partial[i].w;
+      float total_2 = partial_2[i].w;
+      UNROLL for (short k = 0; k < 5; ++k) {
+        float earlier = simd_shuffle_up(total, 1 << k);
+        float earlier_2 = simd_shuffle_up(total_2, 1 << k);
+        if (lane >= (1 << k)) {
+          float next_total = earlier * total;
+          float next_total_2 = total * earlier_2 + total_2;
+          total = next_total;
+          total_2 = next_total_2;
+        }
+      }
+      before[i] = simd_shuffle_up(total, 1);
+      before_2[i] = simd_shuffle_up(total_2, 1);
+      if (lane == 31) {
+        total_shared[i * THREADS / 32 + sg] = total;
+        total_shared_1[i * THREADS / 32 + sg] = total_2;
+      }
+    }
+    float4 scanned[BT / (THREADS * 4)];
+    float4 states[BT / (THREADS * 4)];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    float carry = total_shared[0];
+    float carry_2 = total_shared_1[0];
+    UNROLL for (short i = 0; i < BT / (THREADS * 4); ++i) {
+      float start = carry;
+      float start_2 = carry_2;
+      UNROLL for (short s = 0; s < THREADS / 32; ++s) {
+        if (s == sg) {
+          start = carry;
+          start_2 = carry_2;
+        }
+        if (i > 0 || s > 0) {
+          float group_total = total_shared[i * THREADS / 32 + s];
+          float group_total_2 = total_shared_1[i * THREADS / 32 + s];
+          float next_carry = carry * group_total;
+          float next_carry_2 = group_total * carry_2 + group_total_2;
+          carry = next_carry;
+          carry_2 = next_carry_2;
+        }
+      }
+      if (lane > 0) {
+        if (i > 0 || sg > 0) {
+          float next_start = start * before[i];
+          float next_start_2 = before[i] * start_2 + before_2[i];
+          start = next_start;
+          start_2 = next_start_2;
+        } else {
+          start = before[i];
+          start_2 = before_2[i];
+        }
+      }
+      if (i > 0 || sg > 0 || lane > 0) {
+        scanned[i] = start * partial[i];
+        states[i] = partial[i] * start_2 + partial_2[i];
+      } else {
+        scanned[i] = partial[i];
+        states[i] = partial_2[i];
+      }
+    }
+    // _, states = hl.associative_scan(compose, (decay, value), dim=1)
+    int difference = min(tile_t + 4096, params.t) - 1;
+    bool condition = tile_t == 0;
+    float sum = 0.0f;
+    float sum_2 = 0.0f;
+    // out[tile_m, :] = states.to(x.dtype)
+    UNROLL for (short i = 0; i < BT / (THREADS * 4); ++i) {
+      vec<T, 4> out_tile;
+      UNROLL for (short j = 0; j < 4; ++j) {
+        bool condition_2 = t + i * THREADS * 4 + j == difference;
+        sum += condition_2 ? scanned[i][j] : 0.0f;
+        sum_2 += condition_2 ? states[i][j] : 0.0f;
+        float states_2 = condition ? states[i][j] : scanned[i][j] * states_carry + states[i][j];
+        out_tile[j] = T(states_2);
+      }
+      store_first<4>(out + pid_m * params.t + t + i * THREADS * 4, out_tile,
+          params.t - (t + i * THREADS * 4));
+    }
+    sum = simd_sum(sum);
+    if (lane == 0) {
+      sum_shared[sg] = sum;
+    }
+    sum_2 = simd_sum(sum_2);
+    if (lane == 0) {
+      sum_shared_1[sg] = sum_2;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
+    sum_2 = simd_xor_sum<7>(sum_shared_1[lane % (THREADS / 32)]);
+    states_carry = tile_t == 0 ? sum_2 : sum * states_carry + sum_2;
+  }
+}
+
+template [[host_name("recurrence_scanned_f32_f16_long")]] [[kernel]]
+decltype(recurrence_scanned_long<half>) recurrence_scanned_long<half>;
+template [[host_name("recurrence_scanned_f32_long")]] [[kernel]]
+decltype(recurrence_scanned_long<float>) recurrence_scanned_long<float>;
 
 struct RowCumsumParams {
   int n;
@@ -380,8 +527,8 @@ decltype(row_cumsum<bfloat>) row_cumsum<bfloat>;
 template [[host_name("row_cumsum_f32_1024")]] [[kernel]]
 decltype(row_cumsum<float>) row_cumsum<float>;
 
-template <typename T, short THREADS>
-[[kernel, max_total_threads_per_threadgroup(THREADS)]] void row_cumsum_2(
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_2(
     const device T* x [[buffer(0)]],
     device T* out [[buffer(1)]],
     constant RowCumsumParams& params [[buffer(2)]],
@@ -390,6 +537,7 @@ template <typename T, short THREADS>
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short N_READS = 16;
+  constexpr short THREADS = 256;
   threadgroup float total_shared[N_READS / 4 * (THREADS / 32)];
   int pid_m = int(tgid.x);
   int n = tid * 4;
@@ -432,10 +580,79 @@ template <typename T, short THREADS>
 }
 
 template [[host_name("row_cumsum_bf16_4096")]] [[kernel]]
-decltype(row_cumsum_2<bfloat, 256>) row_cumsum_2<bfloat, 256>;
-template [[host_name("row_cumsum_bf16_16384")]] [[kernel]]
-decltype(row_cumsum_2<bfloat, 1024>) row_cumsum_2<bfloat, 1024>;
+decltype(row_cumsum_2<bfloat>) row_cumsum_2<bfloat>;
 template [[host_name("row_cumsum_f32_4096")]] [[kernel]]
-decltype(row_cumsum_2<float, 256>) row_cumsum_2<float, 256>;
-template [[host_name("row_cumsum_f32_16384")]] [[kernel]]
-decltype(row_cumsum_2<float, 1024>) row_cumsum_2<float, 1024>;
+decltype(row_cumsum_2<float>) row_cumsum_2<float>;
+
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_cumsum_long(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
+    constant RowCumsumParams& params [[buffer(2)]],
+    uint3 tgid [[threadgroup_position_in_grid]],
+    ushort tid [[thread_index_in_threadgroup]],
+    ushort lane [[thread_index_in_simdgroup]],
+    ushort sg [[simdgroup_index_in_threadgroup]]) {
+  constexpr short BN = 4096;
+  constexpr short THREADS = 256;
+  threadgroup float total_shared[BN / (THREADS * 4) * (THREADS / 32)];
+  threadgroup float sum_shared[THREADS / 32];
+  int pid_m = int(tgid.x);
+  float scan_carry = 0.0f;
+  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+    int n = tile_n + tid * 4;
+    // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
+    float4 partial[BN / (THREADS * 4)];
+    float before[BN / (THREADS * 4)];
+    float sum = 0.0f;
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+          params.n - (n + i * THREADS * 4));
+      float4 x_f32 = float4(x_tile);
+      UNROLL for (short j = 0; j < 4; ++j) {
+        sum += x_f32[j];
+      }
+      partial[i] = x_f32;
+      UNROLL for (short j = 0; j < 3; ++j) {
+        partial[i][j + 1] = partial[i][j] + partial[i][j + 1];
+      }
+      before[i] = simd_prefix_exclusive_sum(partial[i].w);
+      if (lane == 31) {
+        total_shared[i * THREADS / 32 + sg] = before[i] + partial[i].w;
+      }
+    }
+    float4 scanned[BN / (THREADS * 4)];
+    float carry = 0.0f;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      float start = carry;
+      UNROLL for (short s = 0; s < THREADS / 32; ++s) {
+        float group_total = total_shared[i * THREADS / 32 + s];
+        if (s < sg) {
+          start += group_total;
+        }
+        carry += group_total;
+      }
+      start += before[i];
+      scanned[i] = start + partial[i];
+    }
+    sum = simd_sum(sum);
+    if (lane == 0) {
+      sum_shared[sg] = sum;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
+    float total = scan_carry + sum;
+    UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
+      vec<T, 4> out_tile = vec<T, 4>(scan_carry + scanned[i]);
+      store_first<4>(out + pid_m * params.n + n + i * THREADS * 4, out_tile,
+          params.n - (n + i * THREADS * 4));
+    }
+    scan_carry = total;
+  }
+}
+
+template [[host_name("row_cumsum_bf16_long")]] [[kernel]]
+decltype(row_cumsum_long<bfloat>) row_cumsum_long<bfloat>;
+template [[host_name("row_cumsum_f32_long")]] [[kernel]]
+decltype(row_cumsum_long<float>) row_cumsum_long<float>;

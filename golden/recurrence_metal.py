@@ -69,7 +69,7 @@ _recurrence_scanned_f32_f16_launch = kt.by_row(
     {
         1024: ("recurrence_scanned_f32_f16_1024", 256),
         4096: ("recurrence_scanned_f32_f16_4096", 256),
-        16384: ("recurrence_scanned_f32_f16_16384", 1024),
+        None: ("recurrence_scanned_f32_f16_long", 256),
     },
     {"a": "f32[M,T]", "x": "f16[M,T]", "out": "out f16[M,T]"},
     {"t": "i32", "a_stride_0": "i32", "x_stride_0": "i32"},
@@ -79,7 +79,7 @@ _recurrence_scanned_f32_launch = kt.by_row(
     {
         1024: ("recurrence_scanned_f32_1024", 256),
         4096: ("recurrence_scanned_f32_4096", 256),
-        16384: ("recurrence_scanned_f32_16384", 1024),
+        None: ("recurrence_scanned_f32_long", 256),
     },
     {"a": "f32[M,T]", "x": "f32[M,T]", "out": "out f32[M,T]"},
     {"t": "i32", "a_stride_0": "i32", "x_stride_0": "i32"},
@@ -113,7 +113,7 @@ _row_cumsum_bf16_launch = kt.by_row(
     {
         1024: ("row_cumsum_bf16_1024", 256),
         4096: ("row_cumsum_bf16_4096", 256),
-        16384: ("row_cumsum_bf16_16384", 1024),
+        None: ("row_cumsum_bf16_long", 256),
     },
     {"x": "bf16[M,N]", "out": "out bf16[M,N]"},
     {"n": "i32", "x_stride_0": "i32"},
@@ -123,7 +123,7 @@ _row_cumsum_f32_launch = kt.by_row(
     {
         1024: ("row_cumsum_f32_1024", 256),
         4096: ("row_cumsum_f32_4096", 256),
-        16384: ("row_cumsum_f32_16384", 1024),
+        None: ("row_cumsum_f32_long", 256),
     },
     {"x": "f32[M,N]", "out": "out f32[M,N]"},
     {"n": "i32", "x_stride_0": "i32"},

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tests.ir import samples
 from tests.ir.builder import KernelBuilder
 from tests.passes.programs import Program, agree, programs
+from tests.thread.programs import from_source
 from transpile.ir import ir
 from transpile.ir.dtypes import BF16, BOOL, F16, F32, I8, I32, DType
-from transpile.ir.interpreter import run_phase
+from transpile.ir.interpreter import run_kernel, run_phase
 from transpile.ir.ir import Kernel, Value
 from transpile.ir.sizes import Size, Sym
 from transpile.ir.verifier import verify
@@ -183,6 +184,44 @@ def test_in_place_results_are_stored_in_the_last_loop() -> None:
 # -- what cannot be rolled -----------------------------------------------------------------------
 
 
+SCANS = {
+    "sum": "hl.cumsum(x[tile, :], dim=1)",
+    "product": "hl.cumprod(x[tile, :], dim=1)",
+    "shifted": "hl.cumsum(x[tile, :], dim=1) - torch.amax(x[tile, :], dim=1)[:, None]",
+    "composed": "hl.associative_scan(compose, (x[tile, :], x[tile, :]), dim=1)[1]",
+}
+SCANNED = """
+def kernel(x: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(x)
+    for tile in hl.tile(x.size(0)):
+        out[tile, :] = {body}
+    return out
+
+
+def compose(a, b, c, d):
+    return a * c, c * b + d
+"""
+
+
+@pytest.mark.parametrize("name", list(SCANS))
+@pytest.mark.parametrize(("length", "chunk"), [(21, 8), (16, 4), (1, 8)])
+def test_scans_carry_what_came_before(name: str, length: int, chunk: int) -> None:
+    kernel = from_source(SCANNED.format(body=SCANS[name]), {"x": "f32[M,N]"})
+    rolled = roll_reductions(kernel, [chunk], {})
+    assert not rolled.refusals
+    verify(rolled.kernel)
+    assert any(isinstance(op, ir.ForTile) for op in walk_kernel(rolled.kernel))
+    x = torch.rand(3, length) - 0.7
+    got, want = (
+        run_kernel(k, {"x": x.clone()}, {b.sym: 2 for b in kernel.blocks} | chunks, fill_empty=True)
+        for k, chunks in (
+            (rolled.kernel, {b.sym: chunk for b in rolled.kernel.blocks if b.fixed is not None}),
+            (kernel, {}),
+        )
+    )
+    torch.testing.assert_close(got, want)
+
+
 def refused(write: Callable[[KernelBuilder, ir.Tensor, Value, Size], Value | None]) -> str:
     b = KernelBuilder()
     m, n, bm = b.dim("M"), b.dim("N"), b.block("B")
@@ -214,7 +253,7 @@ def _dot_square(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> Value:
 
 def _scan(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> Value:
     row = b.load(x, tile, slice(None))
-    return b.emit(ir.Scan((row,), 1, "sum", results=(Value(row.type),)))
+    return b.emit(ir.Scan((row,), 1, "sum", reverse=True, results=(Value(row.type),)))
 
 
 def _carried(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> Value:
@@ -250,7 +289,7 @@ def _barrier(b: KernelBuilder, x: ir.Tensor, tile: Value, n: Size) -> None:
     [
         (_dot, "two axes"),
         (_dot_square, "a dot needs all"),
-        (_scan, "a scan needs all"),
+        (_scan, "a scan from the end"),
         (_carried, "used in an inner loop"),
         (_inner, "used in an inner loop"),
         (_merge, "splits or merges"),

@@ -14,7 +14,7 @@ from transpile.ir.dtypes import BOOL, F32, DType
 from transpile.ir.ir import Block, Guard, Op, Span, TileType, TileVar, Value
 from transpile.ir.ops import ELEMENTWISE, REDUCTIONS, Number
 from transpile.ir.sizes import ONE, Size, Sym
-from transpile.ir.walk import entry_axes, rebuild
+from transpile.ir.walk import clone, entry_axes, operands, rebuild
 from transpile.passes.fold import greatest, least
 
 COMBINE = {
@@ -88,6 +88,8 @@ class ChunkLoop:
             self.span = op.span
             if isinstance(op, ir.Reduce) and self.axis.finishes(op):
                 self._accumulate(op)
+            elif isinstance(op, ir.Scan) and self.axis.of(op.values[0]) == op.dim:
+                self._scan(op)
             else:
                 self._copy(op)
         begin = self._scalar(ir.Const(0), self.axis.index_dtype)
@@ -240,6 +242,74 @@ class ChunkLoop:
         self._emit(ir.Reduce("min", places, op.dim, op.keepdim, results=(first,)), self.after)
         self._emit(ir.Cast(first, results=(op.result,)), self.after)
 
+    # -- scans ---------------------------------------------------------------------------------
+
+    def _scan(self, op: ir.Scan) -> None:
+        """Scans a chunk, and combines what all chunks before have in total with it."""
+        values = tuple(self.env.get(v, v) for v in op.values)
+        scanned = tuple(Value(self.axis.type(r), r.name) for r in op.results)
+        totals = tuple(
+            Value(TileType(r.dtype, _at(s.shape, op.dim, ONE)))
+            for r, s in zip(op.results, scanned, strict=True)
+        )
+        scan = ir.Scan(values, op.dim, op.name, op.combine and clone(op.combine), results=scanned)
+        scan.span = self.span
+        self.body.append(scan)
+        if op.combine is None:
+            name = op.name or "sum"
+            neutral = _identity(name, op.result.dtype)
+            self._emit(ir.Reduce(name, values[0], op.dim, True, results=totals))
+        else:  # the function may not commute, so its last result it is
+            neutral = 0
+            self._last(op.dim, scanned, totals)
+        carries = [self._carry(t.tile, neutral, f"{r.name or 'scan'}_carry")
+                   for r, t in zip(op.results, totals, strict=True)]  # fmt: skip
+        before = tuple(param for param, _ in carries)
+        for result, value in zip(op.results, self._after(op, before, scanned), strict=True):
+            value.name = result.name
+            self.env[result] = value
+        self.yields += self._after(op, before, totals)
+
+    def _last(self, dim: int, scanned: Sequence[Value], results: Sequence[Value]) -> None:
+        """The chunk's last elements: sums in which all others are 0."""
+        shape = scanned[0].shape
+        axes = tuple(size if d == dim else ONE for d, size in enumerate(shape))
+        index = self._emit(ir.TileIndex(self.tile, results=(self._index_value((axes[dim],)),)))
+        index = self._emit(ir.Reshape(index, results=(self._index_value(axes),)))
+        index = self._emit(ir.Broadcast(index, results=(self._index_value(shape),)))
+        end = self._emit(ir.TileAttr(self.tile, "end", results=(self._index_value(()),)))
+        one = self._scalar(ir.Const(1), self.axis.index_dtype)
+        last = self._pointwise("eq", index, self._pointwise("sub", end, one))
+        for value, result in zip(scanned, results, strict=True):
+            zero = self._scalar(ir.Const(False if value.dtype.is_bool else 0), value.dtype)
+            alone = self._pointwise("where", last, value, zero)
+            name = "any" if value.dtype.is_bool else "sum"
+            self._emit(ir.Reduce(name, alone, dim, True, results=(result,)))
+
+    def _after(self, op: ir.Scan, before: Sequence[Value], values: Sequence[Value]) -> list[Value]:
+        """Tuples combined with that of the chunks before, if there are any."""
+        if op.combine is None:
+            return [self._pointwise(COMBINE[op.name or "sum"], before[0], values[0])]
+        env: dict[Value, Value] = dict(zip(op.combine.params, (*before, *values), strict=True))
+
+        def known(value: Value) -> Value:
+            return env.get(value, value)
+
+        for inner in op.combine.ops:
+            copy = dataclasses.replace(rebuild(inner, known, lambda b: b))
+            wide = [env[v] for v in operands(inner) if v in env and env[v].shape]
+            shape = max((v.shape for v in wide), key=_elements, default=())
+            copy.results = tuple(Value(TileType(r.dtype, shape), r.name) for r in inner.results)
+            env |= dict(zip(inner.results, copy.results, strict=True))
+            self.body.append(copy)
+        begin = ir.TileAttr(self.tile, "begin", results=(self._index_value(()),))
+        zero = self._scalar(ir.Const(0), self.axis.index_dtype)
+        first = self._pointwise("eq", self._emit(begin), zero)
+        combined = [env[y] for y in op.combine.yields]
+        return [
+            self._pointwise("where", first, v, c) for v, c in zip(values, combined, strict=True)
+        ]
+
     def _masked(self, op: ir.Reduce) -> Value:
         """The chunk to accumulate, its lanes beyond the end neutral."""
         value = self.env.get(op.value, op.value)
@@ -264,6 +334,15 @@ class ChunkLoop:
         self._emit(reduce, self.after)
         if done is not target:
             self._emit(ir.Cast(done, results=(target,)), self.after)
+
+
+def _at(shape: tuple[Size, ...], dim: int, size: Size) -> tuple[Size, ...]:
+    return (*shape[:dim], size, *shape[dim + 1 :])
+
+
+def _elements(shape: tuple[Size, ...]) -> int:
+    """Orders shapes that are broadcast to each other."""
+    return sum(size != ONE for size in shape)
 
 
 def _tile_name(size: Size) -> str:

@@ -28,7 +28,7 @@ from transpile.passes.chunks import Axis, ChunkLoop, Refused
 
 _POINTWISE = (
     ir.Load, ir.Store, ir.Atomic, ir.Elementwise, ir.Cast, ir.Reshape, ir.Broadcast, ir.Permute,
-    ir.Join, ir.Split, ir.Iota, ir.Full, ir.Mask, ir.Reduce, ir.Random,
+    ir.Join, ir.Split, ir.Iota, ir.Full, ir.Mask, ir.Reduce, ir.Random, ir.Scan,
 )  # fmt: skip
 
 
@@ -52,16 +52,20 @@ class Rolled:
 def reduction_sizes(kernel: Kernel) -> tuple[Size, ...]:
     """The sizes that entries of ``reduction_loops`` stand for, in order.
 
-    These are the lengths of slices over whose axis something is reduced, by first load.
+    These are the lengths of slices over whose axis something is reduced, by first load, and then
+    those over whose axis something is scanned only.
     """
     reduced = {op.value.shape[op.dim] for op in walk_kernel(kernel) if isinstance(op, ir.Reduce)}
-    sizes: dict[Size, None] = {}
-    for op in walk_kernel(kernel):
-        if isinstance(op, ir.Load):
-            for entry in op.index:
-                if isinstance(entry, ir.AtSlice) and entry.length in reduced:
-                    sizes[entry.length] = None
-    return tuple(sizes)
+    scanned = {op.values[0].shape[op.dim] for op in walk_kernel(kernel) if isinstance(op, ir.Scan)}
+    slices = [
+        entry.length
+        for op in walk_kernel(kernel)
+        if isinstance(op, ir.Load)
+        for entry in op.index
+        if isinstance(entry, ir.AtSlice)
+    ]
+    found = [size for sizes in (reduced, scanned) for size in slices if size in sizes]
+    return tuple(dict.fromkeys(found))
 
 
 def roll_reductions(
@@ -195,6 +199,8 @@ class _Plan:
                 raise Refused(f"values of size {self.axis.size} are used in an inner loop", op)
         if isinstance(op, ir.Reshape):
             self._check_reshape(op)
+        if isinstance(op, ir.Scan) and op.reverse and self.axis.of(op.values[0]) == op.dim:
+            raise Refused("a scan from the end begins with the last chunk", op)
         if isinstance(op, ir.Atomic) and any(self._is_used(r) for r in op.results):
             raise Refused("the result of an atomic is used", op)
 
