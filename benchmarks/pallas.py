@@ -2,6 +2,7 @@
 
     python benchmarks/pallas.py examples      the default config of every example
     python benchmarks/pallas.py numbers       products, attention, rows, and what bounds them
+    python benchmarks/pallas.py vmem          vector memory: kt's estimate against what libtpu needs
     python benchmarks/pallas.py tune examples/matmul.py::matmul --sizes M=2048,K=2048,N=2048 \\
         --arg 'x=bf16[M,K]' --arg 'y=bf16[K,N]' --configs '[{"block_sizes": [512, 512, 512]}]'
 
@@ -28,6 +29,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,9 +80,12 @@ class Case:
     index: int = 0  # which of the kernel's signatures
 
 
+_PATIENCE = 120.0  # seconds for one simulation; memory grows with its length
+
+
 class Profiler:
     """Simulates cases in a process of its own: libtpu reads its flags once, and some kernels make
-    it abort."""
+    the simulator abort (vectors of 16 bits that meet rows) or take all memory (many grid steps)."""
 
     def __init__(self) -> None:
         self.pool: ProcessPoolExecutor | None = None
@@ -90,7 +95,22 @@ class Profiler:
         if self.pool is None:
             self.pool = ProcessPoolExecutor(1, get_context("spawn"), _start)
         try:
-            return self.pool.submit(_simulate, arch, case).result()
+            return self.pool.submit(_simulate, arch, case).result(_PATIENCE)
+        except BrokenProcessPool:
+            self.pool = None
+            return "libtpu aborts"
+        except TimeoutError:
+            for process in list(self.pool._processes.values()):
+                process.kill()
+            self.pool = None
+            return "takes too long"
+
+    def memory(self, arch: str, case: Case) -> tuple[int, int] | str:
+        """Bytes of vector memory: the estimate, and what the compiler needs."""
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _start)
+        try:
+            return self.pool.submit(_memory, arch, case).result()
         except BrokenProcessPool:
             self.pool = None
             return "libtpu aborts"
@@ -123,6 +143,50 @@ def _simulate(arch: str, case: Case) -> Estimate | str:
     memory = made.memory_analysis()
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return Estimate(cycles, moved, taken)
+
+
+def _memory(arch: str, case: Case) -> tuple[int, int] | str:
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
+    from transpile.emitters.pallas.phase import draft
+    from transpile.emitters.pallas.prepare import prepared
+    from transpile.emitters.pallas.vmem import Needs
+    from transpile.verify.pallas_compile import compile_for
+
+    module, loaded = build(case)
+    kernel = next(k for k in loaded.kernels if k.name == case.kernel)
+    made = draft(*_first(prepared(kernel, f"tpu-{arch}")))
+    said = Needs(made.plan, made.ctx).total
+    function, arrays = _call(case)
+    limit, params = 1 << 16, pltpu.CompilerParams
+
+    def pallas_call(*args: Any, compiler_params: Any = None, **options: Any) -> Any:
+        asked = replace(compiler_params or params(), vmem_limit_bytes=limit)
+        return pl.pallas_call(*args, compiler_params=asked, **options)
+
+    module.pl = SimpleNamespace(**(vars(pl) | {"pallas_call": pallas_call}))
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+    for _ in range(12):  # the compiler says how much the first allocation that fails would take
+        for value in vars(module).values():
+            if isinstance(getattr(value, "compiled", None), dict):
+                value.compiled.clear()
+        try:
+            compile_for(arch, function, arrays)
+        except Exception as exc:  # noqa: BLE001 - the compiler's complaint is the result
+            size = re.search(r"Scoped allocation with size ([\d.]+)([KMG]?)", str(exc))
+            if size is None:
+                return f"{type(exc).__name__}: {' '.join(str(exc).split())[:120]}"
+            shown = (float(size[1]) + 0.005) * units[size[2]]  # it is rounded
+            limit = max(limit + 1024, int(shown))
+        else:
+            return (said or 0), limit
+    return "no end"
+
+
+def _first(prepared: tuple[Any, Any]) -> tuple[Any, int, Any]:
+    kernel, schedule = prepared
+    return kernel, 0, schedule
 
 
 def _call(case: Case) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -219,7 +283,7 @@ OTHERS: dict[str, Callable[[Mapping[str, int]], tuple[Callable[..., Any], dict[s
 # -- tables ------------------------------------------------------------------------------------
 
 
-def scaled(job: Any, elements: int = 2**21) -> dict[str, int]:
+def scaled(job: Any, elements: int = 2**20) -> dict[str, int]:
     """The first shape with all named dims doubled until a tensor has that many elements."""
     sizes = dict((job.shapes or ({"*": 64},))[0])
     while _largest(job, sizes) < elements and _largest(job, sizes):
@@ -267,6 +331,8 @@ def examples(profiler: Profiler, archs: Sequence[str], names: Sequence[str]) -> 
         for name in dict.fromkeys(k.name for k in loaded.kernels):
             job = job_of(loaded, name)
             sizes = scaled(job)
+            if isinstance(profiler.estimate(archs[0], Case(str(path), name, _pairs(sizes))), str):
+                sizes = scaled(job, 2**16)  # fewer steps
             case = Case(str(path), name, _pairs(sizes))
             cells = [_against_bytes(profiler, arch, case) for arch in archs]
             shown = ", ".join(f"{k}={v}" for k, v in sizes.items())
@@ -304,7 +370,7 @@ def rows_kernels(profiler: Profiler, archs: Sequence[str]) -> None:
     """Softmax and RMS norm against a copy of the same bytes."""
     kernels = {
         "softmax": ("softmax.py", "softmax", (("x", "bf16[M,N]"),)),
-        "rms_norm": ("rms_norm.py", "rms_norm_fwd", (("x", "bf16[M,N]"), ("weight", "bf16[N]"))),
+        "rms_norm": ("rms_norm.py", "rms_norm_fwd", (("x", "bf16[M,N]"), ("weight", "f32[N]"))),
     }
     rows = []
     for m, n in ((32768, 1024), (16384, 4096), (8192, 16384)):
@@ -332,20 +398,76 @@ def attention(profiler: Profiler, archs: Sequence[str]) -> None:
     args = (("q", "bf16[B,H,M,128]"), ("k", "bf16[B,H,N,128]"), ("v", "bf16[B,H,N,128]"))
     rows = []
     for length in (2048, 4096):
-        sizes = {"B": 1, "H": 8, "M": length, "N": length}
-        for blocks in (None, (256, 512), (512, 512), (1024, 1024)):
-            config = json.dumps({"block_sizes": [*blocks]} if blocks else None)
+        sizes = {"B": 1, "H": 2, "M": length, "N": length}
+        for block_q, block_k in ((256, 256), (256, 512), (512, 512), (512, 1024), (1024, 1024)):
+            config = json.dumps({"block_sizes": [1, block_q, block_k]})
             mine = Case(path, "attention", _pairs(sizes), args, config)
-            block_q, block_k = blocks or (512, 512)
             other = sizes | {"block_q": block_q, "block_k": block_k}
             cells = [
                 f"{_cycles(profiler.estimate(arch, mine))} / "
                 f"{_cycles(profiler.estimate(arch, Case('flash_attention', sizes=_pairs(other))))}"
                 for arch in archs
             ]
-            shown = f"{blocks[0]} x {blocks[1]}" if blocks else "default / 512 x 512"
-            rows.append([f"1x8x{length}x128", shown, *cells])
+            rows.append([f"1x2x{length}x128", f"{block_q} x {block_k}", *cells])
     table("bf16 attention, cycles: kt / jax's flash_attention", ["shape", "blocks", *archs], rows)
+
+
+#: static sizes; file, kernel, signature, block sizes
+VMEM_CASES: tuple[tuple[str, str, dict[str, str], list[int]], ...] = (
+    ("matmul", "matmul", {"x": "bf16[4096,4096]", "y": "bf16[4096,4096]"}, [512, 512, 512]),
+    ("matmul", "matmul", {"x": "bf16[4096,4096]", "y": "bf16[4096,4096]"}, [1024, 1024, 4096]),
+    ("matmul", "matmul", {"x": "f32[2048,4096]", "y": "f32[4096,2048]"}, [512, 1024, 2048]),
+    ("matmul", "matmul", {"x": "bf16[1000,3000]", "y": "bf16[3000,1000]"}, [512, 512, 1024]),
+    ("matmul", "matmul", {"x": "f32[1000,3000]", "y": "f32[3000,1000]"}, [256, 512, 512]),
+    ("matmul", "matmul", {"x": "bf16[8192,8192]", "y": "bf16[8192,8192]"}, [1024, 1024, 8192]),
+    ("bmm", "bmm", {"x": "bf16[4,1024,2048]", "y": "bf16[4,2048,1024]"}, [1, 512, 512, 1024]),
+    ("softmax", "softmax", {"x": "f32[4096,1024]"}, [256]),
+    ("softmax", "softmax", {"x": "f32[4096,8192]"}, [256]),
+    ("softmax", "softmax", {"x": "f32[512,16384]"}, [128]),
+    ("softmax", "softmax_decomposed", {"x": "bf16[4096,4096]"}, [256]),
+    ("softmax", "softmax_decomposed", {"x": "bf16[4096,8192]"}, [512]),
+    ("rms_norm", "rms_norm_fwd", {"x": "bf16[4096,4096]", "weight": "bf16[4096]"}, [256]),
+    ("rms_norm", "rms_norm_fwd", {"x": "f32[1024,8192]", "weight": "f32[8192]"}, [256]),
+    ("layer_norm", "layer_norm_fwd",
+     {"x": "bf16[4096,4096]", "weight": "bf16[4096]", "bias": "bf16[4096]"}, [256]),
+    ("layer_norm", "layer_norm_fwd",
+     {"x": "f32[4096,2048]", "weight": "f32[2048]", "bias": "f32[2048]"}, [512]),
+    ("attention", "attention",
+     dict.fromkeys("qkv", "bf16[1,8,4096,128]"), [1, 512, 512]),
+    ("attention", "attention",
+     dict.fromkeys("qkv", "bf16[1,8,4096,128]"), [1, 1024, 1024]),
+    ("attention", "attention", dict.fromkeys("qkv", "f32[1,8,2048,64]"), [1, 512, 512]),
+    ("add", "add", {"x": "f32[8192,8192]", "y": "f32[8192,8192]"}, [1024, 1024]),
+    ("add", "add", {"x": "bf16[8192,8192]", "y": "bf16[8192,8192]"}, [1024, 2048]),
+)  # fmt: skip
+
+
+def vmem(profiler: Profiler, archs: Sequence[str], names: Sequence[str]) -> None:
+    """Vector memory that kt says a kernel needs, over the least limit that libtpu accepts."""
+    rows, ratios = [], []
+    for file, kernel, args, blocks in VMEM_CASES:
+        if names and file not in names:
+            continue
+        config = json.dumps({"block_sizes": blocks})
+        case = Case(str(ROOT / f"examples/{file}.py"), kernel, (("_", 1),),
+                    tuple(args.items()), config)  # fmt: skip
+        cells = []
+        for arch in archs:
+            found = profiler.memory(arch, case)
+            if isinstance(found, str):
+                cells.append(found[:60])
+                continue
+            said, needed = found
+            ratios.append(said / needed)
+            cells.append(f"{said / 2**20:.2f} / {needed / 2**20:.2f} ({ratios[-1]:.2f})")
+        shown = ", ".join(dict.fromkeys(args.values()))
+        rows.append([kernel, shown[:44], str(blocks), *cells])
+        print(*rows[-1], sep="  ", flush=True)
+    table("MiB that kt says / that libtpu needs", ["kernel", "arguments", "blocks", *archs], rows)
+    ratios.sort()
+    if ratios:
+        middle = ratios[len(ratios) // 2]
+        print(f"\nratios: least {ratios[0]:.2f}, median {middle:.2f}, most {ratios[-1]:.2f}")
 
 
 def tune(profiler: Profiler, archs: Sequence[str], options: argparse.Namespace) -> None:
@@ -365,7 +487,7 @@ def tune(profiler: Profiler, archs: Sequence[str], options: argparse.Namespace) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("section", choices=["examples", "numbers", "tune"])
+    parser.add_argument("section", choices=["examples", "numbers", "vmem", "tune"])
     parser.add_argument("kernel", nargs="?", default="", help="FILE::KERNEL, for tune")
     parser.add_argument("--arch", default="v5e,v6e", help="of v5e, v6e, 7x")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=SPEC")
@@ -377,6 +499,8 @@ def main() -> None:
     profiler = Profiler()
     if options.section == "examples":
         examples(profiler, archs, options.only)
+    elif options.section == "vmem":
+        vmem(profiler, archs, options.only)
     elif options.section == "numbers":
         gemm(profiler, archs)
         rows_kernels(profiler, archs)

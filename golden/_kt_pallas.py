@@ -431,7 +431,7 @@ def block_rows(width: int, least: int) -> int:
 def turns(length: int, block: int, most: int = 8) -> int:
     """How many blocks of a dimension one grid step walks: all steps walk the same number of them,
     at most ``most``, whose code is written out."""
-    blocks = -(-length // block)
+    blocks = -(-length // block) if block else 0
     return max(n for n in range(1, most + 1) if blocks % n == 0)
 
 

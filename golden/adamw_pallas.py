@@ -22,14 +22,11 @@ def _adamw_step_kernel(
     correction2_ref, eps_ref, lr_ref, weight_decay_ref, correction1_ref, exp_avg_ref,
     exp_avg_sq_ref, param_ref,
 ):
-    exp_avg_ref[...] = exp_avg_in_ref[...]
-    exp_avg_sq_ref[...] = exp_avg_sq_in_ref[...]
-    param_ref[...] = param_in_ref[...]
     g = grad_ref[...].astype(jnp.float32)
-    first = beta1_ref[0] * exp_avg_ref[...] + (1.0 - beta1_ref[0]) * g
-    second = beta2_ref[0] * exp_avg_sq_ref[...] + (1.0 - beta2_ref[0]) * g * g
+    first = beta1_ref[0] * exp_avg_in_ref[...] + (1.0 - beta1_ref[0]) * g
+    second = beta2_ref[0] * exp_avg_sq_in_ref[...] + (1.0 - beta2_ref[0]) * g * g
     denominator = jnp.sqrt(second / correction2_ref[0]) + eps_ref[0]
-    decayed = param_ref[...].astype(jnp.float32) * (1.0 - lr_ref[0] * weight_decay_ref[0])
+    decayed = param_in_ref[...].astype(jnp.float32) * (1.0 - lr_ref[0] * weight_decay_ref[0])
     param_ref[...] = (
         decayed - lr_ref[0] * (first / correction1_ref[0]) / denominator
     ).astype(param_ref.dtype)
@@ -64,8 +61,8 @@ def _adamw_step_call(
             pl.BlockSpec((block,), lambda i: (i,)),
         ],
         out_shape=[
-            jax.ShapeDtypeStruct((n,), exp_avg.dtype),
-            jax.ShapeDtypeStruct((n,), exp_avg.dtype),
+            jax.ShapeDtypeStruct((n,), jnp.float32),
+            jax.ShapeDtypeStruct((n,), jnp.float32),
             jax.ShapeDtypeStruct((n,), grad.dtype),
         ],
         input_output_aliases={1: 0, 2: 1, 3: 2},

@@ -146,9 +146,10 @@ struct RowArgmaxParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f16_1024(
-    const device half* x [[buffer(0)]],
-    device half* values [[buffer(1)]],
+template <typename T, short N_READS>
+[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax(
+    const device T* x [[buffer(0)]],
+    device T* values [[buffer(1)]],
     device long* indices [[buffer(2)]],
     constant RowArgmaxParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
@@ -156,38 +157,41 @@ struct RowArgmaxParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short THREADS = 256;
-  threadgroup half max_shared[THREADS / 32];
-  threadgroup half max_shared_1[THREADS / 32];
+  threadgroup T max_shared[THREADS / 32];
+  threadgroup T max_shared_1[THREADS / 32];
   threadgroup int max_index_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   int n = tid * 4;
   // values[tile_m] = torch.amax(row, dim=1)
-  half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, half(-INFINITY));
-  half max_ = half(-INFINITY);
+  T max_ = T(-INFINITY);
   // indices[tile_m] = torch.argmax(row, dim=1)
-  half max_2 = half(-INFINITY);
+  T max_2 = T(-INFINITY);
   int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, row[i]);
-    if (nan_greater(row[i], max_2)) {
-      max_2 = row[i];
-      max_index = tid * 4 + i;
+  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
+    vec<T, 4> row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
+        params.n - (n + i * THREADS * 4), T(-INFINITY));
+    UNROLL for (short j = 0; j < 4; ++j) {
+      max_ = T(nan_max(float(max_), float(row[j])));
+      if (nan_greater(float(row[j]), float(max_2))) {
+        max_2 = row[j];
+        max_index = tid * 4 + i * THREADS * 4 + j;
+      }
     }
   }
-  max_ = simd_nan_max(max_);
+  max_ = T(simd_nan_max(float(max_)));
   if (lane == 0) {
     max_shared[sg] = max_;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
+  max_ = T(simd_xor_nan_max<7>(float(max_shared[lane % (THREADS / 32)])));
   if (tid == 0) {
     values[pid_m] = max_;
   }
   UNROLL for (short bit = 0; bit < 5; ++bit) {
-    half other_max = simd_shuffle_xor(max_2, 1 << bit);
+    T other_max = T(simd_shuffle_xor(float(max_2), 1 << bit));
     int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+    if (nan_greater(float(other_max), float(max_2))
+        || (!nan_greater(float(max_2), float(other_max)) && other_max_index < max_index)) {
       max_2 = other_max;
       max_index = other_max_index;
     }
@@ -200,10 +204,10 @@ struct RowArgmaxParams {
   max_2 = max_shared_1[0];
   max_index = max_index_shared[0];
   UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    half other_max = max_shared_1[s + 1];
+    T other_max = max_shared_1[s + 1];
     int other_max_index = max_index_shared[s + 1];
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
+    if (nan_greater(float(other_max), float(max_2))
+        || (!nan_greater(float(max_2), float(other_max)) && other_max_index < max_index)) {
       max_2 = other_max;
       max_index = other_max_index;
     }
@@ -213,75 +217,14 @@ struct RowArgmaxParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f16_4096(
-    const device half* x [[buffer(0)]],
-    device half* values [[buffer(1)]],
-    device long* indices [[buffer(2)]],
-    constant RowArgmaxParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short THREADS = 256;
-  threadgroup half max_shared[THREADS / 32];
-  threadgroup half max_shared_1[THREADS / 32];
-  threadgroup int max_index_shared[THREADS / 32];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // values[tile_m] = torch.amax(row, dim=1)
-  half max_ = half(-INFINITY);
-  // indices[tile_m] = torch.argmax(row, dim=1)
-  half max_2 = half(-INFINITY);
-  int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4096 / (THREADS * 4); ++i) {
-    half4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
-        params.n - (n + i * THREADS * 4), half(-INFINITY));
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, row[j]);
-      if (nan_greater(row[j], max_2)) {
-        max_2 = row[j];
-        max_index = tid * 4 + i * THREADS * 4 + j;
-      }
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
-  if (tid == 0) {
-    values[pid_m] = max_;
-  }
-  UNROLL for (short bit = 0; bit < 5; ++bit) {
-    half other_max = simd_shuffle_xor(max_2, 1 << bit);
-    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (lane == 0) {
-    max_shared_1[sg] = max_2;
-    max_index_shared[sg] = max_index;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_2 = max_shared_1[0];
-  max_index = max_index_shared[0];
-  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    half other_max = max_shared_1[s + 1];
-    int other_max_index = max_index_shared[s + 1];
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (tid == 0) {
-    indices[pid_m] = long(max_index);
-  }
-}
+template [[host_name("row_argmax_f16_1024")]] [[kernel]]
+decltype(row_argmax<half, 4>) row_argmax<half, 4>;
+template [[host_name("row_argmax_f16_4096")]] [[kernel]]
+decltype(row_argmax<half, 16>) row_argmax<half, 16>;
+template [[host_name("row_argmax_f32_1024")]] [[kernel]]
+decltype(row_argmax<float, 4>) row_argmax<float, 4>;
+template [[host_name("row_argmax_f32_4096")]] [[kernel]]
+decltype(row_argmax<float, 16>) row_argmax<float, 16>;
 
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_long(
@@ -308,7 +251,7 @@ template <typename T>
     best[i] = vec<T, 4>(T(-INFINITY));
   }
   int4 place[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       // values[tile_m] = torch.amax(row, dim=1)
@@ -369,143 +312,6 @@ decltype(row_argmax_long<half>) row_argmax_long<half>;
 template [[host_name("row_argmax_f32_long")]] [[kernel]]
 decltype(row_argmax_long<float>) row_argmax_long<float>;
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f32_1024(
-    const device float* x [[buffer(0)]],
-    device float* values [[buffer(1)]],
-    device long* indices [[buffer(2)]],
-    constant RowArgmaxParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short THREADS = 256;
-  threadgroup float max_shared[THREADS / 32];
-  threadgroup float max_shared_1[THREADS / 32];
-  threadgroup int max_index_shared[THREADS / 32];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // values[tile_m] = torch.amax(row, dim=1)
-  float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n, -INFINITY);
-  float max_ = -INFINITY;
-  // indices[tile_m] = torch.argmax(row, dim=1)
-  float max_2 = -INFINITY;
-  int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4; ++i) {
-    max_ = nan_max(max_, row[i]);
-    if (nan_greater(row[i], max_2)) {
-      max_2 = row[i];
-      max_index = tid * 4 + i;
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
-  if (tid == 0) {
-    values[pid_m] = max_;
-  }
-  UNROLL for (short bit = 0; bit < 5; ++bit) {
-    float other_max = simd_shuffle_xor(max_2, 1 << bit);
-    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (lane == 0) {
-    max_shared_1[sg] = max_2;
-    max_index_shared[sg] = max_index;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_2 = max_shared_1[0];
-  max_index = max_index_shared[0];
-  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    float other_max = max_shared_1[s + 1];
-    int other_max_index = max_index_shared[s + 1];
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (tid == 0) {
-    indices[pid_m] = long(max_index);
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void row_argmax_f32_4096(
-    const device float* x [[buffer(0)]],
-    device float* values [[buffer(1)]],
-    device long* indices [[buffer(2)]],
-    constant RowArgmaxParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short THREADS = 256;
-  threadgroup float max_shared[THREADS / 32];
-  threadgroup float max_shared_1[THREADS / 32];
-  threadgroup int max_index_shared[THREADS / 32];
-  int pid_m = int(tgid.x);
-  int n = tid * 4;
-  // values[tile_m] = torch.amax(row, dim=1)
-  float max_ = -INFINITY;
-  // indices[tile_m] = torch.argmax(row, dim=1)
-  float max_2 = -INFINITY;
-  int max_index = tid * 4;
-  UNROLL for (short i = 0; i < 4096 / (THREADS * 4); ++i) {
-    float4 row = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
-        params.n - (n + i * THREADS * 4), -INFINITY);
-    UNROLL for (short j = 0; j < 4; ++j) {
-      max_ = nan_max(max_, row[j]);
-      if (nan_greater(row[j], max_2)) {
-        max_2 = row[j];
-        max_index = tid * 4 + i * THREADS * 4 + j;
-      }
-    }
-  }
-  max_ = simd_nan_max(max_);
-  if (lane == 0) {
-    max_shared[sg] = max_;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
-  if (tid == 0) {
-    values[pid_m] = max_;
-  }
-  UNROLL for (short bit = 0; bit < 5; ++bit) {
-    float other_max = simd_shuffle_xor(max_2, 1 << bit);
-    int other_max_index = simd_shuffle_xor(max_index, 1 << bit);
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (lane == 0) {
-    max_shared_1[sg] = max_2;
-    max_index_shared[sg] = max_index;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  max_2 = max_shared_1[0];
-  max_index = max_index_shared[0];
-  UNROLL for (short s = 0; s < THREADS / 32 - 1; ++s) {
-    float other_max = max_shared_1[s + 1];
-    int other_max_index = max_index_shared[s + 1];
-    if (nan_greater(other_max, max_2)
-        || (!nan_greater(max_2, other_max) && other_max_index < max_index)) {
-      max_2 = other_max;
-      max_index = other_max_index;
-    }
-  }
-  if (tid == 0) {
-    indices[pid_m] = long(max_index);
-  }
-}
-
 struct NearestCodeParams {
   int m;
   int v;
@@ -523,20 +329,22 @@ struct NearestCodeParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 64;
+  constexpr short V = 8;
   constexpr short WM = 2;
   constexpr short BV = 64;
   constexpr short WN = 1;
   constexpr short PAD = 8;
+  constexpr short CODES_COLS = 64 / V;
   constexpr short TM = BM / (WM * 8);
-  constexpr short THREADS = WM * WN * 32;
   constexpr short TV = BV / (WN * 8);
-  constexpr short RHS_ROWS = THREADS / 8;
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short CODES_ROWS = THREADS / CODES_COLS;
   threadgroup float norms_shared[BV];
   alignas(16) threadgroup half codes_shared[BV][64 + PAD];
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int d_2 = lane % 16 * 4;
-  int load_d = lane % 8 * 8;
+  int load_d = lane % CODES_COLS * V;
   int best_index[TM] = {};
   float best[TM];
   UNROLL for (short i = 0; i < TM; ++i) {
@@ -554,11 +362,11 @@ struct NearestCodeParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 16;
-    int load_v = tile_v + tid / 8;
-    UNROLL for (short i = 0; i < BV / (THREADS / 16); ++i) {
+    int load_v = tile_v + tid / CODES_COLS;
+    UNROLL for (short i = 0; i < BV / (WM * WN * 2); ++i) {
       // codes = codebook[tile_v, :]
-      half4 codes = v_2 + i * THREADS / 16 < params.v
-          ? load_any<4>(codebook + (v_2 + i * THREADS / 16) * params.codebook_stride_0 + d_2)
+      half4 codes = v_2 + i * WM * WN * 2 < params.v
+          ? load_any<4>(codebook + (v_2 + i * WM * WN * 2) * params.codebook_stride_0 + d_2)
           : half4(0.0h);
       // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
       float norms = 0.0f;
@@ -568,7 +376,7 @@ struct NearestCodeParams {
       norms = simd_xor_sum<15>(norms);
       // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
       if (lane % 16 == 0) {
-        norms_shared[tid / 16 + i * THREADS / 16] = norms;
+        norms_shared[tid / 16 + i * WM * WN * 2] = norms;
       }
     }
     float2 norms[TV];
@@ -585,17 +393,19 @@ struct NearestCodeParams {
       }
     }
     if (tile_v + BV <= params.v) {
-      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<half, 8> codes =
-            load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
-        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = codes;
+      UNROLL for (short i = 0; i < BV / CODES_ROWS; ++i) {
+        Pack<half, V> codes =
+            load_pack<V>(codebook + (load_v + i * CODES_ROWS) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<half, V>*)&codes_shared[tid / CODES_COLS
+            + i * CODES_ROWS][lane % CODES_COLS * V] = codes;
       }
     } else {
-      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<half, 8> codes = load_v + i * RHS_ROWS < params.v
-            ? load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
-            : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&codes_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = codes;
+      UNROLL for (short i = 0; i < BV / CODES_ROWS; ++i) {
+        Pack<half, V> codes = load_v + i * CODES_ROWS < params.v
+            ? load_pack<V>(codebook + (load_v + i * CODES_ROWS) * params.codebook_stride_0 + load_d)
+            : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&codes_shared[tid / CODES_COLS
+            + i * CODES_ROWS][lane % CODES_COLS * V] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -672,20 +482,22 @@ struct NearestCodeParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 64;
+  constexpr short V = 8;
   constexpr short WM = 2;
   constexpr short BV = 64;
   constexpr short WN = 1;
   constexpr short PAD = 8;
+  constexpr short CODES_COLS = 32 / V;
   constexpr short TM = BM / (WM * 8);
-  constexpr short THREADS = WM * WN * 32;
   constexpr short TV = BV / (WN * 8);
-  constexpr short RHS_ROWS = THREADS / 4;
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short CODES_ROWS = THREADS / CODES_COLS;
   threadgroup float norms_shared[BV];
   alignas(16) threadgroup bfloat codes_shared[BV][32 + PAD];
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
   int d_2 = lane % 8 * 4;
-  int load_d = lane % 4 * 8;
+  int load_d = lane % CODES_COLS * V;
   int best_index[TM] = {};
   float best[TM];
   UNROLL for (short i = 0; i < TM; ++i) {
@@ -704,11 +516,11 @@ struct NearestCodeParams {
   for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + lane / 8 % 2 * 4 + lane % 2 * 2;
     int v_2 = tile_v + tid / 8;
-    int load_v = tile_v + tid / 4;
-    UNROLL for (short i = 0; i < BV / (THREADS / 8); ++i) {
+    int load_v = tile_v + tid / CODES_COLS;
+    UNROLL for (short i = 0; i < BV / (WM * WN * 4); ++i) {
       // codes = codebook[tile_v, :]
-      bfloat4 codes = v_2 + i * THREADS / 8 < params.v
-          ? load_any<4>(codebook + (v_2 + i * THREADS / 8) * params.codebook_stride_0 + d_2)
+      bfloat4 codes = v_2 + i * WM * WN * 4 < params.v
+          ? load_any<4>(codebook + (v_2 + i * WM * WN * 4) * params.codebook_stride_0 + d_2)
           : bfloat4(bfloat(0.0f));
       // norms = torch.sum(codes.to(torch.float32) * codes.to(torch.float32), dim=1)
       float norms = 0.0f;
@@ -718,7 +530,7 @@ struct NearestCodeParams {
       norms = simd_xor_sum<7>(norms);
       // distance = norms[None, :] - 2.0 * hl.dot(vectors, codes.T)
       if (lane % 8 == 0) {
-        norms_shared[tid / 8 + i * THREADS / 8] = norms;
+        norms_shared[tid / 8 + i * WM * WN * 4] = norms;
       }
     }
     float2 norms[TV];
@@ -735,17 +547,19 @@ struct NearestCodeParams {
       }
     }
     if (tile_v + BV <= params.v) {
-      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> codes =
-            load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 8] = codes;
+      UNROLL for (short i = 0; i < BV / CODES_ROWS; ++i) {
+        Pack<bfloat, V> codes =
+            load_pack<V>(codebook + (load_v + i * CODES_ROWS) * params.codebook_stride_0 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&codes_shared[tid / CODES_COLS
+            + i * CODES_ROWS][lane % CODES_COLS * V] = codes;
       }
     } else {
-      UNROLL for (short i = 0; i < BV / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> codes = load_v + i * RHS_ROWS < params.v
-            ? load_pack<8>(codebook + (load_v + i * RHS_ROWS) * params.codebook_stride_0 + load_d)
-            : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&codes_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 8] = codes;
+      UNROLL for (short i = 0; i < BV / CODES_ROWS; ++i) {
+        Pack<bfloat, V> codes = load_v + i * CODES_ROWS < params.v
+            ? load_pack<V>(codebook + (load_v + i * CODES_ROWS) * params.codebook_stride_0 + load_d)
+            : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&codes_shared[tid / CODES_COLS
+            + i * CODES_ROWS][lane % CODES_COLS * V] = codes;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -21,6 +21,9 @@ except ImportError:
     import _kt_pallas as kt
 
 
+_NT_DIMS = (((1,), (1,)), ((), ()))  # of x @ y.T, without turning y
+
+
 def _select(keep, x, fill):
     """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
     wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
@@ -37,8 +40,8 @@ def _mask_tail(x, axis, start, stop, fill):
 
 def _row_argmax_kernel(x_ref, values_ref, indices_ref):
     row = x_ref[...]
-    values_ref[...] = jnp.max(row, axis=1, keepdims=True)[:, 0]
-    indices_ref[...] = jnp.argmax(row, axis=1, keepdims=True)[:, 0]
+    values_ref[...] = jnp.max(row, axis=1)
+    indices_ref[...] = jnp.argmax(row, axis=1)
 
 
 def _row_argmax_call(x):
@@ -95,9 +98,9 @@ def _nearest_code_kernel(
     vectors = x_ref[...]
     best = best_ref[...]
     codes = codebook_ref[...]
-    norms = jnp.sum(codes * codes, axis=1, keepdims=True)
+    norms = jnp.sum(codes.astype(jnp.float32) * codes.astype(jnp.float32), axis=1, keepdims=True)
     distance = jnp.reshape(norms, (1, block_v)) - 2.0 * lax.dot_general(
-        vectors, codes, (((1,), (1,)), ((), ())),
+        vectors, codes, _NT_DIMS,
         preferred_element_type=jnp.float32,
         precision=precision,
     )

@@ -106,18 +106,21 @@ struct AttentionParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 32;
+  constexpr short V = 8;
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 8;
+  constexpr short K_TILE_COLS = 64 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / 8;
-  constexpr short V_FLAT_ROWS = THREADS / 8;
+  constexpr short K_TILE_ROWS = THREADS / K_TILE_COLS;
+  constexpr short V_FLAT_COLS = 64 / V;
+  constexpr short V_FLAT_ROWS = THREADS / V_FLAT_COLS;
   alignas(16) threadgroup half k_tile_shared[BN][64 + PAD];
   alignas(16) threadgroup half v_flat_shared[BN][64 + PAD];
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % 8 * 8;
+  int load_d = lane % K_TILE_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -133,27 +136,27 @@ struct AttentionParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / 8;
+    int load_n = tile_n + tid / K_TILE_COLS;
     simdgroup_float8x8 scores_acc[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     if (tile_n + BN <= params.n) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
         // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
-        Pack<half, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
+        Pack<half, V> k_flat_tile = load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d);
         // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
-        *(threadgroup Pack<half, 8>*)&k_tile_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] =
-            k_flat_tile;
+        *(threadgroup Pack<half, V>*)&k_tile_shared[tid / K_TILE_COLS
+            + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<half, 8> k_flat_tile = load_n + i * RHS_ROWS < params.n
-            ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&k_tile_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] =
-            k_flat_tile;
+      UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
+        Pack<half, V> k_flat_tile = load_n + i * K_TILE_ROWS < params.n
+            ? load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&k_tile_shared[tid / K_TILE_COLS
+            + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -199,18 +202,18 @@ struct AttentionParams {
     }
     if (tile_n + BN <= params.n) {
       UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
-        Pack<half, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
+        Pack<half, V> v_flat_tile = load_pack<V>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 8] =
-            v_flat_tile;
+        *(threadgroup Pack<half, V>*)&v_flat_shared[tid / V_FLAT_COLS
+            + i * V_FLAT_ROWS][lane % V_FLAT_COLS * V] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
-        Pack<half, 8> v_flat_tile = load_n + i * V_FLAT_ROWS < params.n
-            ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 8] =
-            v_flat_tile;
+        Pack<half, V> v_flat_tile = load_n + i * V_FLAT_ROWS < params.n
+            ? load_pack<V>(v_flat + pid_b * params.v_flat_stride_0
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&v_flat_shared[tid / V_FLAT_COLS
+            + i * V_FLAT_ROWS][lane % V_FLAT_COLS * V] = v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -248,18 +251,21 @@ struct AttentionParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 32;
+  constexpr short V = 4;
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 4;
+  constexpr short K_TILE_COLS = 32 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / 8;
-  constexpr short V_FLAT_ROWS = THREADS / 8;
+  constexpr short K_TILE_ROWS = THREADS / K_TILE_COLS;
+  constexpr short V_FLAT_COLS = 32 / V;
+  constexpr short V_FLAT_ROWS = THREADS / V_FLAT_COLS;
   alignas(16) threadgroup float k_tile_shared[BN][32 + PAD];
   alignas(16) threadgroup float v_flat_shared[BN][32 + PAD];
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % 8 * 4;
+  int load_d = lane % K_TILE_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -275,25 +281,27 @@ struct AttentionParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / 8;
+    int load_n = tile_n + tid / K_TILE_COLS;
     simdgroup_float8x8 scores_acc[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     if (tile_n + BN <= params.n) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
         // k_tile = k_flat[tile_b, tile_n, :].transpose(1, 2)
-        float4 k_flat_tile = load_any<4>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
+        float4 k_flat_tile = load_any<V>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d);
         // scores = torch.bmm(q_tile, k_tile, out_dtype=torch.float32) * scale
-        *(threadgroup float4*)&k_tile_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 4] = k_flat_tile;
+        *(threadgroup float4*)&k_tile_shared[tid / K_TILE_COLS
+            + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        float4 k_flat_tile = load_n + i * RHS_ROWS < params.n
-            ? load_any<4>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_tile_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 4] = k_flat_tile;
+      UNROLL for (short i = 0; i < BN / K_TILE_ROWS; ++i) {
+        float4 k_flat_tile = load_n + i * K_TILE_ROWS < params.n
+            ? load_any<V>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * K_TILE_ROWS) * params.k_flat_stride_1 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_tile_shared[tid / K_TILE_COLS
+            + i * K_TILE_ROWS][lane % K_TILE_COLS * V] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -338,16 +346,18 @@ struct AttentionParams {
     // acc = torch.baddbmm(acc, probs.to(v.dtype), v_flat[tile_b, tile_n, :])
     if (tile_n + BN <= params.n) {
       UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
-        float4 v_flat_tile = load_any<4>(v_flat + pid_b * params.v_flat_stride_0
+        float4 v_flat_tile = load_any<V>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d);
-        *(threadgroup float4*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 4] = v_flat_tile;
+        *(threadgroup float4*)&v_flat_shared[tid / V_FLAT_COLS
+            + i * V_FLAT_ROWS][lane % V_FLAT_COLS * V] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
         float4 v_flat_tile = load_n + i * V_FLAT_ROWS < params.n
-            ? load_any<4>(v_flat + pid_b * params.v_flat_stride_0
+            ? load_any<V>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 4] = v_flat_tile;
+        *(threadgroup float4*)&v_flat_shared[tid / V_FLAT_COLS
+            + i * V_FLAT_ROWS][lane % V_FLAT_COLS * V] = v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -395,18 +405,21 @@ struct AttentionCausalParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 32;
+  constexpr short V = 8;
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 8;
+  constexpr short K_FLAT_COLS = 64 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / 8;
-  constexpr short V_FLAT_ROWS = THREADS / 8;
+  constexpr short K_FLAT_ROWS = THREADS / K_FLAT_COLS;
+  constexpr short V_FLAT_COLS = 64 / V;
+  constexpr short V_FLAT_ROWS = THREADS / V_FLAT_COLS;
   alignas(16) threadgroup bfloat k_flat_shared[BN][64 + PAD];
   alignas(16) threadgroup bfloat v_flat_shared[BN][64 + PAD];
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % 8 * 8;
+  int load_d = lane % K_FLAT_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -422,26 +435,27 @@ struct AttentionCausalParams {
   }
   for (int tile_n = 0; tile_n < min(int(tgid.x) * BM + BM, params.t); tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / 8;
+    int load_n = tile_n + tid / K_FLAT_COLS;
     simdgroup_float8x8 scores_acc[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + BN <= min(int(tgid.x) * BM + BM, params.t)) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&k_flat_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] =
-            k_flat_tile;
+      UNROLL for (short i = 0; i < BN / K_FLAT_ROWS; ++i) {
+        Pack<bfloat, V> k_flat_tile = load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * K_FLAT_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&k_flat_shared[tid / K_FLAT_COLS
+            + i * K_FLAT_ROWS][lane % K_FLAT_COLS * V] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> k_flat_tile = load_n + i * RHS_ROWS < min(int(tgid.x) * BM + BM, params.t)
-            ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&k_flat_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] =
-            k_flat_tile;
+      UNROLL for (short i = 0; i < BN / K_FLAT_ROWS; ++i) {
+        Pack<bfloat, V> k_flat_tile = load_n + i * K_FLAT_ROWS
+            < min(int(tgid.x) * BM + BM, params.t)
+            ? load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * K_FLAT_ROWS) * params.k_flat_stride_1 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&k_flat_shared[tid / K_FLAT_COLS
+            + i * K_FLAT_ROWS][lane % K_FLAT_COLS * V] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -491,19 +505,19 @@ struct AttentionCausalParams {
     }
     if (tile_n + BN <= min(int(tgid.x) * BM + BM, params.t)) {
       UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
-        Pack<bfloat, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
+        Pack<bfloat, V> v_flat_tile = load_pack<V>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 8] =
-            v_flat_tile;
+        *(threadgroup Pack<bfloat, V>*)&v_flat_shared[tid / V_FLAT_COLS
+            + i * V_FLAT_ROWS][lane % V_FLAT_COLS * V] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
-        Pack<bfloat, 8> v_flat_tile = load_n + i * V_FLAT_ROWS
+        Pack<bfloat, V> v_flat_tile = load_n + i * V_FLAT_ROWS
             < min(int(tgid.x) * BM + BM, params.t)
-            ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&v_flat_shared[tid / 8 + i * V_FLAT_ROWS][lane % 8 * 8] =
-            v_flat_tile;
+            ? load_pack<V>(v_flat + pid_b * params.v_flat_stride_0
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&v_flat_shared[tid / V_FLAT_COLS
+            + i * V_FLAT_ROWS][lane % V_FLAT_COLS * V] = v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -541,18 +555,21 @@ struct AttentionCausalParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 32;
+  constexpr short V = 8;
   constexpr short BN = 16;
   constexpr short THREADS = 128;
   constexpr short PAD = 8;
+  constexpr short K_FLAT_COLS = 128 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / 16;
-  constexpr short V_FLAT_ROWS = THREADS / 16;
+  constexpr short K_FLAT_ROWS = THREADS / K_FLAT_COLS;
+  constexpr short V_FLAT_COLS = 128 / V;
+  constexpr short V_FLAT_ROWS = THREADS / V_FLAT_COLS;
   alignas(16) threadgroup half k_flat_shared[BN][128 + PAD];
   alignas(16) threadgroup half v_flat_shared[BN][128 + PAD];
   int pid_b = int(tgid.y);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % 16 * 8;
+  int load_d = lane % K_FLAT_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[16];
   UNROLL for (short i = 0; i < 16; ++i) {
@@ -568,26 +585,26 @@ struct AttentionCausalParams {
   }
   for (int tile_n = 0; tile_n < params.t; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / 16;
+    int load_n = tile_n + tid / K_FLAT_COLS;
     simdgroup_float8x8 scores_acc[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k_flat[head, tile_n, :].T) * scale
     if (tile_n + BN <= params.t) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<half, 8> k_flat_tile = load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, 8>*)&k_flat_shared[tid / 16 + i * RHS_ROWS][lane % 16 * 8] =
-            k_flat_tile;
+      UNROLL for (short i = 0; i < BN / K_FLAT_ROWS; ++i) {
+        Pack<half, V> k_flat_tile = load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * K_FLAT_ROWS) * params.k_flat_stride_1 + load_d);
+        *(threadgroup Pack<half, V>*)&k_flat_shared[tid / K_FLAT_COLS
+            + i * K_FLAT_ROWS][lane % K_FLAT_COLS * V] = k_flat_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<half, 8> k_flat_tile = load_n + i * RHS_ROWS < params.t
-            ? load_pack<8>(k_flat + pid_b * params.k_flat_stride_0
-            + (load_n + i * RHS_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&k_flat_shared[tid / 16 + i * RHS_ROWS][lane % 16 * 8] =
-            k_flat_tile;
+      UNROLL for (short i = 0; i < BN / K_FLAT_ROWS; ++i) {
+        Pack<half, V> k_flat_tile = load_n + i * K_FLAT_ROWS < params.t
+            ? load_pack<V>(k_flat + pid_b * params.k_flat_stride_0
+            + (load_n + i * K_FLAT_ROWS) * params.k_flat_stride_1 + load_d) : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&k_flat_shared[tid / K_FLAT_COLS
+            + i * K_FLAT_ROWS][lane % K_FLAT_COLS * V] = k_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -633,18 +650,18 @@ struct AttentionCausalParams {
     }
     if (tile_n + BN <= params.t) {
       UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
-        Pack<half, 8> v_flat_tile = load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
+        Pack<half, V> v_flat_tile = load_pack<V>(v_flat + pid_b * params.v_flat_stride_0
             + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d);
-        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 16 + i * V_FLAT_ROWS][lane % 16 * 8] =
-            v_flat_tile;
+        *(threadgroup Pack<half, V>*)&v_flat_shared[tid / V_FLAT_COLS
+            + i * V_FLAT_ROWS][lane % V_FLAT_COLS * V] = v_flat_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BN / V_FLAT_ROWS; ++i) {
-        Pack<half, 8> v_flat_tile = load_n + i * V_FLAT_ROWS < params.t
-            ? load_pack<8>(v_flat + pid_b * params.v_flat_stride_0
-            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&v_flat_shared[tid / 16 + i * V_FLAT_ROWS][lane % 16 * 8] =
-            v_flat_tile;
+        Pack<half, V> v_flat_tile = load_n + i * V_FLAT_ROWS < params.t
+            ? load_pack<V>(v_flat + pid_b * params.v_flat_stride_0
+            + (load_n + i * V_FLAT_ROWS) * params.v_flat_stride_1 + load_d) : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&v_flat_shared[tid / V_FLAT_COLS
+            + i * V_FLAT_ROWS][lane % V_FLAT_COLS * V] = v_flat_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -697,19 +714,22 @@ struct AttentionGqaParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 32;
+  constexpr short V = 8;
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 8;
+  constexpr short K_COLS = 64 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / 8;
-  constexpr short V_ROWS = THREADS / 8;
+  constexpr short K_ROWS = THREADS / K_COLS;
+  constexpr short V_COLS = 64 / V;
+  constexpr short V_ROWS = THREADS / V_COLS;
   alignas(16) threadgroup bfloat k_shared[BN][64 + PAD];
   alignas(16) threadgroup bfloat v_shared[BN][64 + PAD];
   int pid_b = int(tgid.y);
   int pid_h = int(tgid.z);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % 8 * 8;
+  int load_d = lane % K_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[8];
   UNROLL for (short i = 0; i < 8; ++i) {
@@ -727,24 +747,26 @@ struct AttentionGqaParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / 8;
+    int load_n = tile_n + tid / K_COLS;
     simdgroup_float8x8 scores[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
     if (tile_n + BN <= params.n) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> k_tile = load_pack<8>(k + pid_b * params.k_stride_0
-            + kv_head * params.k_stride_1 + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = k_tile;
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        Pack<bfloat, V> k_tile = load_pack<V>(k + pid_b * params.k_stride_0
+            + kv_head * params.k_stride_1 + (load_n + i * K_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / K_COLS + i * K_ROWS][lane % K_COLS * V] =
+            k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> k_tile = load_n + i * RHS_ROWS < params.n
-            ? load_pack<8>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 8] = k_tile;
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        Pack<bfloat, V> k_tile = load_n + i * K_ROWS < params.n
+            ? load_pack<V>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / K_COLS + i * K_ROWS][lane % K_COLS * V] =
+            k_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -792,16 +814,18 @@ struct AttentionGqaParams {
     }
     if (tile_n + BN <= params.n) {
       UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
-        Pack<bfloat, 8> v_tile = load_pack<8>(v + pid_b * params.v_stride_0
+        Pack<bfloat, V> v_tile = load_pack<V>(v + pid_b * params.v_stride_0
             + kv_head * params.v_stride_1 + (load_n + i * V_ROWS) * params.v_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * V_ROWS][lane % 8 * 8] = v_tile;
+        *(threadgroup Pack<bfloat, V>*)&v_shared[tid / V_COLS + i * V_ROWS][lane % V_COLS * V] =
+            v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
-        Pack<bfloat, 8> v_tile = load_n + i * V_ROWS < params.n
-            ? load_pack<8>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
-            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * V_ROWS][lane % 8 * 8] = v_tile;
+        Pack<bfloat, V> v_tile = load_n + i * V_ROWS < params.n
+            ? load_pack<V>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
+            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&v_shared[tid / V_COLS + i * V_ROWS][lane % V_COLS * V] =
+            v_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -841,19 +865,22 @@ struct AttentionGqaParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 32;
+  constexpr short V = 4;
   constexpr short BN = 32;
   constexpr short THREADS = 128;
   constexpr short PAD = 4;
+  constexpr short K_COLS = 32 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / 8;
-  constexpr short V_ROWS = THREADS / 8;
+  constexpr short K_ROWS = THREADS / K_COLS;
+  constexpr short V_COLS = 32 / V;
+  constexpr short V_ROWS = THREADS / V_COLS;
   alignas(16) threadgroup float k_shared[BN][32 + PAD];
   alignas(16) threadgroup float v_shared[BN][32 + PAD];
   int pid_b = int(tgid.y);
   int pid_h = int(tgid.z);
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d = lane / 8 % 2 * 4 + lane % 2 * 2;
-  int load_d = lane % 8 * 4;
+  int load_d = lane % K_COLS * V;
   float row_sum = 0.0f;
   simdgroup_float8x8 acc[4];
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -871,24 +898,24 @@ struct AttentionGqaParams {
   }
   for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + lane / 8 % 2 * 4 + lane % 2 * 2;
-    int load_n = tile_n + tid / 8;
+    int load_n = tile_n + tid / K_COLS;
     simdgroup_float8x8 scores[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, kv_head, tile_n, :].T)
     if (tile_n + BN <= params.n) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        float4 k_tile = load_any<4>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
-        *(threadgroup float4*)&k_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 4] = k_tile;
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        float4 k_tile = load_any<V>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup float4*)&k_shared[tid / K_COLS + i * K_ROWS][lane % K_COLS * V] = k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        float4 k_tile = load_n + i * RHS_ROWS < params.n
-            ? load_any<4>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_shared[tid / 8 + i * RHS_ROWS][lane % 8 * 4] = k_tile;
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        float4 k_tile = load_n + i * K_ROWS < params.n
+            ? load_any<V>(k + pid_b * params.k_stride_0 + kv_head * params.k_stride_1
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_shared[tid / K_COLS + i * K_ROWS][lane % K_COLS * V] = k_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -935,16 +962,16 @@ struct AttentionGqaParams {
     // acc = hl.dot(probs.to(v.dtype), v[batch, kv_head, tile_n, :], acc=acc)
     if (tile_n + BN <= params.n) {
       UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
-        float4 v_tile = load_any<4>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
+        float4 v_tile = load_any<V>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
             + (load_n + i * V_ROWS) * params.v_stride_2 + load_d);
-        *(threadgroup float4*)&v_shared[tid / 8 + i * V_ROWS][lane % 8 * 4] = v_tile;
+        *(threadgroup float4*)&v_shared[tid / V_COLS + i * V_ROWS][lane % V_COLS * V] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
         float4 v_tile = load_n + i * V_ROWS < params.n
-            ? load_any<4>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
+            ? load_any<V>(v + pid_b * params.v_stride_0 + kv_head * params.v_stride_1
             + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&v_shared[tid / 8 + i * V_ROWS][lane % 8 * 4] = v_tile;
+        *(threadgroup float4*)&v_shared[tid / V_COLS + i * V_ROWS][lane % V_COLS * V] = v_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);

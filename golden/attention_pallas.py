@@ -27,6 +27,9 @@ except ImportError:
     import _kt_pallas as kt
 
 
+_NT_DIMS = (((1,), (1,)), ((), ()))  # of x @ y.T, without turning y
+
+
 def _select(keep, x, fill):
     """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
     wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
@@ -39,12 +42,6 @@ def _mask_tail(x, axis, start, stop, fill):
         return x  # whole blocks only
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
     return _select(position < stop, x, fill)
-
-
-def _mask_outside(x, axis, start, first, stop, fill):
-    """``x``, a block from ``start`` on, with ``fill`` outside ``first`` to ``stop`` of ``axis``."""
-    position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    return _select((position >= first) & (position < stop), x, fill)
 
 
 def _resumed(ref, axis, start):
@@ -74,7 +71,7 @@ def _attention_kernel(
         scores = lax.dot_general(
             q_tile,
             k_flat_ref[pl.ds(turn * block_n, block_n)],
-            (((1,), (1,)), ((), ())),
+            _NT_DIMS,
             preferred_element_type=jnp.float32,
             precision=precision,
         ) * scale
@@ -190,14 +187,15 @@ def _attention_causal_kernel(q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_re
         scores = lax.dot_general(
             q_tile,
             k_flat_ref[pl.ds(start_n, 512)],
-            (((1,), (1,)), ((), ())),
+            _NT_DIMS,
             preferred_element_type=jnp.float32,
         ) * 0.18033688011112042
-        visible = pid_m * block_m + lax.broadcasted_iota(
-            jnp.int32, (block_m, 1), 0,
-        ) >= start_n + lax.broadcasted_iota(jnp.int32, (1, 512), 1)
+        visible = (
+            pid_m * block_m + lax.broadcasted_iota(jnp.int32, (block_m, 1), 0)
+            >= start_n + lax.broadcasted_iota(jnp.int32, (1, 512), 1)
+        )
         scores = jnp.where(visible, scores, -jnp.inf)
-        scores = _mask_outside(scores, 1, start_n, start_n, last_key, -jnp.inf)
+        scores = _mask_tail(scores, 1, start_n, last_key, -jnp.inf)
         new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
         probs = jnp.exp2(scores - new_max)
         correction = jnp.exp2(row_max - new_max)
@@ -205,7 +203,7 @@ def _attention_causal_kernel(q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_re
         acc *= correction
         acc += jnp.dot(
             probs.astype(jnp.bfloat16),
-            _mask_outside(v_flat_ref[pl.ds(start_n, 512)], 0, start_n, start_n, last_key, 0.0),
+            _mask_tail(v_flat_ref[pl.ds(start_n, 512)], 0, start_n, last_key, 0.0),
             preferred_element_type=jnp.float32,
         )
         return row_sum, acc, new_max
@@ -256,7 +254,7 @@ def _attention_causal_not_causal_kernel(
         scores = lax.dot_general(
             q_tile,
             k_flat_ref[pl.ds(turn * block_n, block_n)],
-            (((1,), (1,)), ((), ())),
+            _NT_DIMS,
             preferred_element_type=jnp.float32,
             precision=lax.Precision.HIGHEST,
         ) * 0.12751743082459868
@@ -373,7 +371,7 @@ def _attention_gqa_kernel(
         scores = lax.dot_general(
             q_tile,
             k_ref[pl.ds(turn * block_n, block_n)],
-            (((1,), (1,)), ((), ())),
+            _NT_DIMS,
             preferred_element_type=jnp.float32,
         )
         scores *= sm_scale_ref[0] * 1.4426950408889634

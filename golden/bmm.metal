@@ -13,31 +13,6 @@ using namespace metal;
 
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// N elements that begin anywhere.
-template <short N, typename T>
-inline vec<T, N> load_any(const device T* x) {
-  vec<T, N> v;
-  for (short i = 0; i < N; ++i) {
-    v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of N elements, and `other` after them.
-template <short N, typename T>
-inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= N) {
-    return load_any<N>(x);
-  }
-  vec<T, N> v = vec<T, N>(other);
-  for (short i = 0; i < N - 1; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
 // Writes N elements to anywhere.
 template <short N, typename T>
 inline void store_any(device T* x, vec<T, N> v) {
@@ -107,10 +82,11 @@ struct BmmParams {
   int y_stride_1;
 };
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void bmm_bf16(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* y [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+template <typename T, short WN>
+[[kernel, max_total_threads_per_threadgroup(2 * WN * 32)]] void bmm(
+    const device T* x [[buffer(0)]],
+    const device T* y [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant BmmParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
@@ -120,152 +96,21 @@ struct BmmParams {
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
-  constexpr short WN = 1;
-  constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short Y_COLS = BN / 8;
+  constexpr short PAD = 16 / sizeof(T);
+  constexpr short V = 16 / sizeof(T);
+  constexpr short X_COLS = BK / V;
+  constexpr short Y_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short Y_ROWS = THREADS / (BN / 8);
-  alignas(16) threadgroup bfloat x_shared[BM][BK + PAD];
-  alignas(16) threadgroup bfloat y_shared[BK][BN + PAD];
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short Y_ROWS = THREADS / Y_COLS;
+  alignas(16) threadgroup T x_shared[BM][BK + PAD];
+  alignas(16) threadgroup T y_shared[BK][BN + PAD];
   int pid_b = int(tgid.z);
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % Y_COLS * 8;
-  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[TM][TN];
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
-    int load_k_2 = tile_k + tid / Y_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
-    if (interior) {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile = load_pack<8>(x + pid_b * params.x_stride_0
-            + (load_m + i * X_ROWS) * params.x_stride_1 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<bfloat, 8> y_tile = load_pack<8>(y + pid_b * params.y_stride_0
-            + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n);
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-            y_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack<8>(x + pid_b * params.x_stride_0 + (load_m + i * X_ROWS) * params.x_stride_1
-            + load_k) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<bfloat, 8> y_tile = load_pack_first<8>(y + pid_b * params.y_stride_0
-            + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n);
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-            y_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_bfloat8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
-    int load_k_2 = tile_k + tid / Y_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
-          ? load_pack_first<8>(x + pid_b * params.x_stride_0
-          + (load_m + i * X_ROWS) * params.x_stride_1 + load_k, params.k - load_k)
-          : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-          x_tile;
-    }
-    UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-      Pack<bfloat, 8> y_tile = load_k_2 + i * Y_ROWS < params.k
-          ? load_pack_first<8>(y + pid_b * params.y_stride_0
-          + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n)
-          : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-          y_tile;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_bfloat8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_bfloat8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // out[tile_b, tile_m, tile_n] = acc.to(out.dtype)
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      bfloat2 out_tile = bfloat2(elements(acc[i][j]));
-      if (m + i * WM * 8 < params.m) {
-        store_first<2>(out + pid_b * params.m * params.n + (m + i * WM * 8) * params.n + n
-            + j * WN * 8, out_tile, params.n - (n + j * WN * 8));
-      }
-    }
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(128)]] void bmm_f32(
-    const device float* x [[buffer(0)]],
-    const device float* y [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant BmmParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 64;
-  constexpr short BN = 64;
-  constexpr short BK = 16;
-  constexpr short WN = 2;
-  constexpr short WM = 2;
-  constexpr short PAD = 4;
-  constexpr short X_COLS = BK / 4;
-  constexpr short Y_COLS = BN / 4;
-  constexpr short TM = BM / (WM * 8);
-  constexpr short TN = BN / (WN * 8);
-  constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short Y_ROWS = THREADS / (BN / 4);
-  alignas(16) threadgroup float x_shared[BM][BK + PAD];
-  alignas(16) threadgroup float y_shared[BK][BN + PAD];
-  int pid_b = int(tgid.z);
-  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
-  int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % Y_COLS * 4;
+  int load_n = int(tgid.y) * BN + tid % Y_COLS * V;
   int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
@@ -274,43 +119,43 @@ struct BmmParams {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.baddbmm(acc, x[tile_b, tile_m, tile_k], y[tile_b, tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_any<4>(x + pid_b * params.x_stride_0
+        Pack<T, V> x_tile = load_pack<V>(x + pid_b * params.x_stride_0
             + (load_m + i * X_ROWS) * params.x_stride_1 + load_k);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        float4 y_tile = load_any<4>(y + pid_b * params.y_stride_0
+        Pack<T, V> y_tile = load_pack<V>(y + pid_b * params.y_stride_0
             + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n);
-        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_m + i * X_ROWS < params.m
-            ? load_any<4>(x + pid_b * params.x_stride_0 + (load_m + i * X_ROWS) * params.x_stride_1
-            + load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + pid_b * params.x_stride_0 + (load_m + i * X_ROWS) * params.x_stride_1
+            + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        float4 y_tile = load_first<4>(y + pid_b * params.y_stride_0
+        Pack<T, V> y_tile = load_pack_first<V>(y + pid_b * params.y_stride_0
             + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n);
-        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
         simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 y_frag;
+        simdgroup_matrix<T, 8, 8> y_frag;
         simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
@@ -318,30 +163,30 @@ struct BmmParams {
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      float4 x_tile = load_m + i * X_ROWS < params.m
-          ? load_first<4>(x + pid_b * params.x_stride_0 + (load_m + i * X_ROWS) * params.x_stride_1
-          + load_k, params.k - load_k) : float4(0.0f);
-      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + pid_b * params.x_stride_0
+          + (load_m + i * X_ROWS) * params.x_stride_1 + load_k, params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
     }
     UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-      float4 y_tile = load_k_2 + i * Y_ROWS < params.k
-          ? load_first<4>(y + pid_b * params.y_stride_0
-          + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n) : float4(0.0f);
-      *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
+      Pack<T, V> y_tile = load_k_2 + i * Y_ROWS < params.k
+          ? load_pack_first<V>(y + pid_b * params.y_stride_0
+          + (load_k_2 + i * Y_ROWS) * params.y_stride_1 + load_n, params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
         simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 y_frag;
+        simdgroup_matrix<T, 8, 8> y_frag;
         simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
@@ -352,14 +197,17 @@ struct BmmParams {
   // out[tile_b, tile_m, tile_n] = acc.to(out.dtype)
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
+      vec<T, 2> out_tile = vec<T, 2>(elements(acc[i][j]));
       if (m + i * WM * 8 < params.m) {
         store_first<2>(out + pid_b * params.m * params.n + (m + i * WM * 8) * params.n + n
-            + j * WN * 8, float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * WN * 8));
+            + j * WN * 8, out_tile, params.n - (n + j * WN * 8));
       }
     }
   }
 }
+
+template [[host_name("bmm_bf16")]] [[kernel]] decltype(bmm<bfloat, 1>) bmm<bfloat, 1>;
+template [[host_name("bmm_f32")]] [[kernel]] decltype(bmm<float, 2>) bmm<float, 2>;
 
 struct BroadcastMatmulParams {
   int rows;
@@ -369,10 +217,11 @@ struct BroadcastMatmulParams {
   int w_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void broadcast_matmul_f16(
-    const device half* x_flat [[buffer(0)]],
-    const device half* w [[buffer(1)]],
-    device half* out [[buffer(2)]],
+template <typename T, short WN>
+[[kernel, max_total_threads_per_threadgroup(2 * WN * 32)]] void broadcast_matmul(
+    const device T* x_flat [[buffer(0)]],
+    const device T* w [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant BroadcastMatmulParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
@@ -382,147 +231,20 @@ struct BroadcastMatmulParams {
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
-  constexpr short WN = 1;
-  constexpr short PAD = 8;
-  constexpr short X_FLAT_COLS = BK / 8;
-  constexpr short W_COLS = BN / 8;
+  constexpr short PAD = 16 / sizeof(T);
+  constexpr short V = 16 / sizeof(T);
+  constexpr short X_FLAT_COLS = BK / V;
+  constexpr short W_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_FLAT_ROWS = THREADS / (BK / 8);
-  constexpr short W_ROWS = THREADS / (BN / 8);
-  alignas(16) threadgroup half x_flat_shared[BM][BK + PAD];
-  alignas(16) threadgroup half w_shared[BK][BN + PAD];
+  constexpr short X_FLAT_ROWS = THREADS / X_FLAT_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
+  alignas(16) threadgroup T x_flat_shared[BM][BK + PAD];
+  alignas(16) threadgroup T w_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.rows && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_FLAT_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 8;
-  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[TM][TN];
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_FLAT_COLS * 8;
-    int load_k_2 = tile_k + tid / W_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
-    if (interior) {
-      UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
-        Pack<half, 8> x_flat_tile =
-            load_pack<8>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / X_FLAT_COLS
-            + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 8] = x_flat_tile;
-      }
-      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<half, 8> w_tile =
-            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
-            w_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
-        Pack<half, 8> x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
-            ? load_pack<8>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k)
-            : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / X_FLAT_COLS
-            + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 8] = x_flat_tile;
-      }
-      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<half, 8> w_tile = load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
-            + load_n, params.n - load_n);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
-            w_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_half8x8 x_flat_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_FLAT_COLS * 8;
-    int load_k_2 = tile_k + tid / W_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
-      Pack<half, 8> x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
-          ? load_pack_first<8>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0
-          + load_k, params.k - load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_flat_shared[tid / X_FLAT_COLS
-          + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 8] = x_flat_tile;
-    }
-    UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      Pack<half, 8> w_tile = load_k_2 + i * W_ROWS < params.k
-          ? load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-          params.n - load_n) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] = w_tile;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_half8x8 x_flat_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_flat_frag[i], &x_flat_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // out[tile_m, tile_n] = acc.to(x.dtype)
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      half2 out_tile = half2(elements(acc[i][j]));
-      if (m + i * WM * 8 < params.rows) {
-        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
-            params.n - (n + j * WN * 8));
-      }
-    }
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(128)]] void broadcast_matmul_f32(
-    const device float* x_flat [[buffer(0)]],
-    const device float* w [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant BroadcastMatmulParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 64;
-  constexpr short BN = 64;
-  constexpr short BK = 16;
-  constexpr short WN = 2;
-  constexpr short WM = 2;
-  constexpr short PAD = 4;
-  constexpr short X_FLAT_COLS = BK / 4;
-  constexpr short W_COLS = BN / 4;
-  constexpr short TM = BM / (WM * 8);
-  constexpr short TN = BN / (WN * 8);
-  constexpr short THREADS = WM * WN * 32;
-  constexpr short X_FLAT_ROWS = THREADS / (BK / 4);
-  constexpr short W_ROWS = THREADS / (BN / 4);
-  alignas(16) threadgroup float x_flat_shared[BM][BK + PAD];
-  alignas(16) threadgroup float w_shared[BK][BN + PAD];
-  bool interior = int(tgid.x) * BM + BM <= params.rows && int(tgid.y) * BN + BN <= params.n;
-  int load_m = int(tgid.x) * BM + tid / X_FLAT_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 4;
+  int load_n = int(tgid.y) * BN + tid % W_COLS * V;
   int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
@@ -531,44 +253,44 @@ struct BroadcastMatmulParams {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_FLAT_COLS * 4;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + tid % X_FLAT_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x_flat[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
-        float4 x_flat_tile =
-            load_any<4>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k);
-        *(threadgroup float4*)&x_flat_shared[tid / X_FLAT_COLS
-            + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 4] = x_flat_tile;
+        Pack<T, V> x_flat_tile =
+            load_pack<V>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_flat_shared[tid / X_FLAT_COLS
+            + i * X_FLAT_ROWS][tid % X_FLAT_COLS * V] = x_flat_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        float4 w_tile = load_any<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
+        Pack<T, V> w_tile = load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
-        float4 x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
-            ? load_any<4>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k)
-            : float4(0.0f);
-        *(threadgroup float4*)&x_flat_shared[tid / X_FLAT_COLS
-            + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 4] = x_flat_tile;
+        Pack<T, V> x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
+            ? load_pack<V>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k)
+            : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_flat_shared[tid / X_FLAT_COLS
+            + i * X_FLAT_ROWS][tid % X_FLAT_COLS * V] = x_flat_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        float4 w_tile = load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-            params.n - load_n);
-        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
+        Pack<T, V> w_tile = load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
+            + load_n, params.n - load_n);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_flat_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_flat_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
         simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 w_frag;
+        simdgroup_matrix<T, 8, 8> w_frag;
         simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
@@ -576,31 +298,31 @@ struct BroadcastMatmulParams {
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_FLAT_COLS * 4;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + tid % X_FLAT_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_FLAT_ROWS; ++i) {
-      float4 x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
-          ? load_first<4>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0 + load_k,
-          params.k - load_k) : float4(0.0f);
-      *(threadgroup float4*)&x_flat_shared[tid / X_FLAT_COLS
-          + i * X_FLAT_ROWS][lane % X_FLAT_COLS * 4] = x_flat_tile;
+      Pack<T, V> x_flat_tile = load_m + i * X_FLAT_ROWS < params.rows
+          ? load_pack_first<V>(x_flat + (load_m + i * X_FLAT_ROWS) * params.x_flat_stride_0
+          + load_k, params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_flat_shared[tid / X_FLAT_COLS
+          + i * X_FLAT_ROWS][tid % X_FLAT_COLS * V] = x_flat_tile;
     }
     UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      float4 w_tile = load_k_2 + i * W_ROWS < params.k
-          ? load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-          params.n - load_n) : float4(0.0f);
-      *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
+      Pack<T, V> w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+          params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_flat_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_flat_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
         simdgroup_load(x_flat_frag[i], &x_flat_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 w_frag;
+        simdgroup_matrix<T, 8, 8> w_frag;
         simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_flat_frag[i], w_frag, acc[i][j]);
@@ -611,11 +333,16 @@ struct BroadcastMatmulParams {
   // out[tile_m, tile_n] = acc.to(x.dtype)
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
+      vec<T, 2> out_tile = vec<T, 2>(elements(acc[i][j]));
       if (m + i * WM * 8 < params.rows) {
-        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8,
-            float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
+        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
             params.n - (n + j * WN * 8));
       }
     }
   }
 }
+
+template [[host_name("broadcast_matmul_f16")]] [[kernel]]
+decltype(broadcast_matmul<half, 1>) broadcast_matmul<half, 1>;
+template [[host_name("broadcast_matmul_f32")]] [[kernel]]
+decltype(broadcast_matmul<float, 2>) broadcast_matmul<float, 2>;

@@ -71,7 +71,7 @@ def _bmm_call(x, y):
         out_shape=jax.ShapeDtypeStruct((b, m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=60 << 20,
+            vmem_limit_bytes=63 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * b * m * n * k,
@@ -148,7 +148,7 @@ def _broadcast_matmul_call(x_flat, w):
         out_shape=jax.ShapeDtypeStruct((rows, n), x_flat.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=60 << 20,
+            vmem_limit_bytes=63 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * rows * n * k,

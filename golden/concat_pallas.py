@@ -34,9 +34,9 @@ def _window(x, start, length, axis):
     return lax.slice_in_dim(rolled, 0, length, axis=axis)
 
 
-def _concat_columns_kernel(x_ref, y_ref, out_ref, *, n1, n2):
+def _concat_columns_kernel(x_ref, y_ref, out_ref, *, n1):
     out_ref[:, :n1] = x_ref[...]
-    out_ref[:, n1:n1 + n2] = y_ref[...]
+    out_ref[:, n1:] = y_ref[...]
 
 
 def _concat_columns_call(x, y):
@@ -46,7 +46,7 @@ def _concat_columns_call(x, y):
     n2 = y.shape[1]
     block_m = min(256, m, kt.block_rows(n2, 32))
     return kt.pallas_call(
-        functools.partial(_concat_columns_kernel, n1=n1, n2=n2),
+        functools.partial(_concat_columns_kernel, n1=n1),
         grid=(pl.cdiv(m, block_m),),
         in_specs=[
             pl.BlockSpec((block_m, n1), lambda i: (i, 0)),

@@ -100,11 +100,11 @@ struct CrossEntropyParams {
   int logits_stride_0;
 };
 
-template <short N_READS>
+template <typename TLabels, typename T, short N_READS>
 [[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy(
-    const device long* labels [[buffer(0)]],
-    const device bfloat* logits_flat [[buffer(1)]],
-    const device bfloat* logits [[buffer(2)]],
+    const device TLabels* labels [[buffer(0)]],
+    const device T* logits_flat [[buffer(1)]],
+    const device T* logits [[buffer(2)]],
     device float* losses [[buffer(3)]],
     constant CrossEntropyParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
@@ -121,8 +121,8 @@ template <short N_READS>
   // row_max = torch.amax(rows, dim=-1)
   float row_max = -INFINITY;
   UNROLL for (short i = 0; i < N_READS / 4; ++i) {
-    bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
-        + i * THREADS * 4, params.v - (v + i * THREADS * 4), bfloat(-INFINITY));
+    vec<T, 4> logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
+        + i * THREADS * 4, params.v - (v + i * THREADS * 4), T(-INFINITY));
     rows[i] = float4(logits_tile);
     UNROLL for (short j = 0; j < 4; ++j) {
       row_max = nan_max(row_max, rows[i][j]);
@@ -146,7 +146,7 @@ template <short N_READS>
     sum_shared[sg] = sum_exp;
   }
   // One element per row: gathered from the flat view rather than selected from the tile.
-  bfloat logits_flat_tile = logits_flat[int(long(pid_n * params.v) + labels[pid_n])];
+  T logits_flat_tile = logits_flat[int(TLabels(pid_n * params.v) + labels[pid_n])];
   float target = float(logits_flat_tile);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   sum_exp = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
@@ -157,14 +157,19 @@ template <short N_READS>
 }
 
 template [[host_name("cross_entropy_i64_bf16_1024")]] [[kernel]]
-decltype(cross_entropy<4>) cross_entropy<4>;
+decltype(cross_entropy<long, bfloat, 4>) cross_entropy<long, bfloat, 4>;
 template [[host_name("cross_entropy_i64_bf16_4096")]] [[kernel]]
-decltype(cross_entropy<16>) cross_entropy<16>;
+decltype(cross_entropy<long, bfloat, 16>) cross_entropy<long, bfloat, 16>;
+template [[host_name("cross_entropy_i32_f32_1024")]] [[kernel]]
+decltype(cross_entropy<int, float, 4>) cross_entropy<int, float, 4>;
+template [[host_name("cross_entropy_i32_f32_4096")]] [[kernel]]
+decltype(cross_entropy<int, float, 16>) cross_entropy<int, float, 16>;
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_i64_bf16_long(
-    const device long* labels [[buffer(0)]],
-    const device bfloat* logits_flat [[buffer(1)]],
-    const device bfloat* logits [[buffer(2)]],
+template <typename TLabels, typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_long(
+    const device TLabels* labels [[buffer(0)]],
+    const device T* logits_flat [[buffer(1)]],
+    const device T* logits [[buffer(2)]],
     device float* losses [[buffer(3)]],
     constant CrossEntropyParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
@@ -180,11 +185,11 @@ decltype(cross_entropy<16>) cross_entropy<16>;
   UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
     row_max_acc[i] = float4(-INFINITY);
   }
-  for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
     UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
       // rows = logits[tile_n, :].to(torch.float32)
-      bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
+      vec<T, 4> logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
           + i * THREADS * 4, params.v - (v + i * THREADS * 4));
       float4 rows = float4(logits_tile);
       // row_max = torch.amax(rows, dim=-1)
@@ -207,11 +212,11 @@ decltype(cross_entropy<16>) cross_entropy<16>;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   row_max = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   float4 sum_exp_acc[BV / (THREADS * 4)] = {};
-  for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
+  for (int tile_v = 0; tile_v < params.v; tile_v += BV) {
     int v = tile_v + tid * 4;
     // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
     UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
-      bfloat4 logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
+      vec<T, 4> logits_tile = load_first<4>(logits + pid_n * params.logits_stride_0 + v
           + i * THREADS * 4, params.v - (v + i * THREADS * 4));
       float4 rows = float4(logits_tile);
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -231,7 +236,7 @@ decltype(cross_entropy<16>) cross_entropy<16>;
     sum_shared[sg] = sum_exp;
   }
   // One element per row: gathered from the flat view rather than selected from the tile.
-  bfloat logits_flat_tile = logits_flat[int(long(pid_n * params.v) + labels[pid_n])];
+  T logits_flat_tile = logits_flat[int(TLabels(pid_n * params.v) + labels[pid_n])];
   float target = float(logits_flat_tile);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   sum_exp = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
@@ -241,139 +246,10 @@ decltype(cross_entropy<16>) cross_entropy<16>;
   }
 }
 
-template <short N_READS>
-[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_2(
-    const device int* labels [[buffer(0)]],
-    const device float* logits_flat [[buffer(1)]],
-    const device float* logits [[buffer(2)]],
-    device float* losses [[buffer(3)]],
-    constant CrossEntropyParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short THREADS = 256;
-  threadgroup float max_shared[THREADS / 32];
-  threadgroup float sum_shared[THREADS / 32];
-  int pid_n = int(tgid.x);
-  int v = tid * 4;
-  // row_max = torch.amax(rows, dim=-1)
-  float4 rows[N_READS / 4];
-  float row_max = -INFINITY;
-  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
-    rows[i] = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * THREADS * 4,
-        params.v - (v + i * THREADS * 4), -INFINITY);
-    UNROLL for (short j = 0; j < 4; ++j) {
-      row_max = nan_max(row_max, rows[i][j]);
-    }
-  }
-  row_max = simd_nan_max(row_max);
-  if (lane == 0) {
-    max_shared[sg] = row_max;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
-  // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
-  float sum_exp = 0.0f;
-  UNROLL for (short i = 0; i < N_READS / 4; ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum_exp += precise::exp(rows[i][j] - row_max);
-    }
-  }
-  sum_exp = simd_sum(sum_exp);
-  if (lane == 0) {
-    sum_shared[sg] = sum_exp;
-  }
-  // One element per row: gathered from the flat view rather than selected from the tile.
-  float target = logits_flat[pid_n * params.v + labels[pid_n]];
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
-  // losses[tile_n] = row_max + torch.log(sum_exp) - target
-  if (tid == 0) {
-    losses[pid_n] = row_max + precise::log(sum_exp) - target;
-  }
-}
-
-template [[host_name("cross_entropy_i32_f32_1024")]] [[kernel]]
-decltype(cross_entropy_2<4>) cross_entropy_2<4>;
-template [[host_name("cross_entropy_i32_f32_4096")]] [[kernel]]
-decltype(cross_entropy_2<16>) cross_entropy_2<16>;
-
-[[kernel, max_total_threads_per_threadgroup(256)]] void cross_entropy_i32_f32_long(
-    const device int* labels [[buffer(0)]],
-    const device float* logits_flat [[buffer(1)]],
-    const device float* logits [[buffer(2)]],
-    device float* losses [[buffer(3)]],
-    constant CrossEntropyParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BV = 4096;
-  constexpr short THREADS = 256;
-  threadgroup float max_shared[THREADS / 32];
-  threadgroup float sum_shared[THREADS / 32];
-  int pid_n = int(tgid.x);
-  float4 row_max_acc[BV / (THREADS * 4)];
-  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
-    row_max_acc[i] = float4(-INFINITY);
-  }
-  for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
-    int v = tile_v + tid * 4;
-    // row_max = torch.amax(rows, dim=-1)
-    UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
-      float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * THREADS * 4,
-          params.v - (v + i * THREADS * 4), -INFINITY);
-      UNROLL for (short j = 0; j < 4; ++j) {
-        row_max_acc[i][j] = nan_max(row_max_acc[i][j], rows[j]);
-      }
-    }
-  }
-  float row_max = -INFINITY;
-  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      row_max = nan_max(row_max, row_max_acc[i][j]);
-    }
-  }
-  row_max = simd_nan_max(row_max);
-  if (lane == 0) {
-    max_shared[sg] = row_max;
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  row_max = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
-  float4 sum_exp_acc[BV / (THREADS * 4)] = {};
-  for (int tile_v = 0; tile_v < params.v; tile_v += 4096) {
-    int v = tile_v + tid * 4;
-    UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
-      // rows = logits[tile_n, :].to(torch.float32)
-      float4 rows = load_first<4>(logits + pid_n * params.logits_stride_0 + v + i * THREADS * 4,
-          params.v - (v + i * THREADS * 4));
-      // sum_exp = torch.sum(torch.exp(rows - row_max[:, None]), dim=-1)
-      UNROLL for (short j = 0; j < 4; ++j) {
-        sum_exp_acc[i][j] += v + i * THREADS * 4 + j < params.v ? precise::exp(rows[j] - row_max)
-            : 0.0f;
-      }
-    }
-  }
-  float sum_exp = 0.0f;
-  UNROLL for (short i = 0; i < BV / (THREADS * 4); ++i) {
-    UNROLL for (short j = 0; j < 4; ++j) {
-      sum_exp += sum_exp_acc[i][j];
-    }
-  }
-  sum_exp = simd_sum(sum_exp);
-  if (lane == 0) {
-    sum_shared[sg] = sum_exp;
-  }
-  // One element per row: gathered from the flat view rather than selected from the tile.
-  float target = logits_flat[pid_n * params.v + labels[pid_n]];
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  sum_exp = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
-  // losses[tile_n] = row_max + torch.log(sum_exp) - target
-  if (tid == 0) {
-    losses[pid_n] = row_max + precise::log(sum_exp) - target;
-  }
-}
+template [[host_name("cross_entropy_i64_bf16_long")]] [[kernel]]
+decltype(cross_entropy_long<long, bfloat>) cross_entropy_long<long, bfloat>;
+template [[host_name("cross_entropy_i32_f32_long")]] [[kernel]]
+decltype(cross_entropy_long<int, float>) cross_entropy_long<int, float>;
 
 struct CrossEntropyBwdParams {
   int n;

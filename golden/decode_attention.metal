@@ -100,19 +100,22 @@ struct DecodeAttentionParams {
     constant DecodeAttentionParams& params [[buffer(5)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short V = 8;
   constexpr short BN = 32;
   constexpr short THREADS = 32;
   constexpr short PAD = 8;
+  constexpr short K_COLS = 64 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / 8;
-  constexpr short V_ROWS = THREADS / 8;
+  constexpr short K_ROWS = THREADS / K_COLS;
+  constexpr short V_COLS = 64 / V;
+  constexpr short V_ROWS = THREADS / V_COLS;
   alignas(16) threadgroup bfloat k_shared[BN][64 + PAD];
   alignas(16) threadgroup bfloat v_shared[BN][64 + PAD];
   int batch = int(tgid.x);
   int head = int(tgid.y);
   int d = tid / 16 * 4 + tid / 2 % 4;
   int d_2 = tid / 8 % 2 * 4 + tid % 2 * 2;
-  int load_d = tid % 8 * 8;
+  int load_d = tid % K_COLS * V;
   // length = lengths[batch]
   int length_ = lengths[batch];
   float row_sum = 0.0f;
@@ -130,24 +133,26 @@ struct DecodeAttentionParams {
   }
   for (int tile_n = 0; tile_n < length_; tile_n += BN) {
     int n = tile_n + tid / 8 % 2 * 4 + tid % 2 * 2;
-    int load_n = tile_n + tid / 8;
+    int load_n = tile_n + tid / K_COLS;
     simdgroup_float8x8 scores[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
     if (tile_n + BN <= length_) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> k_tile = load_pack<8>(k + batch * params.k_stride_0
-            + head * params.k_stride_1 + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * RHS_ROWS][tid % 8 * 8] = k_tile;
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        Pack<bfloat, V> k_tile = load_pack<V>(k + batch * params.k_stride_0
+            + head * params.k_stride_1 + (load_n + i * K_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / K_COLS + i * K_ROWS][tid % K_COLS * V] =
+            k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<bfloat, 8> k_tile = load_n + i * RHS_ROWS < length_
-            ? load_pack<8>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&k_shared[tid / 8 + i * RHS_ROWS][tid % 8 * 8] = k_tile;
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        Pack<bfloat, V> k_tile = load_n + i * K_ROWS < length_
+            ? load_pack<V>(k + batch * params.k_stride_0 + head * params.k_stride_1
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&k_shared[tid / K_COLS + i * K_ROWS][tid % K_COLS * V] =
+            k_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -195,16 +200,18 @@ struct DecodeAttentionParams {
     }
     if (tile_n + BN <= length_) {
       UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
-        Pack<bfloat, 8> v_tile = load_pack<8>(v + batch * params.v_stride_0
+        Pack<bfloat, V> v_tile = load_pack<V>(v + batch * params.v_stride_0
             + head * params.v_stride_1 + (load_n + i * V_ROWS) * params.v_stride_2 + load_d);
-        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * V_ROWS][tid % 8 * 8] = v_tile;
+        *(threadgroup Pack<bfloat, V>*)&v_shared[tid / V_COLS + i * V_ROWS][tid % V_COLS * V] =
+            v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
-        Pack<bfloat, 8> v_tile = load_n + i * V_ROWS < length_
-            ? load_pack<8>(v + batch * params.v_stride_0 + head * params.v_stride_1
-            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&v_shared[tid / 8 + i * V_ROWS][tid % 8 * 8] = v_tile;
+        Pack<bfloat, V> v_tile = load_n + i * V_ROWS < length_
+            ? load_pack<V>(v + batch * params.v_stride_0 + head * params.v_stride_1
+            + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&v_shared[tid / V_COLS + i * V_ROWS][tid % V_COLS * V] =
+            v_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -234,19 +241,22 @@ struct DecodeAttentionParams {
     constant DecodeAttentionParams& params [[buffer(5)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
+  constexpr short V = 4;
   constexpr short BN = 32;
   constexpr short THREADS = 32;
   constexpr short PAD = 4;
+  constexpr short K_COLS = 32 / V;
   constexpr short TN = BN / 8;
-  constexpr short RHS_ROWS = THREADS / 8;
-  constexpr short V_ROWS = THREADS / 8;
+  constexpr short K_ROWS = THREADS / K_COLS;
+  constexpr short V_COLS = 32 / V;
+  constexpr short V_ROWS = THREADS / V_COLS;
   alignas(16) threadgroup float k_shared[BN][32 + PAD];
   alignas(16) threadgroup float v_shared[BN][32 + PAD];
   int batch = int(tgid.x);
   int head = int(tgid.y);
   int d = tid / 16 * 4 + tid / 2 % 4;
   int d_2 = tid / 8 % 2 * 4 + tid % 2 * 2;
-  int load_d = tid % 8 * 4;
+  int load_d = tid % K_COLS * V;
   // length = lengths[batch]
   int length_ = lengths[batch];
   float row_sum = 0.0f;
@@ -264,24 +274,24 @@ struct DecodeAttentionParams {
   }
   for (int tile_n = 0; tile_n < length_; tile_n += BN) {
     int n = tile_n + tid / 8 % 2 * 4 + tid % 2 * 2;
-    int load_n = tile_n + tid / 8;
+    int load_n = tile_n + tid / K_COLS;
     simdgroup_float8x8 scores[TN];
     UNROLL for (short i = 0; i < TN; ++i) {
       scores[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
     // scores = hl.dot(q_tile, k[batch, head, tile_n, :].T)
     if (tile_n + BN <= length_) {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        float4 k_tile = load_any<4>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d);
-        *(threadgroup float4*)&k_shared[tid / 8 + i * RHS_ROWS][tid % 8 * 4] = k_tile;
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        float4 k_tile = load_any<V>(k + batch * params.k_stride_0 + head * params.k_stride_1
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d);
+        *(threadgroup float4*)&k_shared[tid / K_COLS + i * K_ROWS][tid % K_COLS * V] = k_tile;
       }
     } else {
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        float4 k_tile = load_n + i * RHS_ROWS < length_
-            ? load_any<4>(k + batch * params.k_stride_0 + head * params.k_stride_1
-            + (load_n + i * RHS_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&k_shared[tid / 8 + i * RHS_ROWS][tid % 8 * 4] = k_tile;
+      UNROLL for (short i = 0; i < BN / K_ROWS; ++i) {
+        float4 k_tile = load_n + i * K_ROWS < length_
+            ? load_any<V>(k + batch * params.k_stride_0 + head * params.k_stride_1
+            + (load_n + i * K_ROWS) * params.k_stride_2 + load_d) : float4(0.0f);
+        *(threadgroup float4*)&k_shared[tid / K_COLS + i * K_ROWS][tid % K_COLS * V] = k_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
@@ -328,16 +338,16 @@ struct DecodeAttentionParams {
     // acc = hl.dot(probs.to(v.dtype), v[batch, head, tile_n, :], acc=acc)
     if (tile_n + BN <= length_) {
       UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
-        float4 v_tile = load_any<4>(v + batch * params.v_stride_0 + head * params.v_stride_1
+        float4 v_tile = load_any<V>(v + batch * params.v_stride_0 + head * params.v_stride_1
             + (load_n + i * V_ROWS) * params.v_stride_2 + load_d);
-        *(threadgroup float4*)&v_shared[tid / 8 + i * V_ROWS][tid % 8 * 4] = v_tile;
+        *(threadgroup float4*)&v_shared[tid / V_COLS + i * V_ROWS][tid % V_COLS * V] = v_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BN / V_ROWS; ++i) {
         float4 v_tile = load_n + i * V_ROWS < length_
-            ? load_any<4>(v + batch * params.v_stride_0 + head * params.v_stride_1
+            ? load_any<V>(v + batch * params.v_stride_0 + head * params.v_stride_1
             + (load_n + i * V_ROWS) * params.v_stride_2 + load_d) : float4(0.0f);
-        *(threadgroup float4*)&v_shared[tid / 8 + i * V_ROWS][tid % 8 * 4] = v_tile;
+        *(threadgroup float4*)&v_shared[tid / V_COLS + i * V_ROWS][tid % V_COLS * V] = v_tile;
       }
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);

@@ -20,16 +20,21 @@ except ImportError:
     import _kt_pallas as kt
 
 
+_NT_DIMS = (((1,), (1,)), ((), ()))  # of x @ y.T, without turning y
+
+
 def _select(keep, x, fill):
     """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
     wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
     return jnp.where(keep, x.astype(wide), fill).astype(x.dtype)
 
 
-def _mask_outside(x, axis, start, first, stop, fill):
-    """``x``, a block from ``start`` on, with ``fill`` outside ``first`` to ``stop`` of ``axis``."""
+def _mask_tail(x, axis, start, stop, fill):
+    """``x``, a block from ``start`` on, with ``fill`` from position ``stop`` on along ``axis``."""
+    if isinstance(stop, int) and stop % x.shape[axis] == 0:
+        return x  # whole blocks only
     position = start + lax.broadcasted_iota(jnp.int32, x.shape, axis)
-    return _select((position >= first) & (position < stop), x, fill)
+    return _select(position < stop, x, fill)
 
 
 def _decode_attention_kernel(
@@ -46,11 +51,11 @@ def _decode_attention_kernel(
         row_sum, acc, row_max = carry
         start_n = j * 512
         scores = lax.dot_general(
-            q_tile, k_ref[pl.ds(start_n, 512)], (((1,), (1,)), ((), ())),
+            q_tile, k_ref[pl.ds(start_n, 512)], _NT_DIMS,
             preferred_element_type=jnp.float32,
         )
         scores *= sm_scale_ref[0] * 1.4426950408889634
-        scores = _mask_outside(scores, 1, start_n, start_n, length, -jnp.inf)
+        scores = _mask_tail(scores, 1, start_n, length, -jnp.inf)
         new_max = jnp.maximum(row_max, jnp.max(scores, axis=1, keepdims=True))
         probs = jnp.exp2(scores - new_max)
         correction = jnp.exp2(row_max - new_max)
@@ -58,7 +63,7 @@ def _decode_attention_kernel(
         acc *= correction
         acc += jnp.dot(
             probs.astype(q_ref.dtype),
-            _mask_outside(v_ref[pl.ds(start_n, 512)], 0, start_n, start_n, length, 0.0),
+            _mask_tail(v_ref[pl.ds(start_n, 512)], 0, start_n, length, 0.0),
             preferred_element_type=jnp.float32,
         )
         return row_sum, acc, new_max

@@ -63,10 +63,11 @@ struct EmbeddingParams {
   int weight_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void embedding_bf16(
-    const device long* ids_flat [[buffer(0)]],
-    const device bfloat* weight [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+template <typename TIdsFlat, typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void embedding(
+    const device TIdsFlat* ids_flat [[buffer(0)]],
+    const device T* weight [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant EmbeddingParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
@@ -76,34 +77,18 @@ struct EmbeddingParams {
   int t = int(tgid.y) * BT + tid / 8;
   int d = int(tgid.x) * BD + lane % 8 * 4;
   // out[tile_t, tile_d] = weight[ids_flat[tile_t], tile_d]
-  bfloat4 weight_tile = t < params.B_T
+  vec<T, 4> weight_tile = t < params.B_T
       ? load_first<4>(weight + int(ids_flat[t]) * params.weight_stride_0 + d, params.d - d)
-      : bfloat4(bfloat(0.0f));
+      : vec<T, 4>(T(0.0f));
   if (t < params.B_T) {
     store_first<4>(out + t * params.d + d, weight_tile, params.d - d);
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void embedding_f32(
-    const device int* ids_flat [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant EmbeddingParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]]) {
-  constexpr short BT = 32;
-  constexpr short BD = 32;
-  int t = int(tgid.y) * BT + tid / 8;
-  int d = int(tgid.x) * BD + lane % 8 * 4;
-  // out[tile_t, tile_d] = weight[ids_flat[tile_t], tile_d]
-  float4 weight_tile = t < params.B_T
-      ? load_first<4>(weight + ids_flat[t] * params.weight_stride_0 + d, params.d - d)
-      : float4(0.0f);
-  if (t < params.B_T) {
-    store_first<4>(out + t * params.d + d, weight_tile, params.d - d);
-  }
-}
+template [[host_name("embedding_bf16")]] [[kernel]]
+decltype(embedding<long, bfloat>) embedding<long, bfloat>;
+template [[host_name("embedding_f32")]] [[kernel]]
+decltype(embedding<int, float>) embedding<int, float>;
 
 struct EmbeddingBagParams {
   int length_;
@@ -112,10 +97,11 @@ struct EmbeddingBagParams {
   int weight_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void embedding_bag_i64_f16(
-    const device long* ids [[buffer(0)]],
-    const device half* weight [[buffer(1)]],
-    device half* out [[buffer(2)]],
+template <typename TIds, typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void embedding_bag(
+    const device TIds* ids [[buffer(0)]],
+    const device T* weight [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant EmbeddingBagParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]]) {
@@ -125,33 +111,16 @@ struct EmbeddingBagParams {
   float4 acc = float4(0.0f);
   for (int i = 0; i < params.length_; ++i) {
     // acc += weight[ids[tile_b, i], tile_d].to(torch.float32)
-    half4 weight_tile = load_first<4>(weight
+    vec<T, 4> weight_tile = load_first<4>(weight
         + int(ids[pid_b * params.ids_stride_0 + i]) * params.weight_stride_0 + d, params.d - d);
-    acc = acc + float4(weight_tile);
+    acc += float4(weight_tile);
   }
   // out[tile_b, tile_d] = (acc / length).to(weight.dtype)
-  half4 out_tile = half4(acc / float(params.length_));
+  vec<T, 4> out_tile = vec<T, 4>(acc / float(params.length_));
   store_first<4>(out + pid_b * params.d + d, out_tile, params.d - d);
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void embedding_bag_i32_f32(
-    const device int* ids [[buffer(0)]],
-    const device float* weight [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant EmbeddingBagParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]]) {
-  constexpr short BD = 1024;
-  int pid_b = int(tgid.y);
-  int d = int(tgid.x) * BD + tid * 4;
-  float4 acc = float4(0.0f);
-  for (int i = 0; i < params.length_; ++i) {
-    // acc += weight[ids[tile_b, i], tile_d].to(torch.float32)
-    float4 weight_tile = load_first<4>(weight
-        + ids[pid_b * params.ids_stride_0 + i] * params.weight_stride_0 + d, params.d - d);
-    acc = acc + weight_tile;
-  }
-  // out[tile_b, tile_d] = (acc / length).to(weight.dtype)
-  float4 out_tile = acc / float(params.length_);
-  store_first<4>(out + pid_b * params.d + d, out_tile, params.d - d);
-}
+template [[host_name("embedding_bag_i64_f16")]] [[kernel]]
+decltype(embedding_bag<long, half>) embedding_bag<long, half>;
+template [[host_name("embedding_bag_i32_f32")]] [[kernel]]
+decltype(embedding_bag<int, float>) embedding_bag<int, float>;

@@ -168,8 +168,8 @@ struct Fp8MatmulScaledParams {
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short W_ROWS = THREADS / (BK / 4);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup half x_shared[BM][BK + PAD];
   alignas(16) threadgroup half w_shared[BN][BK + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
@@ -183,7 +183,7 @@ struct Fp8MatmulScaledParams {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
     int load_k = tile_k + lane % X_COLS * 4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
@@ -239,7 +239,7 @@ struct Fp8MatmulScaledParams {
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
     int load_k = tile_k + lane % X_COLS * 4;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
@@ -329,8 +329,8 @@ struct Fp8MatmulScaled2Params {
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short W_ROWS = THREADS / (BN / 4);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup half x_shared[BM][BK + PAD];
   alignas(16) threadgroup half w_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
@@ -344,7 +344,7 @@ struct Fp8MatmulScaled2Params {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
     int load_k = tile_k + lane % X_COLS * 4;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -401,7 +401,7 @@ struct Fp8MatmulScaled2Params {
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
     int load_k = tile_k + lane % X_COLS * 4;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -546,7 +546,7 @@ template <typename T>
   UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     acc[i] = float4(-INFINITY);
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       // row = x[tile_m, :].to(torch.float32)
@@ -579,7 +579,7 @@ template <typename T>
   if (tid == 0) {
     scales[pid_m] = scale;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,

@@ -118,19 +118,20 @@ template <typename T>
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 64;
   constexpr short BN = 64;
+  constexpr short BK = 16;
   constexpr short WM = 2;
   constexpr short WN = 1;
-  constexpr short BK = 16;
   constexpr short PAD = 8;
-  constexpr short THREADS = WM * WN * 32;
+  constexpr short A_COLS = BK * 2 / 4;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
-  constexpr short X_ROWS = THREADS / 8;
-  alignas(16) threadgroup T a_shared[BM][32 + PAD];
-  alignas(16) threadgroup T w_shared[32 / (THREADS / 16 * 2) * (THREADS / 16) * 2][64 + PAD];
+  constexpr short THREADS = WM * WN * 32;
+  constexpr short A_ROWS = THREADS / A_COLS;
+  alignas(16) threadgroup T a_shared[BM][BK * 2 + PAD];
+  alignas(16) threadgroup T w_shared[BK * 2 / (WM * WN * 4) * (WM * WN * 2) * 2][64 + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
-  int load_d = lane % 8 * 4;
-  int load_m = int(tgid.x) * BM + tid / 8;
+  int load_d = lane % A_COLS * 4;
+  int load_m = int(tgid.x) * BM + tid / A_COLS;
   int n = int(tgid.y) * BN + lane % 16 * 4;
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n_2 = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
@@ -154,16 +155,16 @@ template <typename T>
         condition[i] = columns[i] < params.k;
       }
       // acc = hl.dot(a, w, acc=acc)
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BM / A_ROWS; ++i) {
         vec<T, 4> a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = condition[j] ? x[(load_m + i * X_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
+          a[j] = condition[j] ? x[(load_m + i * A_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
         }
-        *(threadgroup vec<T, 4>*)&a_shared[tid / 8 + i * X_ROWS][lane % 8 * 4] = a;
+        *(threadgroup vec<T, 4>*)&a_shared[tid / A_COLS + i * A_ROWS][lane % A_COLS * 4] = a;
       }
-      UNROLL for (short i = 0; i < 32 / (THREADS / 16 * 2); ++i) {
+      UNROLL for (short i = 0; i < BK * 2 / (WM * WN * 4); ++i) {
         // pair = packed[tile_k, tile_n]
-        char4 pair = load_any<4>(packed + (k + i * THREADS / 16) * params.packed_stride_0 + n);
+        char4 pair = load_any<4>(packed + (k + i * WM * WN * 2) * params.packed_stride_0 + n);
         UNROLL for (short j = 0; j < 4; ++j) {
           // low = (pair & 0xF).to(torch.int32)
           int low = int(char(pair[j] & 15));
@@ -172,8 +173,8 @@ template <typename T>
           // interleaved = torch.stack([low.to(x.dtype), high.to(x.dtype)], dim=1)
           T low_bf16 = T(float(low_2));
           T shr_bf16 = T(float(char(pair[j] >> 4)));
-          w_shared[tid / 16 * 2 + i * THREADS / 16 * 2][lane % 16 * 4 + j] = low_bf16;
-          w_shared[tid / 16 * 2 + i * THREADS / 16 * 2 + 1][lane % 16 * 4 + j] = shr_bf16;
+          w_shared[tid / 16 * 2 + i * WM * WN * 4][lane % 16 * 4 + j] = low_bf16;
+          w_shared[tid / 16 * 2 + i * WM * WN * 4 + 1][lane % 16 * 4 + j] = shr_bf16;
         }
       }
     } else {
@@ -184,33 +185,33 @@ template <typename T>
         columns[i] = product + load_d + i;
         condition[i] = columns[i] < params.k;
       }
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
+      UNROLL for (short i = 0; i < BM / A_ROWS; ++i) {
         vec<T, 4> a;
         UNROLL for (short j = 0; j < 4; ++j) {
-          a[j] = load_m + i * X_ROWS < params.m && condition[j]
-              ? x[(load_m + i * X_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
+          a[j] = load_m + i * A_ROWS < params.m && condition[j]
+              ? x[(load_m + i * A_ROWS) * params.x_stride_0 + columns[j]] : T(0.0f);
         }
-        *(threadgroup vec<T, 4>*)&a_shared[tid / 8 + i * X_ROWS][lane % 8 * 4] = a;
+        *(threadgroup vec<T, 4>*)&a_shared[tid / A_COLS + i * A_ROWS][lane % A_COLS * 4] = a;
       }
-      UNROLL for (short i = 0; i < 32 / (THREADS / 16 * 2); ++i) {
-        char4 pair = k + i * THREADS / 16 < params.half_k
-            ? load_first<4>(packed + (k + i * THREADS / 16) * params.packed_stride_0 + n,
+      UNROLL for (short i = 0; i < BK * 2 / (WM * WN * 4); ++i) {
+        char4 pair = k + i * WM * WN * 2 < params.half_k
+            ? load_first<4>(packed + (k + i * WM * WN * 2) * params.packed_stride_0 + n,
             params.n - n) : char4(0);
         UNROLL for (short j = 0; j < 4; ++j) {
           int low = int(char(pair[j] & 15));
           int low_2 = low >= 8 ? low - 16 : low;
           T low_bf16 = T(float(low_2));
           T shr_bf16 = T(float(char(pair[j] >> 4)));
-          w_shared[tid / 16 * 2 + i * THREADS / 16 * 2][lane % 16 * 4 + j] = low_bf16;
-          w_shared[tid / 16 * 2 + i * THREADS / 16 * 2 + 1][lane % 16 * 4 + j] = shr_bf16;
+          w_shared[tid / 16 * 2 + i * WM * WN * 4][lane % 16 * 4 + j] = low_bf16;
+          w_shared[tid / 16 * 2 + i * WM * WN * 4 + 1][lane % 16 * 4 + j] = shr_bf16;
         }
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < 4; ++kk) {
+    UNROLL for (short kk = 0; kk < BK * 2 / 8; ++kk) {
       simdgroup_matrix<T, 8, 8> a_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(a_frag[i], &a_shared[sg * 8 + i * WM * 8][kk * 8], 32 + PAD);
+        simdgroup_load(a_frag[i], &a_shared[sg * 8 + i * WM * 8][kk * 8], BK * 2 + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
         simdgroup_matrix<T, 8, 8> w_frag;
@@ -270,7 +271,7 @@ template <typename T>
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short RHS_ROWS = THREADS / (BN / 4);
+  constexpr short RHS_ROWS = THREADS / RHS_COLS;
   alignas(16) threadgroup T a_low_shared[BM][BK + PAD];
   alignas(16) threadgroup T rhs_shared[BK][BN + PAD];
   alignas(16) threadgroup T a_high_shared[BM][BK + PAD];
@@ -288,16 +289,16 @@ template <typename T>
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  float row_sum[BM / (THREADS / 8)] = {};
+  float row_sum[BM / (WM * WN * 4)] = {};
   for (int tile_k = 0; tile_k < params.half_k; tile_k += BK) {
     int k = tile_k + lane % 8 * 4;
     int load_k = tile_k + tid / RHS_COLS;
     if (interior && tile_k + BK <= params.half_k) {
-      UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
+      UNROLL for (short i = 0; i < BM / (WM * WN * 4); ++i) {
         // a_low = x_low[tile_m, tile_k]
-        vec<T, 4> a_low = load_any<4>(x_low + (m + i * THREADS / 8) * params.x_low_stride_0 + k);
+        vec<T, 4> a_low = load_any<4>(x_low + (m + i * WM * WN * 4) * params.x_low_stride_0 + k);
         // acc = hl.dot(a_low, (pair & 0xF).to(x.dtype), acc=acc)
-        *(threadgroup vec<T, 4>*)&a_low_shared[tid / 8 + i * THREADS / 8][lane % 8 * 4] = a_low;
+        *(threadgroup vec<T, 4>*)&a_low_shared[tid / 8 + i * WM * WN * 4][lane % 8 * 4] = a_low;
       }
       // pair = packed[tile_k, tile_n].to(torch.int32)
       UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
@@ -312,11 +313,11 @@ template <typename T>
             both_f16;
       }
     } else {
-      UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
-        vec<T, 4> a_low = m + i * THREADS / 8 < params.m
-            ? load_first<4>(x_low + (m + i * THREADS / 8) * params.x_low_stride_0 + k,
+      UNROLL for (short i = 0; i < BM / (WM * WN * 4); ++i) {
+        vec<T, 4> a_low = m + i * WM * WN * 4 < params.m
+            ? load_first<4>(x_low + (m + i * WM * WN * 4) * params.x_low_stride_0 + k,
             params.half_k - k) : vec<T, 4>(T(0.0f));
-        *(threadgroup vec<T, 4>*)&a_low_shared[tid / 8 + i * THREADS / 8][lane % 8 * 4] = a_low;
+        *(threadgroup vec<T, 4>*)&a_low_shared[tid / 8 + i * WM * WN * 4][lane % 8 * 4] = a_low;
       }
       UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
         uchar4 packed_tile = load_k + i * RHS_ROWS < params.half_k
@@ -346,11 +347,11 @@ template <typename T>
       }
     }
     if (interior_2 && tile_k + BK <= params.half_k) {
-      UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
+      UNROLL for (short i = 0; i < BM / (WM * WN * 4); ++i) {
         // a_high = x_high[tile_m, tile_k]
-        vec<T, 4> a_high = load_any<4>(x_high + (m + i * THREADS / 8) * params.x_high_stride_0 + k);
+        vec<T, 4> a_high = load_any<4>(x_high + (m + i * WM * WN * 4) * params.x_high_stride_0 + k);
         // acc = hl.dot(a_high, (pair >> 4).to(x.dtype), acc=acc)
-        *(threadgroup vec<T, 4>*)&a_high_shared[tid / 8 + i * THREADS / 8][lane % 8 * 4] = a_high;
+        *(threadgroup vec<T, 4>*)&a_high_shared[tid / 8 + i * WM * WN * 4][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
         uchar4 packed_tile =
@@ -364,11 +365,11 @@ template <typename T>
             shr_f16;
       }
     } else {
-      UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
-        vec<T, 4> a_high = m + i * THREADS / 8 < params.m
-            ? load_first<4>(x_high + (m + i * THREADS / 8) * params.x_high_stride_0 + k,
+      UNROLL for (short i = 0; i < BM / (WM * WN * 4); ++i) {
+        vec<T, 4> a_high = m + i * WM * WN * 4 < params.m
+            ? load_first<4>(x_high + (m + i * WM * WN * 4) * params.x_high_stride_0 + k,
             params.half_k - k) : vec<T, 4>(T(0.0f));
-        *(threadgroup vec<T, 4>*)&a_high_shared[tid / 8 + i * THREADS / 8][lane % 8 * 4] = a_high;
+        *(threadgroup vec<T, 4>*)&a_high_shared[tid / 8 + i * WM * WN * 4][lane % 8 * 4] = a_high;
       }
       UNROLL for (short i = 0; i < BK / RHS_ROWS; ++i) {
         uchar4 packed_tile = load_k + i * RHS_ROWS < params.half_k
@@ -398,12 +399,12 @@ template <typename T>
       }
     }
     // row_sum += torch.sum(a_low.to(torch.float32) + a_high.to(torch.float32), dim=-1)
-    UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
-      vec<T, 4> a_low = m + i * THREADS / 8 < params.m
-          ? load_first<4>(x_low + (m + i * THREADS / 8) * params.x_low_stride_0 + k,
+    UNROLL for (short i = 0; i < BM / (WM * WN * 4); ++i) {
+      vec<T, 4> a_low = m + i * WM * WN * 4 < params.m
+          ? load_first<4>(x_low + (m + i * WM * WN * 4) * params.x_low_stride_0 + k,
           params.half_k - k) : vec<T, 4>(T(0.0f));
-      vec<T, 4> a_high = m + i * THREADS / 8 < params.m
-          ? load_first<4>(x_high + (m + i * THREADS / 8) * params.x_high_stride_0 + k,
+      vec<T, 4> a_high = m + i * WM * WN * 4 < params.m
+          ? load_first<4>(x_high + (m + i * WM * WN * 4) * params.x_high_stride_0 + k,
           params.half_k - k) : vec<T, 4>(T(0.0f));
       float sum = 0.0f;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -414,9 +415,9 @@ template <typename T>
     }
   }
   // sum x * (code - zero) = sum x * code - zero * sum x, and the codes are exact in 16 bits.
-  UNROLL for (short i = 0; i < BM / (THREADS / 8); ++i) {
+  UNROLL for (short i = 0; i < BM / (WM * WN * 4); ++i) {
     if (lane % 8 == 0) {
-      row_sum_shared[tid / 8 + i * THREADS / 8] = row_sum[i];
+      row_sum_shared[tid / 8 + i * WM * WN * 4] = row_sum[i];
     }
   }
   float row_sum_2[TM];

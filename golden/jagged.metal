@@ -89,7 +89,7 @@ struct JaggedMeanParams {
       half4 values_tile = l + i * THREADS / 32 < end
           ? load_first<4>(values + (l + i * THREADS / 32) * params.values_stride_0 + d,
           params.d - d) : half4(0.0h);
-      sum = sum + float4(values_tile);
+      sum += float4(values_tile);
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {
@@ -140,7 +140,7 @@ struct JaggedMeanParams {
       float4 values_tile = l + i * THREADS / 32 < int(end)
           ? load_first<4>(values + (l + i * THREADS / 32) * params.values_stride_0 + d,
           params.d - d) : float4(0.0f);
-      sum = sum + values_tile;
+      sum += values_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < 4; ++i) {

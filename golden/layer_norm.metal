@@ -204,7 +204,7 @@ template <typename T>
   threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       // row = x[tile_m, :].to(torch.float32)
@@ -212,7 +212,7 @@ template <typename T>
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       // mu = torch.sum(row, dim=-1) / n
-      acc[i] = acc[i] + row;
+      acc[i] += row;
     }
   }
   float sum = 0.0f;
@@ -233,7 +233,7 @@ template <typename T>
     mean[pid_m] = mu;
   }
   float4 acc_2[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
@@ -266,7 +266,7 @@ template <typename T>
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
@@ -391,7 +391,7 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
   threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       // row = x[tile_m, :].to(torch.float32)
@@ -399,7 +399,7 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       // mu = torch.sum(row, dim=-1) / n
-      acc[i] = acc[i] + row;
+      acc[i] += row;
     }
   }
   float sum = 0.0f;
@@ -420,7 +420,7 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
     mean[pid_m] = mu;
   }
   float4 acc_2[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
@@ -453,7 +453,7 @@ decltype(layer_norm_fwd_2<16>) layer_norm_fwd_2<16>;
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       bfloat4 x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
@@ -528,8 +528,8 @@ struct LayerNormBwdParams {
       float sum_4 = 0.0f;
       float4 dy = float4(grad_out_tile);
       float4 x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
-      sum = sum + dy * x_hat;
-      sum_2 = sum_2 + dy;
+      sum += dy * x_hat;
+      sum_2 += dy;
       // wdy = w * dy
       float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -625,8 +625,8 @@ struct LayerNormBwdParams {
       // shift = torch.sum(wdy, dim=-1) / n
       float sum_4 = 0.0f;
       float4 x_hat = (x_tile - mean_tile) * rstd_tile;
-      sum = sum + dy * x_hat;
-      sum_2 = sum_2 + dy;
+      sum += dy * x_hat;
+      sum_2 += dy;
       // wdy = w * dy
       float4 wdy = weight_tile * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -718,7 +718,7 @@ struct LayerNormBwdParams {
       float sum_3 = 0.0f;
       float4 dy = float4(grad_out_tile);
       float4 x_hat = (float4(x_tile) - mean_tile) * rstd_tile;
-      sum = sum + dy * x_hat;
+      sum += dy * x_hat;
       // wdy = w * dy
       float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {

@@ -3,11 +3,11 @@
 # layer_norm_fwd: x=bf16[M,N], weight=f32[N], bias=None, eps=f32; block_sizes=[256]
 # layer_norm_fwd: x=f32[M,N], weight=f32[N], bias=f32[N], eps=f32; block_sizes=[256]
 # layer_norm_bwd: grad_out=f16[M,128], x=f16[M,128], mean=f32[M], rstd=f32[M], weight=f16[128],
-#   with_bias=True; block_sizes=[1024, 256]
+#   with_bias=True; block_sizes=[256, 256]
 # layer_norm_bwd: grad_out=f32[M,96], x=f32[M,96], mean=f32[M], rstd=f32[M], weight=f32[96],
-#   with_bias=True; block_sizes=[1024, 256]
+#   with_bias=True; block_sizes=[256, 256]
 # layer_norm_bwd: grad_out=bf16[M,128], x=bf16[M,128], mean=f32[M], rstd=f32[M], weight=bf16[128],
-#   with_bias=False; block_sizes=[1024, 256]
+#   with_bias=False; block_sizes=[256, 256]
 # float16 arrays go through kernels as float32: Mosaic has no float16.
 
 from __future__ import annotations
@@ -169,34 +169,23 @@ def layer_norm_fwd(
 
 def _layer_norm_bwd_kernel(
     weight_ref, grad_out_ref, rstd_ref, x_ref, mean_ref, grad_x_ref, grad_weight_ref, grad_bias_ref,
-    *, m, n,
+    *, block_m, m, n,
 ):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :]
-    grad_w = jnp.zeros((n,), jnp.float32)
-    grad_b = jnp.zeros((n,), jnp.float32)
-    first_m = pid_cta * 1024
-    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
-
-    def body(j, carry):
-        grad_w, grad_b = carry
-        start_m = first_m + j * 256
-        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
-        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
-        x_hat = (
-            _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)
-            - _mask_tail(mean_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
-        ) * inv
-        grad_w += jnp.sum(dy * x_hat, axis=0)
-        grad_b += jnp.sum(dy, axis=0)
-        wdy = w * dy
-        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / n
-        shift = jnp.sum(wdy, axis=1, keepdims=True) / n
-        dx = (wdy - x_hat * proj - shift) * inv
-        grad_x_ref[pl.ds(j * 256, 256)] = dx
-        return grad_w, grad_b
-
-    grad_w, grad_b = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, (grad_w, grad_b))
+    dy = _mask_tail(grad_out_ref[...], 0, pid_cta * block_m, m, 0.0)
+    inv = _mask_tail(rstd_ref[...], 0, pid_cta * block_m, m, 0.0)[:, None]
+    x_hat = (
+        _mask_tail(x_ref[...], 0, pid_cta * block_m, m, 0.0)
+        - _mask_tail(mean_ref[...], 0, pid_cta * block_m, m, 0.0)[:, None]
+    ) * inv
+    grad_w = jnp.sum(dy * x_hat, axis=0)
+    grad_b = jnp.sum(dy, axis=0)
+    wdy = w * dy
+    proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / n
+    shift = jnp.sum(wdy, axis=1, keepdims=True) / n
+    dx = (wdy - x_hat * proj - shift) * inv
+    grad_x_ref[...] = dx
     grad_weight_ref[0] = grad_w
     grad_bias_ref[0] = grad_b
 
@@ -206,30 +195,31 @@ def _layer_norm_bwd_call(weight, grad_out, rstd, x, mean, num_ctas):
     weight, grad_out, x = kt.widened(weight, grad_out, x)
     n = weight.shape[0]
     m = grad_out.shape[0]
+    block_m = min(256, m)
     grad_x, grad_weight, grad_bias = pl.pallas_call(
-        functools.partial(_layer_norm_bwd_kernel, m=m, n=n),
-        grid=(pl.cdiv(m, 1024),),
+        functools.partial(_layer_norm_bwd_kernel, block_m=block_m, m=m, n=n),
+        grid=(pl.cdiv(m, block_m),),
         in_specs=[
             pl.BlockSpec((n,), lambda i: (0,)),
-            pl.BlockSpec((1024, n), lambda i: (i, 0)),
-            pl.BlockSpec((1024,), lambda i: (i,)),
-            pl.BlockSpec((1024, n), lambda i: (i, 0)),
-            pl.BlockSpec((1024,), lambda i: (i,)),
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
         ],
         out_specs=[
-            pl.BlockSpec((1024, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
             pl.BlockSpec((None, 1, n), lambda i: (i, 0, 0)),
             pl.BlockSpec((None, 1, n), lambda i: (i, 0, 0)),
         ],
         out_shape=[
             jax.ShapeDtypeStruct((m, n), weight.dtype),
-            jax.ShapeDtypeStruct((num_ctas, 1, n), rstd.dtype),
-            jax.ShapeDtypeStruct((num_ctas, 1, n), rstd.dtype),
+            jax.ShapeDtypeStruct((num_ctas, 1, n), jnp.float32),
+            jax.ShapeDtypeStruct((num_ctas, 1, n), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
         cost_estimate=pl.CostEstimate(
             flops=13 * n * m,
-            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + 2 * rstd.nbytes + 2 * num_ctas * n * rstd.dtype.itemsize,
+            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + 2 * rstd.nbytes + 2 * 4 * num_ctas * n,
             transcendentals=0,
         ),
         name="layer_norm_bwd",
@@ -240,48 +230,40 @@ def _layer_norm_bwd_call(weight, grad_out, rstd, x, mean, num_ctas):
 
 def _layer_norm_bwd_no_bias_kernel(
     weight_ref, grad_out_ref, rstd_ref, x_ref, mean_ref, grad_x_ref, grad_weight_ref,
-    *, m,
+    *, block_m, m,
 ):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :].astype(jnp.float32)
-    grad_w = jnp.zeros((128,), jnp.float32)
-    first_m = pid_cta * 1024
-    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
-
-    def body(j, grad_w):
-        start_m = first_m + j * 256
-        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32)
-        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
-        x_hat = (
-            _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32)
-            - _mask_tail(mean_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
-        ) * inv
-        grad_w += jnp.sum(dy * x_hat, axis=0)
-        wdy = w * dy
-        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 128.0
-        shift = jnp.sum(wdy, axis=1, keepdims=True) / 128.0
-        dx = (wdy - x_hat * proj - shift) * inv
-        grad_x_ref[pl.ds(j * 256, 256)] = dx.astype(grad_x_ref.dtype)
-        return grad_w
-
-    grad_w = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, grad_w)
+    dy = _mask_tail(grad_out_ref[...], 0, pid_cta * block_m, m, 0.0).astype(jnp.float32)
+    inv = _mask_tail(rstd_ref[...], 0, pid_cta * block_m, m, 0.0)[:, None]
+    x_hat = (
+        _mask_tail(x_ref[...], 0, pid_cta * block_m, m, 0.0).astype(jnp.float32)
+        - _mask_tail(mean_ref[...], 0, pid_cta * block_m, m, 0.0)[:, None]
+    ) * inv
+    grad_w = jnp.sum(dy * x_hat, axis=0)
+    wdy = w * dy
+    proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / 128.0
+    shift = jnp.sum(wdy, axis=1, keepdims=True) / 128.0
+    dx = (wdy - x_hat * proj - shift) * inv
+    grad_x_ref[...] = dx.astype(grad_x_ref.dtype)
     grad_weight_ref[0] = grad_w
 
 
 def _layer_norm_bwd_no_bias_call(weight, grad_out, rstd, x, mean, num_ctas):
     m = grad_out.shape[0]
+    block_m = min(256, m)
     grad_x, grad_weight = pl.pallas_call(
-        functools.partial(_layer_norm_bwd_no_bias_kernel, m=m),
-        grid=(pl.cdiv(m, 1024),),
+        functools.partial(_layer_norm_bwd_no_bias_kernel, block_m=block_m, m=m),
+        grid=(pl.cdiv(m, block_m),),
         in_specs=[
             pl.BlockSpec((128,), lambda i: (0,)),
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
-            pl.BlockSpec((1024,), lambda i: (i,)),
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
-            pl.BlockSpec((1024,), lambda i: (i,)),
+            pl.BlockSpec((block_m, 128), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+            pl.BlockSpec((block_m, 128), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
         ],
         out_specs=[
-            pl.BlockSpec((1024, 128), lambda i: (i, 0)),
+            pl.BlockSpec((block_m, 128), lambda i: (i, 0)),
             pl.BlockSpec((None, 1, 128), lambda i: (i, 0, 0)),
         ],
         out_shape=[
@@ -303,7 +285,7 @@ def _layer_norm_bwd_no_bias_call(weight, grad_out, rstd, x, mean, num_ctas):
 def _layer_norm_bwd_with_bias(grad_out, x, mean, rstd, weight):
     m = x.shape[0]
     grad_x, grad_weight, grad_bias = _layer_norm_bwd_call(
-        weight, grad_out, rstd, x, mean, pl.cdiv(m, 1024),
+        weight, grad_out, rstd, x, mean, pl.cdiv(m, 256),
     )
     return grad_x, grad_weight.sum(0).astype(weight.dtype), grad_bias.sum(0).astype(weight.dtype)
 
@@ -311,7 +293,7 @@ def _layer_norm_bwd_with_bias(grad_out, x, mean, rstd, weight):
 def _layer_norm_bwd_no_bias(grad_out, x, mean, rstd, weight):
     m = x.shape[0]
     grad_x, grad_weight = _layer_norm_bwd_no_bias_call(
-        weight, grad_out, rstd, x, mean, pl.cdiv(m, 1024),
+        weight, grad_out, rstd, x, mean, pl.cdiv(m, 256),
     )
     return grad_x, grad_weight.sum(0).astype(weight.dtype), None
 

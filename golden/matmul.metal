@@ -34,31 +34,6 @@ inline T floor_mod(T a, T b) {
   return remainder != 0 && (a < 0) != (b < 0) ? remainder + b : remainder;
 }
 
-// N elements that begin anywhere.
-template <short N, typename T>
-inline vec<T, N> load_any(const device T* x) {
-  vec<T, N> v;
-  for (short i = 0; i < N; ++i) {
-    v[i] = x[i];
-  }
-  return v;
-}
-
-// The first `count` of N elements, and `other` after them.
-template <short N, typename T>
-inline vec<T, N> load_first(const device T* x, int count, T other = T(0.0f)) {
-  if (count >= N) {
-    return load_any<N>(x);
-  }
-  vec<T, N> v = vec<T, N>(other);
-  for (short i = 0; i < N - 1; ++i) {
-    if (i < count) {
-      v[i] = x[i];
-    }
-  }
-  return v;
-}
-
 // Writes N elements to anywhere.
 template <short N, typename T>
 inline void store_any(device T* x, vec<T, N> v) {
@@ -126,10 +101,11 @@ struct MatmulParams {
   int y_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_f16(
-    const device half* x [[buffer(0)]],
-    const device half* y [[buffer(1)]],
-    device half* out [[buffer(2)]],
+template <typename T, short WN>
+[[kernel, max_total_threads_per_threadgroup(2 * WN * 32)]] void matmul(
+    const device T* x [[buffer(0)]],
+    const device T* y [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant MatmulParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
@@ -139,100 +115,94 @@ struct MatmulParams {
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
-  constexpr short WN = 1;
-  constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short Y_COLS = BN / 8;
+  constexpr short PAD = 16 / sizeof(T);
+  constexpr short V = 16 / sizeof(T);
+  constexpr short X_COLS = BK / V;
+  constexpr short Y_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short Y_ROWS = THREADS / (BN / 8);
-  alignas(16) threadgroup half x_shared[BM][BK + PAD];
-  alignas(16) threadgroup half y_shared[BK][BN + PAD];
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short Y_ROWS = THREADS / Y_COLS;
+  alignas(16) threadgroup T x_shared[BM][BK + PAD];
+  alignas(16) threadgroup T y_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % Y_COLS * 8;
-  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_n = int(tgid.y) * BN + tid % Y_COLS * V;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<half, 8> y_tile =
-            load_pack<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-            y_tile;
+        Pack<T, V> y_tile = load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k)
-            : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<half, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0
+        Pack<T, V> y_tile = load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0
             + load_n, params.n - load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-            y_tile;
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_half8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        simdgroup_matrix<T, 8, 8> y_frag;
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
-          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
     }
     UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-      Pack<half, 8> y_tile = load_k_2 + i * Y_ROWS < params.k
-          ? load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
-          params.n - load_n) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] = y_tile;
+      Pack<T, V> y_tile = load_k_2 + i * Y_ROWS < params.k
+          ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+          params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_half8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        simdgroup_matrix<T, 8, 8> y_frag;
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -242,7 +212,7 @@ struct MatmulParams {
   // out[tile_m, tile_n] = acc.to(out.dtype)
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
-      half2 out_tile = half2(elements(acc[i][j]));
+      vec<T, 2> out_tile = vec<T, 2>(elements(acc[i][j]));
       if (m + i * WM * 8 < params.m) {
         store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
             params.n - (n + j * WN * 8));
@@ -250,6 +220,9 @@ struct MatmulParams {
     }
   }
 }
+
+template [[host_name("matmul_f16")]] [[kernel]] decltype(matmul<half, 1>) matmul<half, 1>;
+template [[host_name("matmul_f32")]] [[kernel]] decltype(matmul<float, 2>) matmul<float, 2>;
 
 struct MatmulBf16Params {
   int m;
@@ -271,16 +244,17 @@ struct MatmulBf16Params {
   constexpr short BM = 64;
   constexpr short BN = 64;
   constexpr short BK = 16;
+  constexpr short V = 8;
   constexpr short WM = 2;
   constexpr short WN = 1;
   constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short Y_COLS = BK / 8;
+  constexpr short X_COLS = BK / V;
+  constexpr short Y_COLS = BK / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short Y_ROWS = THREADS / (BK / 8);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short Y_ROWS = THREADS / Y_COLS;
   alignas(16) threadgroup bfloat x_shared[BM][BK + PAD];
   alignas(16) threadgroup bfloat y_shared[BN][BK + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
@@ -294,36 +268,36 @@ struct MatmulBf16Params {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile =
-            load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+        Pack<bfloat, V> x_tile =
+            load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
             x_tile;
       }
       UNROLL for (short i = 0; i < BN / Y_ROWS; ++i) {
-        Pack<bfloat, 8> y_tile =
-            load_pack<8>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1);
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+        Pack<bfloat, V> y_tile =
+            load_pack<V>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1);
+        *(threadgroup Pack<bfloat, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * V] =
             y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k)
-            : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+        Pack<bfloat, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k)
+            : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
             x_tile;
       }
       UNROLL for (short i = 0; i < BN / Y_ROWS; ++i) {
-        Pack<bfloat, 8> y_tile = load_n + i * Y_ROWS < params.n
-            ? load_pack<8>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1)
-            : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+        Pack<bfloat, V> y_tile = load_n + i * Y_ROWS < params.n
+            ? load_pack<V>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1)
+            : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * V] =
             y_tile;
       }
     }
@@ -342,21 +316,21 @@ struct MatmulBf16Params {
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
-          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+      Pack<bfloat, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<bfloat, V>{};
+      *(threadgroup Pack<bfloat, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
           x_tile;
     }
     UNROLL for (short i = 0; i < BN / Y_ROWS; ++i) {
-      Pack<bfloat, 8> y_tile = load_n + i * Y_ROWS < params.n
-          ? load_pack_first<8>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1,
-          params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
+      Pack<bfloat, V> y_tile = load_n + i * Y_ROWS < params.n
+          ? load_pack_first<V>(y + load_k + (load_n + i * Y_ROWS) * params.y_stride_1,
+          params.k - load_k) : Pack<bfloat, V>{};
+      *(threadgroup Pack<bfloat, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * V] =
           y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -386,125 +360,6 @@ struct MatmulBf16Params {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_f32(
-    const device float* x [[buffer(0)]],
-    const device float* y [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant MatmulParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 64;
-  constexpr short BN = 64;
-  constexpr short BK = 16;
-  constexpr short WN = 2;
-  constexpr short WM = 2;
-  constexpr short PAD = 4;
-  constexpr short X_COLS = BK / 4;
-  constexpr short Y_COLS = BN / 4;
-  constexpr short TM = BM / (WM * 8);
-  constexpr short TN = BN / (WN * 8);
-  constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short Y_ROWS = THREADS / (BN / 4);
-  alignas(16) threadgroup float x_shared[BM][BK + PAD];
-  alignas(16) threadgroup float y_shared[BK][BN + PAD];
-  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
-  int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % Y_COLS * 4;
-  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[TM][TN];
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
-    int load_k_2 = tile_k + tid / Y_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior) {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        float4 y_tile = load_any<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
-        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_m + i * X_ROWS < params.m
-            ? load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        float4 y_tile = load_first<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
-            params.n - load_n);
-        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
-    int load_k_2 = tile_k + tid / Y_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      float4 x_tile = load_m + i * X_ROWS < params.m
-          ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
-          : float4(0.0f);
-      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-    }
-    UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-      float4 y_tile = load_k_2 + i * Y_ROWS < params.k
-          ? load_first<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
-          params.n - load_n) : float4(0.0f);
-      *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // out[tile_m, tile_n] = acc.to(out.dtype)
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      if (m + i * WM * 8 < params.m) {
-        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8,
-            float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * WN * 8));
-      }
-    }
-  }
-}
-
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(256)]] void matmul_l2_grouped(
     const device T* x [[buffer(0)]],
@@ -515,29 +370,30 @@ template <typename T>
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 128;
   constexpr short BN = 128;
+  constexpr short BM = 128;
   constexpr short BK = 32;
+  constexpr short V = 8;
   constexpr short WN = 2;
   constexpr short WM = 4;
   constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short Y_COLS = BN / 8;
+  constexpr short X_COLS = BK / V;
+  constexpr short Y_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short Y_ROWS = THREADS / (BN / 8);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short Y_ROWS = THREADS / Y_COLS;
   alignas(16) threadgroup T x_shared[BM][BK + PAD];
   alignas(16) threadgroup T y_shared[BK][BN + PAD];
-  int band = (params.n + 127) / 128 * 8;
+  int band = (params.n + (BN + -1)) / BN * 8;
   int band_start = int(tgid.x) / band * 8;
-  int band_height = min((params.m + 127) / 128 - band_start, 8);
+  int band_height = min((params.m + (BM + -1)) / BM - band_start, 8);
   int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
   int pid_n = floor_div(int(tgid.x) % band, band_height);
   bool interior = pid_m * BM + BM <= params.m && pid_n * BN + BN <= params.n;
   int load_m = pid_m * BM + tid / X_COLS;
-  int load_n = pid_n * BN + lane % Y_COLS * 8;
+  int load_n = pid_n * BN + lane % Y_COLS * V;
   int m = pid_m * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n = pid_n * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
@@ -546,30 +402,30 @@ template <typename T>
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], y[tile_k, tile_n], acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<T, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<T, 8> y_tile = load_pack<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<T, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] = y_tile;
+        Pack<T, V> y_tile = load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * V] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<T, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, 8>{};
-        *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<T, 8> y_tile = load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0
+        Pack<T, V> y_tile = load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0
             + load_n, params.n - load_n);
-        *(threadgroup Pack<T, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] = y_tile;
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * V] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -587,21 +443,21 @@ template <typename T>
       }
     }
   }
-  for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      Pack<T, 8> x_tile = load_m + i * X_ROWS < params.m
-          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<T, 8>{};
-      *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
     }
     UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-      Pack<T, 8> y_tile = load_k_2 + i * Y_ROWS < params.k
-          ? load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
-          params.n - load_n) : Pack<T, 8>{};
-      *(threadgroup Pack<T, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] = y_tile;
+      Pack<T, V> y_tile = load_k_2 + i * Y_ROWS < params.k
+          ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+          params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * V] = y_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
@@ -653,29 +509,30 @@ template <typename T>
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 128;
   constexpr short BN = 128;
+  constexpr short BM = 128;
   constexpr short BK = 32;
+  constexpr short V = 8;
   constexpr short WN = 2;
   constexpr short WM = 4;
   constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short RHS_COLS = BK / 8;
+  constexpr short X_COLS = BK / V;
+  constexpr short W_COLS = BK / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short RHS_ROWS = THREADS / (BK / 8);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup T x_shared[BM][BK + PAD];
   alignas(16) threadgroup T w_shared[BN][BK + PAD];
-  int band = (params.n + 127) / 128 * 4;
+  int band = (params.n + (BN + -1)) / BN * 4;
   int band_start = int(tgid.x) / band * 4;
-  int band_height = min((params.m + 127) / 128 - band_start, 4);
+  int band_height = min((params.m + (BM + -1)) / BM - band_start, 4);
   int pid_m = band_start + floor_mod(int(tgid.x) % band, band_height);
   int pid_n = floor_div(int(tgid.x) % band, band_height);
   bool interior = pid_m * BM + BM <= params.m && pid_n * BN + BN <= params.n;
   int load_m = pid_m * BM + tid / X_COLS;
-  int load_n = pid_n * BN + tid / RHS_COLS;
+  int load_n = pid_n * BN + tid / W_COLS;
   int m = pid_m * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n = pid_n * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
@@ -684,31 +541,29 @@ template <typename T>
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 32 * 32; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_n, tile_k].T, acc=acc)
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<T, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<T, 8> w_tile = load_pack<8>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k);
-        *(threadgroup Pack<T, 8>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 8] =
-            w_tile;
+      UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+        Pack<T, V> w_tile = load_pack<V>(w + (load_n + i * W_ROWS) * params.w_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<T, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, 8>{};
-        *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
-      UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-        Pack<T, 8> w_tile = load_n + i * RHS_ROWS < params.n
-            ? load_pack<8>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k) : Pack<T, 8>{};
-        *(threadgroup Pack<T, 8>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 8] =
-            w_tile;
+      UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+        Pack<T, V> w_tile = load_n + i * W_ROWS < params.n
+            ? load_pack<V>(w + (load_n + i * W_ROWS) * params.w_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -727,21 +582,20 @@ template <typename T>
       }
     }
   }
-  for (int tile_k = params.k / 32 * 32; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      Pack<T, 8> x_tile = load_m + i * X_ROWS < params.m
-          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<T, 8>{};
-      *(threadgroup Pack<T, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
     }
-    UNROLL for (short i = 0; i < BN / RHS_ROWS; ++i) {
-      Pack<T, 8> w_tile = load_n + i * RHS_ROWS < params.n
-          ? load_pack_first<8>(w + (load_n + i * RHS_ROWS) * params.w_stride_0 + load_k,
-          params.k - load_k) : Pack<T, 8>{};
-      *(threadgroup Pack<T, 8>*)&w_shared[tid / RHS_COLS + i * RHS_ROWS][lane % RHS_COLS * 8] =
-          w_tile;
+    UNROLL for (short i = 0; i < BN / W_ROWS; ++i) {
+      Pack<T, V> w_tile = load_n + i * W_ROWS < params.n
+          ? load_pack_first<V>(w + (load_n + i * W_ROWS) * params.w_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {

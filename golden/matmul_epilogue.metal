@@ -165,11 +165,12 @@ struct LinearGeluParams {
   int w_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void linear_gelu_f16(
-    const device half* x [[buffer(0)]],
-    const device half* w [[buffer(1)]],
-    const device half* bias [[buffer(2)]],
-    device half* out [[buffer(3)]],
+template <typename T, short WN>
+[[kernel, max_total_threads_per_threadgroup(2 * WN * 32)]] void linear_gelu(
+    const device T* x [[buffer(0)]],
+    const device T* w [[buffer(1)]],
+    const device T* bias [[buffer(2)]],
+    device T* out [[buffer(3)]],
     constant LinearGeluParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
@@ -179,100 +180,94 @@ struct LinearGeluParams {
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
-  constexpr short WN = 1;
-  constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short W_COLS = BN / 8;
+  constexpr short PAD = 16 / sizeof(T);
+  constexpr short V = 16 / sizeof(T);
+  constexpr short X_COLS = BK / V;
+  constexpr short W_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short W_ROWS = THREADS / (BN / 8);
-  alignas(16) threadgroup half x_shared[BM][BK + PAD];
-  alignas(16) threadgroup half w_shared[BK][BN + PAD];
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
+  alignas(16) threadgroup T x_shared[BM][BK + PAD];
+  alignas(16) threadgroup T w_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 8;
-  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int load_n = int(tgid.y) * BN + tid % W_COLS * V;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[TM][TN];
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<half, 8> w_tile =
-            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
-            w_tile;
+        Pack<T, V> w_tile = load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k)
-            : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<half, 8> w_tile = load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
+        Pack<T, V> w_tile = load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
             + load_n, params.n - load_n);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
-            w_tile;
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_half8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        simdgroup_matrix<T, 8, 8> w_frag;
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
-          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] = x_tile;
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
     }
     UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      Pack<half, 8> w_tile = load_k_2 + i * W_ROWS < params.k
-          ? load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-          params.n - load_n) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] = w_tile;
+      Pack<T, V> w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+          params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_half8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_half8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        simdgroup_matrix<T, 8, 8> w_frag;
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -282,16 +277,16 @@ struct LinearGeluParams {
   // out[tile_m, tile_n] = epilogue(acc, bias[tile_n].to(torch.float32)).to(x.dtype)
   float2 bias_f32[TN];
   UNROLL for (short i = 0; i < TN; ++i) {
-    half2 bias_tile = load_aligned<2>(bias + n + i * WN * 8, params.n - (n + i * WN * 8));
+    vec<T, 2> bias_tile = load_aligned<2>(bias + n + i * WN * 8, params.n - (n + i * WN * 8));
     bias_f32[i] = float2(bias_tile);
   }
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
-      half2 out_tile;
+      vec<T, 2> out_tile;
       float2 total = elements(acc[i][j]) + bias_f32[j];
       UNROLL for (short k = 0; k < 2; ++k) {
         float product = total[k] * 0.5f * (kt_erf(total[k] * 0.70710678f) + 1.0f);
-        out_tile[k] = half(product);
+        out_tile[k] = T(product);
       }
       if (m + i * WM * 8 < params.m) {
         store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
@@ -301,138 +296,16 @@ struct LinearGeluParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void linear_gelu_f32(
-    const device float* x [[buffer(0)]],
-    const device float* w [[buffer(1)]],
-    const device float* bias [[buffer(2)]],
-    device float* out [[buffer(3)]],
-    constant LinearGeluParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 64;
-  constexpr short BN = 64;
-  constexpr short BK = 16;
-  constexpr short WN = 2;
-  constexpr short WM = 2;
-  constexpr short PAD = 4;
-  constexpr short X_COLS = BK / 4;
-  constexpr short W_COLS = BN / 4;
-  constexpr short TM = BM / (WM * 8);
-  constexpr short TN = BN / (WN * 8);
-  constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short W_ROWS = THREADS / (BN / 4);
-  alignas(16) threadgroup float x_shared[BM][BK + PAD];
-  alignas(16) threadgroup float w_shared[BK][BN + PAD];
-  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
-  int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 4;
-  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
-  simdgroup_float8x8 acc[TM][TN];
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
-    int load_k_2 = tile_k + tid / W_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
-    if (interior) {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        float4 w_tile = load_any<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_m + i * X_ROWS < params.m
-            ? load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        float4 w_tile = load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-            params.n - load_n);
-        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
-    int load_k_2 = tile_k + tid / W_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      float4 x_tile = load_m + i * X_ROWS < params.m
-          ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
-          : float4(0.0f);
-      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-    }
-    UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      float4 w_tile = load_k_2 + i * W_ROWS < params.k
-          ? load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-          params.n - load_n) : float4(0.0f);
-      *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // out[tile_m, tile_n] = epilogue(acc, bias[tile_n].to(torch.float32)).to(x.dtype)
-  float2 bias_tile[TN];
-  UNROLL for (short i = 0; i < TN; ++i) {
-    bias_tile[i] = load_aligned<2>(bias + n + i * WN * 8, params.n - (n + i * WN * 8));
-  }
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      float2 out_tile;
-      float2 total = elements(acc[i][j]) + bias_tile[j];
-      UNROLL for (short k = 0; k < 2; ++k) {
-        out_tile[k] = total[k] * 0.5f * (kt_erf(total[k] * 0.70710678f) + 1.0f);
-      }
-      if (m + i * WM * 8 < params.m) {
-        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
-            params.n - (n + j * WN * 8));
-      }
-    }
-  }
-}
+template [[host_name("linear_gelu_f16")]] [[kernel]]
+decltype(linear_gelu<half, 1>) linear_gelu<half, 1>;
+template [[host_name("linear_gelu_f32")]] [[kernel]]
+decltype(linear_gelu<float, 2>) linear_gelu<float, 2>;
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_relu_squared_bf16(
-    const device bfloat* x [[buffer(0)]],
-    const device bfloat* w [[buffer(1)]],
-    device bfloat* out [[buffer(2)]],
+template <typename T, short WN>
+[[kernel, max_total_threads_per_threadgroup(2 * WN * 32)]] void matmul_relu_squared(
+    const device T* x [[buffer(0)]],
+    const device T* w [[buffer(1)]],
+    device T* out [[buffer(2)]],
     constant LinearGeluParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
@@ -442,103 +315,94 @@ struct LinearGeluParams {
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
-  constexpr short WN = 1;
-  constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short W_COLS = BN / 8;
+  constexpr short PAD = 16 / sizeof(T);
+  constexpr short V = 16 / sizeof(T);
+  constexpr short X_COLS = BK / V;
+  constexpr short W_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short W_ROWS = THREADS / (BN / 8);
-  alignas(16) threadgroup bfloat x_shared[BM][BK + PAD];
-  alignas(16) threadgroup bfloat w_shared[BK][BN + PAD];
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
+  alignas(16) threadgroup T x_shared[BM][BK + PAD];
+  alignas(16) threadgroup T w_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 8;
-  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_n = int(tgid.y) * BN + tid % W_COLS * V;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile =
-            load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<bfloat, 8> w_tile =
-            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
-            w_tile;
+        Pack<T, V> w_tile = load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k)
-            : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<bfloat, 8> w_tile = load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
+        Pack<T, V> w_tile = load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0
             + load_n, params.n - load_n);
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
-            w_tile;
+        *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_bfloat8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        simdgroup_matrix<T, 8, 8> w_frag;
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
-          ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-          params.k - load_k) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-          x_tile;
+      Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+          ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+          params.k - load_k) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
     }
     UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      Pack<bfloat, 8> w_tile = load_k_2 + i * W_ROWS < params.k
-          ? load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-          params.n - load_n) : Pack<bfloat, 8>{};
-      *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
-          w_tile;
+      Pack<T, V> w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+          params.n - load_n) : Pack<T, V>{};
+      *(threadgroup Pack<T, V>*)&w_shared[tid / W_COLS + i * W_ROWS][tid % W_COLS * V] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_bfloat8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_bfloat8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][j * WN * 8], BN + PAD);
+        simdgroup_matrix<T, 8, 8> w_frag;
+        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
         }
@@ -548,10 +412,10 @@ struct LinearGeluParams {
   // out[tile_m, tile_n] = epilogue(acc).to(x.dtype)
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
-      bfloat2 out_tile;
+      vec<T, 2> out_tile;
       UNROLL for (short k = 0; k < 2; ++k) {
         out_tile[k] =
-            bfloat(nan_max(acc[i][j].thread_elements()[k], 0.0f) * acc[i][j].thread_elements()[k]);
+            T(nan_max(acc[i][j].thread_elements()[k], 0.0f) * acc[i][j].thread_elements()[k]);
       }
       if (m + i * WM * 8 < params.m) {
         store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
@@ -561,128 +425,10 @@ struct LinearGeluParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_relu_squared_f32(
-    const device float* x [[buffer(0)]],
-    const device float* w [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant LinearGeluParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 64;
-  constexpr short BN = 64;
-  constexpr short BK = 16;
-  constexpr short WN = 2;
-  constexpr short WM = 2;
-  constexpr short PAD = 4;
-  constexpr short X_COLS = BK / 4;
-  constexpr short W_COLS = BN / 4;
-  constexpr short TM = BM / (WM * 8);
-  constexpr short TN = BN / (WN * 8);
-  constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short W_ROWS = THREADS / (BN / 4);
-  alignas(16) threadgroup float x_shared[BM][BK + PAD];
-  alignas(16) threadgroup float w_shared[BK][BN + PAD];
-  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
-  int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 4;
-  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[TM][TN];
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
-    int load_k_2 = tile_k + tid / W_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
-    if (interior) {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        float4 w_tile = load_any<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_m + i * X_ROWS < params.m
-            ? load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        float4 w_tile = load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-            params.n - load_n);
-        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
-    int load_k_2 = tile_k + tid / W_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-      float4 x_tile = load_m + i * X_ROWS < params.m
-          ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
-          : float4(0.0f);
-      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-    }
-    UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      float4 w_tile = load_k_2 + i * W_ROWS < params.k
-          ? load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-          params.n - load_n) : float4(0.0f);
-      *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 w_frag;
-        simdgroup_load(w_frag, &w_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], w_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // out[tile_m, tile_n] = epilogue(acc).to(x.dtype)
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      float2 out_tile;
-      UNROLL for (short k = 0; k < 2; ++k) {
-        out_tile[k] =
-            nan_max(acc[i][j].thread_elements()[k], 0.0f) * acc[i][j].thread_elements()[k];
-      }
-      if (m + i * WM * 8 < params.m) {
-        store_first<2>(out + (m + i * WM * 8) * params.n + n + j * WN * 8, out_tile,
-            params.n - (n + j * WN * 8));
-      }
-    }
-  }
-}
+template [[host_name("matmul_relu_squared_bf16")]] [[kernel]]
+decltype(matmul_relu_squared<bfloat, 1>) matmul_relu_squared<bfloat, 1>;
+template [[host_name("matmul_relu_squared_f32")]] [[kernel]]
+decltype(matmul_relu_squared<float, 2>) matmul_relu_squared<float, 2>;
 
 struct MatmulResidualParams {
   float scale;
@@ -707,21 +453,22 @@ struct MatmulResidualParams {
   constexpr short BM = 128;
   constexpr short BN = 64;
   constexpr short BK = 64;
+  constexpr short V = 8;
   constexpr short WM = 4;
   constexpr short WN = 1;
   constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short W_COLS = BN / 8;
+  constexpr short X_COLS = BK / V;
+  constexpr short W_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short W_ROWS = THREADS / (BN / 8);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup bfloat x_shared[BM][BK + PAD];
   alignas(16) threadgroup bfloat w_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 8;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * V;
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
@@ -731,36 +478,36 @@ struct MatmulResidualParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k = tile_k + lane % X_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior && tile_k + BK <= params.k) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile =
-            load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+        Pack<bfloat, V> x_tile =
+            load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
             x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<bfloat, 8> w_tile =
-            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+        Pack<bfloat, V> w_tile =
+            load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<bfloat, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] =
             w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-            params.k - load_k) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+        Pack<bfloat, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+            params.k - load_k) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
             x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<bfloat, 8> w_tile = load_k_2 + i * W_ROWS < params.k
-            ? load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-            params.n - load_n) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+        Pack<bfloat, V> w_tile = load_k_2 + i * W_ROWS < params.k
+            ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+            params.n - load_n) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] =
             w_tile;
       }
     }
@@ -809,21 +556,22 @@ struct MatmulResidualParams {
   constexpr short BM = 128;
   constexpr short BN = 64;
   constexpr short BK = 64;
+  constexpr short V = 8;
   constexpr short WM = 4;
   constexpr short WN = 1;
   constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short W_COLS = BN / 8;
+  constexpr short X_COLS = BK / V;
+  constexpr short W_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short W_ROWS = THREADS / (BN / 8);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup half x_shared[BM][BK + PAD];
   alignas(16) threadgroup half w_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 8;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * V;
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
@@ -833,35 +581,35 @@ struct MatmulResidualParams {
     }
   }
   for (int tile_k = 0; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k = tile_k + lane % X_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = hl.dot(x[tile_m, tile_k], w[tile_k, tile_n], acc=acc)
     if (interior && tile_k + BK <= params.k) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+        Pack<half, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<half, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
             x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<half, 8> w_tile =
-            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+        Pack<half, V> w_tile =
+            load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<half, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] =
             w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-            params.k - load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+        Pack<half, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+            params.k - load_k) : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
             x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<half, 8> w_tile = load_k_2 + i * W_ROWS < params.k
-            ? load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-            params.n - load_n) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+        Pack<half, V> w_tile = load_k_2 + i * W_ROWS < params.k
+            ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+            params.n - load_n) : Pack<half, V>{};
+        *(threadgroup Pack<half, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] =
             w_tile;
       }
     }

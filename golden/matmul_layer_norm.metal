@@ -104,20 +104,22 @@ struct MatmulLayerNormParams {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 64;
   constexpr short BK = 16;
+  constexpr short V = 8;
   constexpr short WN = 2;
   constexpr short WM = 2;
   constexpr short PAD = 8;
   constexpr short TM = BM / (WM * 8);
-  constexpr short X_COLS = BK / 8;
+  constexpr short X_COLS = BK / V;
+  constexpr short W_COLS = 128 / V;
   constexpr short THREADS = WM * WN * 32;
-  constexpr short W_ROWS = THREADS / 16;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup half x_shared[BM][BK + PAD];
   alignas(16) threadgroup half w_shared[BK][128 + PAD];
   threadgroup float sum_shared[TM * WM * 8][WN];
   threadgroup float sum_shared_1[TM * WM * 8][WN];
   bool interior = int(tgid.x) * BM + BM <= params.m;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_d = lane % 16 * 8;
+  int load_d = lane % W_COLS * V;
   int d = sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[TM][128 / (WN * 8)];
@@ -126,27 +128,29 @@ struct MatmulLayerNormParams {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
-    int load_k_2 = tile_k + tid / 16;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
+    int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
-      Pack<half, 8> x_tile = load_pack<8>(x + load_m * params.x_stride_0 + load_k);
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS][lane % X_COLS * 8] = x_tile;
+      Pack<half, V> x_tile = load_pack<V>(x + load_m * params.x_stride_0 + load_k);
+      *(threadgroup Pack<half, V>*)&x_shared[tid / X_COLS][lane % X_COLS * V] = x_tile;
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<half, 8> w_tile =
-            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * W_ROWS][lane % 16 * 8] = w_tile;
+        Pack<half, V> w_tile =
+            load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d);
+        *(threadgroup Pack<half, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] =
+            w_tile;
       }
     } else {
-      Pack<half, 8> x_tile = load_m < params.m
-          ? load_pack<8>(x + load_m * params.x_stride_0 + load_k) : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS][lane % X_COLS * 8] = x_tile;
+      Pack<half, V> x_tile = load_m < params.m
+          ? load_pack<V>(x + load_m * params.x_stride_0 + load_k) : Pack<half, V>{};
+      *(threadgroup Pack<half, V>*)&x_shared[tid / X_COLS][lane % X_COLS * V] = x_tile;
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<half, 8> w_tile =
-            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d);
-        *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * W_ROWS][lane % 16 * 8] = w_tile;
+        Pack<half, V> w_tile =
+            load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d);
+        *(threadgroup Pack<half, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] =
+            w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -164,19 +168,19 @@ struct MatmulLayerNormParams {
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
-    int load_k_2 = tile_k + tid / 16;
-    Pack<half, 8> x_tile = load_m < params.m
-        ? load_pack_first<8>(x + load_m * params.x_stride_0 + load_k, params.k - load_k)
-        : Pack<half, 8>{};
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
+    int load_k_2 = tile_k + tid / W_COLS;
+    Pack<half, V> x_tile = load_m < params.m
+        ? load_pack_first<V>(x + load_m * params.x_stride_0 + load_k, params.k - load_k)
+        : Pack<half, V>{};
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS][lane % X_COLS * 8] = x_tile;
+    *(threadgroup Pack<half, V>*)&x_shared[tid / X_COLS][lane % X_COLS * V] = x_tile;
     UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-      Pack<half, 8> w_tile = load_k_2 + i * W_ROWS < params.k
-          ? load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d)
-          : Pack<half, 8>{};
-      *(threadgroup Pack<half, 8>*)&w_shared[tid / 16 + i * W_ROWS][lane % 16 * 8] = w_tile;
+      Pack<half, V> w_tile = load_k_2 + i * W_ROWS < params.k
+          ? load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_d)
+          : Pack<half, V>{};
+      *(threadgroup Pack<half, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
@@ -281,20 +285,21 @@ struct MatmulLayerNormParams {
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BM = 64;
   constexpr short BK = 16;
+  constexpr short V = 4;
   constexpr short WN = 2;
   constexpr short WM = 2;
   constexpr short PAD = 4;
   constexpr short TM = BM / (WM * 8);
-  constexpr short X_COLS = BK / 4;
+  constexpr short X_COLS = BK / V;
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
+  constexpr short X_ROWS = THREADS / X_COLS;
   alignas(16) threadgroup float x_shared[BM][BK + PAD];
   alignas(16) threadgroup float w_shared[BK][96 + PAD];
   threadgroup float sum_shared[TM * WM * 8][WN];
   threadgroup float sum_shared_1[TM * WM * 8][WN];
   bool interior = int(tgid.x) * BM + BM <= params.m;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_d = lane % 8 * 4;
+  int load_d = lane % 8 * V;
   int d = sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[TM][96 / (WN * 8)];
@@ -303,29 +308,29 @@ struct MatmulLayerNormParams {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = 0; tile_k < params.k / 16 * 16; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
+  for (int tile_k = 0; tile_k < params.k / BK * BK; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, :])
     if (interior) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+        float4 x_tile = load_any<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
-      UNROLL for (short i = 0; i < 3; ++i) {
-        float4 w_tile = load_any<4>(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
-        *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
+      UNROLL for (short i = 0; i < 96 / V / 8; ++i) {
+        float4 w_tile = load_any<V>(w + load_k_2 * params.w_stride_0 + load_d + i * V * 8);
+        *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * V + i * V * 8] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
         float4 x_tile = load_m + i * X_ROWS < params.m
-            ? load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+            ? load_any<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k) : float4(0.0f);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
-      UNROLL for (short i = 0; i < 3; ++i) {
-        float4 w_tile = load_any<4>(w + load_k_2 * params.w_stride_0 + load_d + i * 32);
-        *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
+      UNROLL for (short i = 0; i < 96 / V / 8; ++i) {
+        float4 w_tile = load_any<V>(w + load_k_2 * params.w_stride_0 + load_d + i * V * 8);
+        *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * V + i * V * 8] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -343,20 +348,20 @@ struct MatmulLayerNormParams {
       }
     }
   }
-  for (int tile_k = params.k / 16 * 16; tile_k < params.k; tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
+  for (int tile_k = params.k / BK * BK; tile_k < params.k; tile_k += BK) {
+    int load_k = tile_k + lane % X_COLS * V;
     int load_k_2 = tile_k + tid / 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
       float4 x_tile = load_m + i * X_ROWS < params.m
-          ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
+          ? load_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k, params.k - load_k)
           : float4(0.0f);
-      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+      *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
     }
-    UNROLL for (short i = 0; i < 3; ++i) {
+    UNROLL for (short i = 0; i < 96 / V / 8; ++i) {
       float4 w_tile = load_k_2 < params.k
-          ? load_any<4>(w + load_k_2 * params.w_stride_0 + load_d + i * 32) : float4(0.0f);
-      *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * 4 + i * 32] = w_tile;
+          ? load_any<V>(w + load_k_2 * params.w_stride_0 + load_d + i * V * 8) : float4(0.0f);
+      *(threadgroup float4*)&w_shared[tid / 8][lane % 8 * V + i * V * 8] = w_tile;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {

@@ -24,6 +24,9 @@ except ImportError:
     import _kt_pallas as kt
 
 
+_NT_DIMS = (((1,), (1,)), ((), ()))  # of x @ y.T, without turning y
+
+
 def _select(keep, x, fill):
     """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
     wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
@@ -82,7 +85,7 @@ def _matmul_call(x, y):
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=60 << 20,
+            vmem_limit_bytes=63 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * m * n * k,
@@ -201,7 +204,7 @@ def _matmul_persistent_kernel(
     acc_ref[...] += lax.dot_general(
         _mask_tail(x_ref[...], 1, pid_k * block_k, k, 0.0),
         _mask_tail(w_ref[...], 1, pid_k * block_k, k, 0.0),
-        (((1,), (1,)), ((), ())),
+        _NT_DIMS,
         preferred_element_type=jnp.float32,
         precision=precision,
     )

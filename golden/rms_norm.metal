@@ -167,7 +167,7 @@ template <typename T>
   threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       // row = x[tile_m, :].to(torch.float32)
@@ -175,7 +175,7 @@ template <typename T>
           params.n - (n + i * THREADS * 4));
       float4 row = float4(x_tile);
       // inv = torch.rsqrt(torch.mean(row * row, dim=-1) + eps)
-      acc[i] = acc[i] + row * row;
+      acc[i] += row * row;
     }
   }
   float sum = 0.0f;
@@ -195,7 +195,7 @@ template <typename T>
   if (tid == 0) {
     rstd[pid_m] = inv;
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
@@ -264,7 +264,7 @@ struct RmsNormBwdParams {
       float sum_2 = 0.0f;
       float4 dy = float4(grad_out_tile);
       float4 x_hat = float4(x_tile) * rstd_tile;
-      sum = sum + dy * x_hat;
+      sum += dy * x_hat;
       // wdy = w * dy
       float4 wdy = w * dy;
       UNROLL for (short j = 0; j < 4; ++j) {
@@ -335,7 +335,7 @@ struct RmsNormBwdParams {
       // proj = torch.sum(wdy * x_hat, dim=-1) / n
       float sum_2 = 0.0f;
       float4 x_hat = x_tile * rstd_tile;
-      sum = sum + dy * x_hat;
+      sum += dy * x_hat;
       // wdy = w * dy
       float4 wdy = weight_tile * dy;
       UNROLL for (short j = 0; j < 4; ++j) {

@@ -2,9 +2,8 @@
 # rms_norm_fwd: x=bf16[M,N], weight=bf16[N], eps=f32; block_sizes=[256]
 # rms_norm_fwd: x=f32[M,N], weight=f32[N], eps=f32; block_sizes=[256]
 # rms_norm_bwd: grad_out=bf16[M,128], x=bf16[M,128], weight=bf16[128], rstd=f32[M];
-#   block_sizes=[1024, 256]
-# rms_norm_bwd: grad_out=f32[M,96], x=f32[M,96], weight=f32[96], rstd=f32[M];
-#   block_sizes=[1024, 256]
+#   block_sizes=[256, 256]
+# rms_norm_bwd: grad_out=f32[M,96], x=f32[M,96], weight=f32[96], rstd=f32[M]; block_sizes=[256, 256]
 
 from __future__ import annotations
 
@@ -97,53 +96,45 @@ def rms_norm_fwd(x: jax.Array, weight: jax.Array, eps: float = 1e-5) -> tuple[ja
 
 def _rms_norm_bwd_kernel(
     weight_ref, grad_out_ref, rstd_ref, x_ref, grad_x_ref, grad_weight_ref,
-    *, m, n,
+    *, block_m, m, n,
 ):
     pid_cta = pl.program_id(0)
     w = weight_ref[...][None, :].astype(jnp.float32)
-    grad_w = jnp.zeros((n,), jnp.float32)
-    first_m = pid_cta * 1024
-    end_m = jnp.minimum(pid_cta * 1024 + 1024, m)
-
-    def body(j, grad_w):
-        start_m = first_m + j * 256
-        dy = _mask_tail(grad_out_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32)
-        inv = _mask_tail(rstd_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0)[:, None]
-        x_hat = _mask_tail(x_ref[pl.ds(j * 256, 256)], 0, start_m, m, 0.0).astype(jnp.float32) * inv
-        grad_w += jnp.sum(dy * x_hat, axis=0)
-        wdy = w * dy
-        proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / n
-        grad_x_ref[pl.ds(j * 256, 256)] = ((wdy - x_hat * proj) * inv).astype(grad_x_ref.dtype)
-        return grad_w
-
-    grad_w = lax.fori_loop(0, pl.cdiv(end_m - first_m, 256), body, grad_w)
+    dy = _mask_tail(grad_out_ref[...], 0, pid_cta * block_m, m, 0.0).astype(jnp.float32)
+    inv = _mask_tail(rstd_ref[...], 0, pid_cta * block_m, m, 0.0)[:, None]
+    x_hat = _mask_tail(x_ref[...], 0, pid_cta * block_m, m, 0.0).astype(jnp.float32) * inv
+    grad_w = jnp.sum(dy * x_hat, axis=0)
+    wdy = w * dy
+    proj = jnp.sum(wdy * x_hat, axis=1, keepdims=True) / n
+    grad_x_ref[...] = ((wdy - x_hat * proj) * inv).astype(grad_x_ref.dtype)
     grad_weight_ref[0] = grad_w
 
 
 def _rms_norm_bwd_call(weight, grad_out, rstd, x):
     n = weight.shape[0]
     m = grad_out.shape[0]
+    block_m = min(256, m)
     grad_x, grad_weight = pl.pallas_call(
-        functools.partial(_rms_norm_bwd_kernel, m=m, n=n),
-        grid=(pl.cdiv(m, 1024),),
+        functools.partial(_rms_norm_bwd_kernel, block_m=block_m, m=m, n=n),
+        grid=(pl.cdiv(m, block_m),),
         in_specs=[
             pl.BlockSpec((n,), lambda i: (0,)),
-            pl.BlockSpec((1024, n), lambda i: (i, 0)),
-            pl.BlockSpec((1024,), lambda i: (i,)),
-            pl.BlockSpec((1024, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m,), lambda i: (i,)),
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
         ],
         out_specs=[
-            pl.BlockSpec((1024, n), lambda i: (i, 0)),
+            pl.BlockSpec((block_m, n), lambda i: (i, 0)),
             pl.BlockSpec((None, 1, n), lambda i: (i, 0, 0)),
         ],
         out_shape=[
             jax.ShapeDtypeStruct((m, n), weight.dtype),
-            jax.ShapeDtypeStruct((pl.cdiv(m, 1024), 1, n), rstd.dtype),
+            jax.ShapeDtypeStruct((pl.cdiv(m, block_m), 1, n), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
         cost_estimate=pl.CostEstimate(
             flops=9 * n * m,
-            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + rstd.nbytes + pl.cdiv(m, 1024) * n * rstd.dtype.itemsize,
+            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + rstd.nbytes + 4 * pl.cdiv(m, block_m) * n,
             transcendentals=0,
         ),
         name="rms_norm_bwd",

@@ -20,15 +20,15 @@ except ImportError:
     import _kt_pallas as kt
 
 
-def _rope_half_kernel(cos_ref, sin_ref, x_ref, out_ref, *, width, head_dim):
+def _rope_half_kernel(cos_ref, sin_ref, x_ref, out_ref, *, width):
     cos_tile = cos_ref[0]
     sin_tile = sin_ref[0]
     first = x_ref[:, :width].astype(jnp.float32)
-    second = x_ref[:, width:head_dim].astype(jnp.float32)
+    second = x_ref[:, width:].astype(jnp.float32)
     out_ref[:, :width] = (
         first * cos_tile[None, :] - second * sin_tile[None, :]
     ).astype(out_ref.dtype)
-    out_ref[:, width:head_dim] = (
+    out_ref[:, width:] = (
         second * cos_tile[None, :] + first * sin_tile[None, :]
     ).astype(out_ref.dtype)
 
@@ -38,7 +38,7 @@ def _rope_half_call(cos, sin, x):
     b, _, h, head_dim = x.shape
     block_h = min(256, h)
     return pl.pallas_call(
-        functools.partial(_rope_half_kernel, width=width, head_dim=head_dim),
+        functools.partial(_rope_half_kernel, width=width),
         grid=(b, t, pl.cdiv(h, block_h)),
         in_specs=[
             pl.BlockSpec((None, 1, width), lambda i, j, k: (j, 0, 0)),
@@ -108,7 +108,7 @@ def _rope_interleaved_call(cos, sin, x):
         out_shape=jax.ShapeDtypeStruct((t, h, head_dim), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=17 << 20,
+            vmem_limit_bytes=19 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=6 * width * t * h,

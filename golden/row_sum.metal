@@ -110,13 +110,13 @@ template <typename T>
   threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // out[tile_m] = x[tile_m, :].to(torch.float32).sum(-1).to(x.dtype)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
           params.n - (n + i * THREADS * 4));
-      acc[i] = acc[i] + float4(x_tile);
+      acc[i] += float4(x_tile);
     }
   }
   float sum = 0.0f;
@@ -150,15 +150,16 @@ template <typename T>
     ushort tid [[thread_index_in_threadgroup]],
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
+  constexpr short BN = 1024;
   constexpr short THREADS = 256;
   threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float4 acc = float4(0.0f);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 1024) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // out[tile_m] = torch.sum(x[tile_m, :].to(torch.float32), dim=-1).to(x.dtype)
     vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    acc = acc + float4(x_tile);
+    acc += float4(x_tile);
   }
   float sum = 0.0f;
   UNROLL for (short i = 0; i < 4; ++i) {
@@ -196,7 +197,7 @@ template <typename T>
     int n = tile_n + tid * 4;
     // acc += x[tile_m, tile_n].to(torch.float32)
     vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n, params.n - n);
-    acc = acc + float4(x_tile);
+    acc += float4(x_tile);
   }
   // out[tile_m] = acc.sum(-1).to(x.dtype)
   float sum = 0.0f;

@@ -38,10 +38,7 @@ def _mask_tail(x, axis, start, stop, fill):
 
 
 def _row_sum_kernel(x_ref, out_ref):
-    out_ref[...] = jnp.sum(
-        x_ref[...].astype(jnp.float32),
-        axis=1, keepdims=True,
-    ).astype(jnp.bfloat16)[:, 0]
+    out_ref[...] = jnp.sum(x_ref[...].astype(jnp.float32), axis=1).astype(out_ref.dtype)
 
 
 def _row_sum_call(x):
@@ -66,7 +63,7 @@ def _row_sum_call(x):
 
 
 def _row_sum_f32_kernel(x_ref, out_ref):
-    out_ref[...] = jnp.sum(x_ref[...], axis=1, keepdims=True)[:, 0]
+    out_ref[...] = jnp.sum(x_ref[...], axis=1)
 
 
 def _row_sum_f32_call(x):
@@ -114,7 +111,7 @@ def _long_sum_kernel(x_ref, out_ref, *, block_m, n):
         return acc
 
     acc = lax.fori_loop(0, pl.cdiv(n, 1024), body, acc)
-    out_ref[...] = jnp.sum(acc, axis=1, keepdims=True)[:, 0]
+    out_ref[...] = jnp.sum(acc, axis=1)
 
 
 def _long_sum_call(x):
@@ -161,7 +158,7 @@ def _long_sum_looped_kernel(x_ref, out_ref, *, block_m, n):
         return acc
 
     acc = lax.fori_loop(0, pl.cdiv(n, 1024), body, acc)
-    out_ref[...] = jnp.sum(acc, axis=1, keepdims=True)[:, 0]
+    out_ref[...] = jnp.sum(acc, axis=1)
 
 
 def _long_sum_looped_call(x):

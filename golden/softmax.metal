@@ -177,7 +177,7 @@ template <typename T>
   UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     acc[i] = float4(-INFINITY);
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = F.softmax(x[tile_m, :], dim=1)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
@@ -202,7 +202,7 @@ template <typename T>
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   float4 acc_2[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
@@ -225,7 +225,7 @@ template <typename T>
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   sum = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       vec<T, 4> x_tile = load_first<4>(x + pid_m * params.x_stride_0 + n + i * THREADS * 4,
@@ -324,7 +324,7 @@ template <typename T>
   UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
     acc[i] = float4(-INFINITY);
   }
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
       // row = x[tile_m, :].to(torch.float32)
@@ -350,7 +350,7 @@ template <typename T>
   threadgroup_barrier(mem_flags::mem_threadgroup);
   max_ = simd_xor_nan_max<7>(max_shared[lane % (THREADS / 32)]);
   float4 denominator_acc[BN / (THREADS * 4)] = {};
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // denominator = torch.sum(numerator, dim=1, keepdim=True)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
@@ -375,7 +375,7 @@ template <typename T>
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   denominator = simd_xor_sum<7>(sum_shared[lane % (THREADS / 32)]);
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = (numerator / denominator).to(x.dtype)
     UNROLL for (short i = 0; i < BN / (THREADS * 4); ++i) {
@@ -517,7 +517,7 @@ struct SoftmaxTwoPassParams {
     }
     float4 sum = float4(0.0f);
     UNROLL for (short i = 0; i < BN / (THREADS / 32); ++i) {
-      sum = sum + precise::exp(values[i] - new_max);
+      sum += precise::exp(values[i] - new_max);
     }
     UNROLL for (short i = 0; i < 4; ++i) {
       sum_shared[lane * 4 + i][sg] = sum[i];

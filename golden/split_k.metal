@@ -123,9 +123,10 @@ struct MatmulSplitKParams {
   int y_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_split_k_f16(
-    const device half* x [[buffer(0)]],
-    const device half* y [[buffer(1)]],
+template <typename T, short WN>
+[[kernel, max_total_threads_per_threadgroup(2 * WN * 32)]] void matmul_split_k(
+    const device T* x [[buffer(0)]],
+    const device T* y [[buffer(1)]],
     device float* out [[buffer(2)]],
     constant MatmulSplitKParams& params [[buffer(3)]],
     uint3 tgid [[threadgroup_position_in_grid]],
@@ -136,117 +137,21 @@ struct MatmulSplitKParams {
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
-  constexpr short WN = 1;
-  constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short Y_COLS = BN / 8;
+  constexpr short BLOCK_SPLIT = 256;
+  constexpr short PAD = 16 / sizeof(T);
+  constexpr short V = 16 / sizeof(T);
+  constexpr short X_COLS = BK / V;
+  constexpr short Y_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short Y_ROWS = THREADS / (BN / 8);
-  alignas(16) threadgroup half x_shared[BM][BK + PAD];
-  alignas(16) threadgroup half y_shared[BK][BN + PAD];
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short Y_ROWS = THREADS / Y_COLS;
+  alignas(16) threadgroup T x_shared[BM][BK + PAD];
+  alignas(16) threadgroup T y_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % Y_COLS * 8;
-  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[TM][TN];
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
-    int load_k_2 = tile_k + tid / Y_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<half, 8> y_tile =
-            load_pack<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-            y_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-            min(int(tgid.z) * 256 + 256, params.k) - load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<half, 8> y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
-            ? load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
-            params.n - load_n) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-            y_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_half8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // hl.atomic_add(out, [tile_m, tile_n], acc)
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      UNROLL for (short k = 0; k < 2; ++k) {
-        if (m + i * WM * 8 < params.m && n + j * WN * 8 + k < params.n) {
-          atomic_fetch_add_explicit((device atomic_float*)(out + (m + i * WM * 8) * params.n + n
-              + j * WN * 8 + k), acc[i][j].thread_elements()[k], memory_order_relaxed);
-        }
-      }
-    }
-  }
-}
-
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_split_k_f32(
-    const device float* x [[buffer(0)]],
-    const device float* y [[buffer(1)]],
-    device float* out [[buffer(2)]],
-    constant MatmulSplitKParams& params [[buffer(3)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 64;
-  constexpr short BN = 64;
-  constexpr short BK = 16;
-  constexpr short WN = 2;
-  constexpr short WM = 2;
-  constexpr short PAD = 4;
-  constexpr short X_COLS = BK / 4;
-  constexpr short Y_COLS = BN / 4;
-  constexpr short TM = BM / (WM * 8);
-  constexpr short TN = BN / (WN * 8);
-  constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short Y_ROWS = THREADS / (BN / 4);
-  alignas(16) threadgroup float x_shared[BM][BK + PAD];
-  alignas(16) threadgroup float y_shared[BK][BN + PAD];
-  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
-  int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % Y_COLS * 4;
+  int load_n = int(tgid.y) * BN + tid % Y_COLS * V;
   int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
@@ -255,43 +160,44 @@ struct MatmulSplitKParams {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
+  for (int tile_k = int(tgid.z) * BLOCK_SPLIT; tile_k
+      < min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k); tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
+    if (interior && tile_k + BK <= min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k)) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        float4 y_tile = load_any<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
-        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
+        Pack<T, V> y_tile = load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_m + i * X_ROWS < params.m
-            ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-            min(int(tgid.z) * 256 + 256, params.k) - load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k) - load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        float4 y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
-            ? load_first<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
-            params.n - load_n) : float4(0.0f);
-        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
+        Pack<T, V> y_tile = load_k_2 + i * Y_ROWS
+            < min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k)
+            ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+            params.n - load_n) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
         simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 y_frag;
+        simdgroup_matrix<T, 8, 8> y_frag;
         simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
@@ -311,6 +217,11 @@ struct MatmulSplitKParams {
     }
   }
 }
+
+template [[host_name("matmul_split_k_f16")]] [[kernel]]
+decltype(matmul_split_k<half, 1>) matmul_split_k<half, 1>;
+template [[host_name("matmul_split_k_f32")]] [[kernel]]
+decltype(matmul_split_k<float, 2>) matmul_split_k<float, 2>;
 
 struct LinearSplitKParams {
   int m;
@@ -334,21 +245,22 @@ struct LinearSplitKParams {
   constexpr short BM = 64;
   constexpr short BN = 64;
   constexpr short BK = 16;
+  constexpr short V = 8;
   constexpr short WM = 2;
   constexpr short WN = 1;
   constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short W_COLS = BN / 8;
+  constexpr short X_COLS = BK / V;
+  constexpr short W_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short W_ROWS = THREADS / (BN / 8);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup bfloat x_shared[BM][BK + PAD];
   alignas(16) threadgroup bfloat w_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 8;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * V;
   int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
   int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[TM][TN];
@@ -359,39 +271,39 @@ struct LinearSplitKParams {
   }
   for (int tile_k = int(tgid.z) * params.split_size; tile_k
       < min(int(tgid.z) * params.split_size + params.split_size, params.k); tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+    int load_k = tile_k + lane % X_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior && tile_k + BK
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile =
-            load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+        Pack<bfloat, V> x_tile =
+            load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<bfloat, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
             x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<bfloat, 8> w_tile =
-            load_pack<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+        Pack<bfloat, V> w_tile =
+            load_pack<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup Pack<bfloat, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] =
             w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<bfloat, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+        Pack<bfloat, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
             min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k)
-            : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
+            : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] =
             x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        Pack<bfloat, 8> w_tile = load_k_2 + i * W_ROWS
+        Pack<bfloat, V> w_tile = load_k_2 + i * W_ROWS
             < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-            ? load_pack_first<8>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
-            params.n - load_n) : Pack<bfloat, 8>{};
-        *(threadgroup Pack<bfloat, 8>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 8] =
+            ? load_pack_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+            params.n - load_n) : Pack<bfloat, V>{};
+        *(threadgroup Pack<bfloat, V>*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] =
             w_tile;
       }
     }
@@ -459,21 +371,22 @@ struct LinearSplitKParams {
   constexpr short BM = 64;
   constexpr short BN = 64;
   constexpr short BK = 16;
+  constexpr short V = 4;
   constexpr short WN = 2;
   constexpr short WM = 2;
   constexpr short PAD = 4;
-  constexpr short X_COLS = BK / 4;
-  constexpr short W_COLS = BN / 4;
+  constexpr short X_COLS = BK / V;
+  constexpr short W_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short W_ROWS = THREADS / (BN / 4);
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short W_ROWS = THREADS / W_COLS;
   alignas(16) threadgroup float x_shared[BM][BK + PAD];
   alignas(16) threadgroup float w_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % W_COLS * 4;
+  int load_n = int(tgid.y) * BN + lane % W_COLS * V;
   int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
   simdgroup_float8x8 acc[TM][TN];
@@ -484,34 +397,34 @@ struct LinearSplitKParams {
   }
   for (int tile_k = int(tgid.z) * params.split_size; tile_k
       < min(int(tgid.z) * params.split_size + params.split_size, params.k); tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
+    int load_k = tile_k + lane % X_COLS * V;
     int load_k_2 = tile_k + tid / W_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], w[tile_k, tile_n])
     if (interior && tile_k + BK
         <= min(int(tgid.z) * params.split_size + params.split_size, params.k)) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+        float4 x_tile = load_any<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
-        float4 w_tile = load_any<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
-        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
+        float4 w_tile = load_any<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n);
+        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
         float4 x_tile = load_m + i * X_ROWS < params.m
-            ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+            ? load_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
             min(int(tgid.z) * params.split_size + params.split_size, params.k) - load_k)
             : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
+        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / W_ROWS; ++i) {
         float4 w_tile = load_k_2 + i * W_ROWS
             < min(int(tgid.z) * params.split_size + params.split_size, params.k)
-            ? load_first<4>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
+            ? load_first<V>(w + (load_k_2 + i * W_ROWS) * params.w_stride_0 + load_n,
             params.n - load_n) : float4(0.0f);
-        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * 4] = w_tile;
+        *(threadgroup float4*)&w_shared[tid / W_COLS + i * W_ROWS][lane % W_COLS * V] = w_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -564,11 +477,12 @@ struct LinearSplitKParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(64)]] void matmul_split_k_barrier_f16_1(
-    const device half* x [[buffer(0)]],
-    const device half* y [[buffer(1)]],
+template <typename T, short WN>
+[[kernel, max_total_threads_per_threadgroup(2 * WN * 32)]] void matmul_split_k_barrier_1(
+    const device T* x [[buffer(0)]],
+    const device T* y [[buffer(1)]],
     device float* partial [[buffer(2)]],
-    const device half* out [[buffer(3)]],
+    const device T* out [[buffer(3)]],
     constant MatmulSplitKParams& params [[buffer(4)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
@@ -578,71 +492,68 @@ struct LinearSplitKParams {
   constexpr short BN = 64;
   constexpr short BK = 16;
   constexpr short WM = 2;
-  constexpr short WN = 1;
-  constexpr short PAD = 8;
-  constexpr short X_COLS = BK / 8;
-  constexpr short Y_COLS = BN / 8;
+  constexpr short BLOCK_SPLIT = 256;
+  constexpr short PAD = 16 / sizeof(T);
+  constexpr short V = 16 / sizeof(T);
+  constexpr short X_COLS = BK / V;
+  constexpr short Y_COLS = BN / V;
   constexpr short TM = BM / (WM * 8);
   constexpr short TN = BN / (WN * 8);
   constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 8);
-  constexpr short Y_ROWS = THREADS / (BN / 8);
-  alignas(16) threadgroup half x_shared[BM][BK + PAD];
-  alignas(16) threadgroup half y_shared[BK][BN + PAD];
+  constexpr short X_ROWS = THREADS / X_COLS;
+  constexpr short Y_ROWS = THREADS / Y_COLS;
+  alignas(16) threadgroup T x_shared[BM][BK + PAD];
+  alignas(16) threadgroup T y_shared[BK][BN + PAD];
   bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
   int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % Y_COLS * 8;
-  int m = int(tgid.x) * BM + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + lane / 8 % 2 * 4 + lane % 2 * 2;
+  int load_n = int(tgid.y) * BN + tid % Y_COLS * V;
+  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
+  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
   simdgroup_float8x8 acc[TM][TN];
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
       acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
     }
   }
-  for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 8;
+  for (int tile_k = int(tgid.z) * BLOCK_SPLIT; tile_k
+      < min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k); tile_k += BK) {
+    int load_k = tile_k + tid % X_COLS * V;
     int load_k_2 = tile_k + tid / Y_COLS;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
+    if (interior && tile_k + BK <= min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k)) {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_pack<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
+        Pack<T, V> x_tile = load_pack<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<half, 8> y_tile =
-            load_pack<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-            y_tile;
+        Pack<T, V> y_tile = load_pack<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     } else {
       UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        Pack<half, 8> x_tile = load_m + i * X_ROWS < params.m
-            ? load_pack_first<8>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-            min(int(tgid.z) * 256 + 256, params.k) - load_k) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 8] =
-            x_tile;
+        Pack<T, V> x_tile = load_m + i * X_ROWS < params.m
+            ? load_pack_first<V>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
+            min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k) - load_k) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&x_shared[tid / X_COLS + i * X_ROWS][tid % X_COLS * V] = x_tile;
       }
       UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        Pack<half, 8> y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
-            ? load_pack_first<8>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
-            params.n - load_n) : Pack<half, 8>{};
-        *(threadgroup Pack<half, 8>*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 8] =
-            y_tile;
+        Pack<T, V> y_tile = load_k_2 + i * Y_ROWS
+            < min(int(tgid.z) * BLOCK_SPLIT + BLOCK_SPLIT, params.k)
+            ? load_pack_first<V>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
+            params.n - load_n) : Pack<T, V>{};
+        *(threadgroup Pack<T, V>*)&y_shared[tid / Y_COLS + i * Y_ROWS][tid % Y_COLS * V] = y_tile;
       }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_half8x8 x_frag[TM];
+      simdgroup_matrix<T, 8, 8> x_frag[TM];
       UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg * 8 + i * WM * 8][kk * 8], BK + PAD);
+        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
       }
       UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_half8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][j * WN * 8], BN + PAD);
+        simdgroup_matrix<T, 8, 8> y_frag;
+        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
         UNROLL for (short i = 0; i < TM; ++i) {
           simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
         }
@@ -653,7 +564,7 @@ struct LinearSplitKParams {
   UNROLL for (short i = 0; i < TM; ++i) {
     UNROLL for (short j = 0; j < TN; ++j) {
       if (m + i * WM * 8 < params.m) {
-        store_first<2>(partial + int(tgid.z) * 256 / 256 * params.m * params.n
+        store_first<2>(partial + int(tgid.z) * BLOCK_SPLIT / BLOCK_SPLIT * params.m * params.n
             + (m + i * WM * 8) * params.n + n + j * WN * 8,
             float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
             params.n - (n + j * WN * 8));
@@ -661,6 +572,11 @@ struct LinearSplitKParams {
     }
   }
 }
+
+template [[host_name("matmul_split_k_barrier_f16_1")]] [[kernel]]
+decltype(matmul_split_k_barrier_1<half, 1>) matmul_split_k_barrier_1<half, 1>;
+template [[host_name("matmul_split_k_barrier_f32_1")]] [[kernel]]
+decltype(matmul_split_k_barrier_1<float, 2>) matmul_split_k_barrier_1<float, 2>;
 
 struct MatmulSplitKBarrierParams {
   int m;
@@ -685,7 +601,7 @@ template <typename T>
     // total += partial[i, tile_m, tile_n]
     float4 partial_tile =
         load_first<4>(partial + i * params.m * params.n + pid_m * params.n + n, params.n - n);
-    total = total + partial_tile;
+    total += partial_tile;
   }
   // out[tile_m, tile_n] = total.to(x.dtype)
   vec<T, 4> out_tile = vec<T, 4>(total);
@@ -696,96 +612,3 @@ template [[host_name("matmul_split_k_barrier_f16_2")]] [[kernel]]
 decltype(matmul_split_k_barrier_2<half>) matmul_split_k_barrier_2<half>;
 template [[host_name("matmul_split_k_barrier_f32_2")]] [[kernel]]
 decltype(matmul_split_k_barrier_2<float>) matmul_split_k_barrier_2<float>;
-
-[[kernel, max_total_threads_per_threadgroup(128)]] void matmul_split_k_barrier_f32_1(
-    const device float* x [[buffer(0)]],
-    const device float* y [[buffer(1)]],
-    device float* partial [[buffer(2)]],
-    const device float* out [[buffer(3)]],
-    constant MatmulSplitKParams& params [[buffer(4)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]],
-    ushort sg [[simdgroup_index_in_threadgroup]]) {
-  constexpr short BM = 64;
-  constexpr short BN = 64;
-  constexpr short BK = 16;
-  constexpr short WN = 2;
-  constexpr short WM = 2;
-  constexpr short PAD = 4;
-  constexpr short X_COLS = BK / 4;
-  constexpr short Y_COLS = BN / 4;
-  constexpr short TM = BM / (WM * 8);
-  constexpr short TN = BN / (WN * 8);
-  constexpr short THREADS = WM * WN * 32;
-  constexpr short X_ROWS = THREADS / (BK / 4);
-  constexpr short Y_ROWS = THREADS / (BN / 4);
-  alignas(16) threadgroup float x_shared[BM][BK + PAD];
-  alignas(16) threadgroup float y_shared[BK][BN + PAD];
-  bool interior = int(tgid.x) * BM + BM <= params.m && int(tgid.y) * BN + BN <= params.n;
-  int load_m = int(tgid.x) * BM + tid / X_COLS;
-  int load_n = int(tgid.y) * BN + lane % Y_COLS * 4;
-  int m = int(tgid.x) * BM + sg / WN * 8 + lane / 16 * 4 + lane / 2 % 4;
-  int n = int(tgid.y) * BN + sg % WN * 8 + lane / 8 % 2 * 4 + lane % 2 * 2;
-  simdgroup_float8x8 acc[TM][TN];
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      acc[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-    }
-  }
-  for (int tile_k = int(tgid.z) * 256; tile_k
-      < min(int(tgid.z) * 256 + 256, params.k); tile_k += BK) {
-    int load_k = tile_k + lane % X_COLS * 4;
-    int load_k_2 = tile_k + tid / Y_COLS;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    // acc = torch.addmm(acc, x[tile_m, tile_k], y[tile_k, tile_n])
-    if (interior && tile_k + BK <= min(int(tgid.z) * 256 + 256, params.k)) {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_any<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        float4 y_tile = load_any<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n);
-        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
-      }
-    } else {
-      UNROLL for (short i = 0; i < BM / X_ROWS; ++i) {
-        float4 x_tile = load_m + i * X_ROWS < params.m
-            ? load_first<4>(x + (load_m + i * X_ROWS) * params.x_stride_0 + load_k,
-            min(int(tgid.z) * 256 + 256, params.k) - load_k) : float4(0.0f);
-        *(threadgroup float4*)&x_shared[tid / X_COLS + i * X_ROWS][lane % X_COLS * 4] = x_tile;
-      }
-      UNROLL for (short i = 0; i < BK / Y_ROWS; ++i) {
-        float4 y_tile = load_k_2 + i * Y_ROWS < min(int(tgid.z) * 256 + 256, params.k)
-            ? load_first<4>(y + (load_k_2 + i * Y_ROWS) * params.y_stride_0 + load_n,
-            params.n - load_n) : float4(0.0f);
-        *(threadgroup float4*)&y_shared[tid / Y_COLS + i * Y_ROWS][lane % Y_COLS * 4] = y_tile;
-      }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (short kk = 0; kk < BK / 8; ++kk) {
-      simdgroup_float8x8 x_frag[TM];
-      UNROLL for (short i = 0; i < TM; ++i) {
-        simdgroup_load(x_frag[i], &x_shared[sg / WN * 8 + i * WM * 8][kk * 8], BK + PAD);
-      }
-      UNROLL for (short j = 0; j < TN; ++j) {
-        simdgroup_float8x8 y_frag;
-        simdgroup_load(y_frag, &y_shared[kk * 8][sg % WN * 8 + j * WN * 8], BN + PAD);
-        UNROLL for (short i = 0; i < TM; ++i) {
-          simdgroup_multiply_accumulate(acc[i][j], x_frag[i], y_frag, acc[i][j]);
-        }
-      }
-    }
-  }
-  // partial[split.id, tile_m, tile_n] = acc
-  UNROLL for (short i = 0; i < TM; ++i) {
-    UNROLL for (short j = 0; j < TN; ++j) {
-      if (m + i * WM * 8 < params.m) {
-        store_first<2>(partial + int(tgid.z) * 256 / 256 * params.m * params.n
-            + (m + i * WM * 8) * params.n + n + j * WN * 8,
-            float2(acc[i][j].thread_elements()[0], acc[i][j].thread_elements()[1]),
-            params.n - (n + j * WN * 8));
-      }
-    }
-  }
-}

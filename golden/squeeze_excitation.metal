@@ -109,8 +109,8 @@ struct SqueezeExcitationParams {
   constexpr short PAD = 4;
   constexpr short THREADS = 128;
   constexpr short BLOCK_S_2 = 8;
-  constexpr short RHS_ROWS = THREADS / 4;
-  constexpr short RHS_ROWS_2 = THREADS / 16;
+  constexpr short W1_ROWS = THREADS / 4;
+  constexpr short W2_ROWS = THREADS / 16;
   alignas(16) threadgroup float lhs_shared[BB][64 + PAD];
   alignas(16) threadgroup float w1_shared[64][16 + PAD];
   alignas(16) threadgroup float w2_shared[16][64 + PAD];
@@ -153,10 +153,10 @@ struct SqueezeExcitationParams {
       lhs_shared[i][tid / 2] = quotient[i];
     }
   }
-  UNROLL for (short i = 0; i < 64 / RHS_ROWS; ++i) {
-    half4 w1_tile = load_any<4>(w1 + (load_d + i * RHS_ROWS) * params.w1_stride_0 + load_d_2);
+  UNROLL for (short i = 0; i < 64 / W1_ROWS; ++i) {
+    half4 w1_tile = load_any<4>(w1 + (load_d + i * W1_ROWS) * params.w1_stride_0 + load_d_2);
     float4 w1_f32 = float4(w1_tile);
-    *(threadgroup float4*)&w1_shared[tid / 4 + i * RHS_ROWS][lane % 4 * 4] = w1_f32;
+    *(threadgroup float4*)&w1_shared[tid / 4 + i * W1_ROWS][lane % 4 * 4] = w1_f32;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short kk = 0; kk < 8; ++kk) {
@@ -179,10 +179,10 @@ struct SqueezeExcitationParams {
     gate_acc[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   }
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
-  UNROLL for (short i = 0; i < 16 / RHS_ROWS_2; ++i) {
-    half4 w2_tile = load_any<4>(w2 + (load_d_3 + i * RHS_ROWS_2) * params.w2_stride_0 + load_d_4);
+  UNROLL for (short i = 0; i < 16 / W2_ROWS; ++i) {
+    half4 w2_tile = load_any<4>(w2 + (load_d_3 + i * W2_ROWS) * params.w2_stride_0 + load_d_4);
     float4 w2_f32 = float4(w2_tile);
-    *(threadgroup float4*)&w2_shared[tid / 16 + i * RHS_ROWS_2][lane % 16 * 4] = w2_f32;
+    *(threadgroup float4*)&w2_shared[tid / 16 + i * W2_ROWS][lane % 16 * 4] = w2_f32;
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short kk = 0; kk < 2; ++kk) {
@@ -238,6 +238,7 @@ struct SqueezeExcitationParams {
     ushort lane [[thread_index_in_simdgroup]],
     ushort sg [[simdgroup_index_in_threadgroup]]) {
   constexpr short BB = 32;
+  constexpr short V = 4;
   constexpr short BS = 4;
   constexpr short THREADS = 128;
   constexpr short PAD = 4;
@@ -250,9 +251,9 @@ struct SqueezeExcitationParams {
   int d = tid;
   int b = int(tgid.x) * BB;
   int load_d = tid / 2 % 32;
-  int load_d_2 = lane % 2 * 4;
+  int load_d_2 = lane % 2 * V;
   int load_d_3 = tid / 8 % 8;
-  int load_d_4 = lane % 8 * 4;
+  int load_d_4 = lane % 8 * V;
   int b_2 = int(tgid.x) * BB + sg * 8 + lane / 16 * 4 + lane / 2 % 4;
   int d_2 = lane / 8 % 2 * 4 + lane % 2 * 2;
   float pooled[BB] = {};
@@ -282,10 +283,11 @@ struct SqueezeExcitationParams {
     lhs_shared[i][tid] = value[i];
   }
   UNROLL for (short i = 0; i < 3; ++i) {
-    UNROLL for (short j = 0; j < 3; ++j) {
-      float4 w1_tile = load_any<4>(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2 + j * 8);
+    UNROLL for (short j = 0; j < 24 / V / 2; ++j) {
+      float4 w1_tile =
+          load_any<V>(w1 + (load_d + i * 32) * params.w1_stride_0 + load_d_2 + j * V * 2);
       if (sg / 2 == 0) {
-        *(threadgroup float4*)&w1_shared[tid / 2 % 32 + i * 32][lane % 2 * 4 + j * 8] = w1_tile;
+        *(threadgroup float4*)&w1_shared[tid / 2 % 32 + i * 32][lane % 2 * V + j * V * 2] = w1_tile;
       }
     }
   }
@@ -312,11 +314,11 @@ struct SqueezeExcitationParams {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   // gate = torch.sigmoid(hl.dot(hidden, w2[:, :].to(torch.float32)))
   UNROLL for (short i = 0; i < 3; ++i) {
-    UNROLL for (short j = 0; j < 3; ++j) {
+    UNROLL for (short j = 0; j < 96 / V / 8; ++j) {
       float4 w2_tile =
-          load_any<4>(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4 + j * 32);
+          load_any<V>(w2 + (load_d_3 + i * 8) * params.w2_stride_0 + load_d_4 + j * V * 8);
       if (sg / 2 == 0) {
-        *(threadgroup float4*)&w2_shared[tid / 8 % 8 + i * 8][lane % 8 * 4 + j * 32] = w2_tile;
+        *(threadgroup float4*)&w2_shared[tid / 8 % 8 + i * 8][lane % 8 * V + j * V * 8] = w2_tile;
       }
     }
   }

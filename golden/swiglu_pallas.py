@@ -96,7 +96,10 @@ def _swiglu_bwd_call(grad_out, gate, up):
             jax.ShapeDtypeStruct((m, n), grad_out.dtype),
             jax.ShapeDtypeStruct((m, n), grad_out.dtype),
         ],
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel"),
+            vmem_limit_bytes=16 << 20,
+        ),
         cost_estimate=pl.CostEstimate(
             flops=8 * m * n,
             bytes_accessed=5 * grad_out.nbytes,

@@ -63,9 +63,10 @@ struct TransposeParams {
   int x_stride_0;
 };
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void transpose_f16(
-    const device half* x [[buffer(0)]],
-    device half* out [[buffer(1)]],
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(256)]] void transpose(
+    const device T* x [[buffer(0)]],
+    device T* out [[buffer(1)]],
     constant TransposeParams& params [[buffer(2)]],
     uint3 tgid [[threadgroup_position_in_grid]],
     ushort tid [[thread_index_in_threadgroup]],
@@ -73,25 +74,26 @@ struct TransposeParams {
   constexpr short BM = 64;
   constexpr short BN = 64;
   constexpr short THREADS = 256;
+  constexpr short PAD = 4 / sizeof(T);
   constexpr short TILE_COLS = BN / 4;
-  constexpr short TILE_ROWS = THREADS / (BN / 4);
-  threadgroup half x_shared[64][BN + 2];
+  constexpr short TILE_ROWS = THREADS / TILE_COLS;
+  threadgroup T x_shared[64][BN + PAD];
   int m = int(tgid.x) * BM + tid / TILE_COLS;
   int n = int(tgid.y) * BN + lane % TILE_COLS * 4;
   int n_2 = int(tgid.y) * BN + tid / 16;
   int m_2 = int(tgid.x) * BM + lane % 16 * 4;
   // out[tile_n, tile_m] = x[tile_m, tile_n].T
   UNROLL for (short i = 0; i < 64 / TILE_ROWS; ++i) {
-    half4 x_tile = m + i * TILE_ROWS < params.m
+    vec<T, 4> x_tile = m + i * TILE_ROWS < params.m
         ? load_first<4>(x + (m + i * TILE_ROWS) * params.x_stride_0 + n, params.n - n)
-        : half4(0.0h);
+        : vec<T, 4>(T(0.0f));
     UNROLL for (short j = 0; j < 4; ++j) {
       x_shared[tid / TILE_COLS + i * TILE_ROWS][lane % TILE_COLS * 4 + j] = x_tile[j];
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   UNROLL for (short i = 0; i < BN / (THREADS / 16); ++i) {
-    half4 x_tile;
+    vec<T, 4> x_tile;
     UNROLL for (short j = 0; j < 4; ++j) {
       x_tile[j] = x_shared[lane % 16 * 4 + j][tid / 16 + i * THREADS / 16];
     }
@@ -101,40 +103,5 @@ struct TransposeParams {
   }
 }
 
-[[kernel, max_total_threads_per_threadgroup(256)]] void transpose_f32(
-    const device float* x [[buffer(0)]],
-    device float* out [[buffer(1)]],
-    constant TransposeParams& params [[buffer(2)]],
-    uint3 tgid [[threadgroup_position_in_grid]],
-    ushort tid [[thread_index_in_threadgroup]],
-    ushort lane [[thread_index_in_simdgroup]]) {
-  constexpr short BM = 64;
-  constexpr short BN = 64;
-  constexpr short THREADS = 256;
-  constexpr short TILE_COLS = BN / 4;
-  constexpr short TILE_ROWS = THREADS / (BN / 4);
-  threadgroup float x_shared[64][BN + 1];
-  int m = int(tgid.x) * BM + tid / TILE_COLS;
-  int n = int(tgid.y) * BN + lane % TILE_COLS * 4;
-  int n_2 = int(tgid.y) * BN + tid / 16;
-  int m_2 = int(tgid.x) * BM + lane % 16 * 4;
-  // out[tile_n, tile_m] = x[tile_m, tile_n].T
-  UNROLL for (short i = 0; i < 64 / TILE_ROWS; ++i) {
-    float4 x_tile = m + i * TILE_ROWS < params.m
-        ? load_first<4>(x + (m + i * TILE_ROWS) * params.x_stride_0 + n, params.n - n)
-        : float4(0.0f);
-    UNROLL for (short j = 0; j < 4; ++j) {
-      x_shared[tid / TILE_COLS + i * TILE_ROWS][lane % TILE_COLS * 4 + j] = x_tile[j];
-    }
-  }
-  threadgroup_barrier(mem_flags::mem_threadgroup);
-  UNROLL for (short i = 0; i < BN / (THREADS / 16); ++i) {
-    float4 x_tile;
-    UNROLL for (short j = 0; j < 4; ++j) {
-      x_tile[j] = x_shared[lane % 16 * 4 + j][tid / 16 + i * THREADS / 16];
-    }
-    if (n_2 + i * THREADS / 16 < params.n) {
-      store_first<4>(out + (n_2 + i * THREADS / 16) * params.m + m_2, x_tile, params.m - m_2);
-    }
-  }
-}
+template [[host_name("transpose_f16")]] [[kernel]] decltype(transpose<half>) transpose<half>;
+template [[host_name("transpose_f32")]] [[kernel]] decltype(transpose<float>) transpose<float>;

@@ -27,9 +27,10 @@ except ImportError:
 def _tril_kernel(x_ref, out_ref, *, block_m, block_n):
     pid_m = pl.program_id(0)
     pid_n = pl.program_id(1)
-    keep = pid_m * block_m + lax.broadcasted_iota(
-        jnp.int32, (block_m, 1), 0,
-    ) >= pid_n * block_n + lax.broadcasted_iota(jnp.int32, (1, block_n), 1)
+    keep = (
+        pid_m * block_m + lax.broadcasted_iota(jnp.int32, (block_m, 1), 0)
+        >= pid_n * block_n + lax.broadcasted_iota(jnp.int32, (1, block_n), 1)
+    )
     out_ref[...] = jnp.where(keep, x_ref[...], 0)
 
 
@@ -112,12 +113,12 @@ def band(x: jax.Array, window: int) -> jax.Array:
 def _fill_upper_kernel(x_in_ref, value_ref, x_ref, *, block_m, block_n):
     pid_m = pl.program_id(0)
     pid_n = pl.program_id(1)
-    x_ref[...] = x_in_ref[...]
-    above = pid_m * block_m + lax.broadcasted_iota(
-        jnp.int32, (block_m, 1), 0,
-    ) < pid_n * block_n + lax.broadcasted_iota(jnp.int32, (1, block_n), 1)
+    above = (
+        pid_m * block_m + lax.broadcasted_iota(jnp.int32, (block_m, 1), 0)
+        < pid_n * block_n + lax.broadcasted_iota(jnp.int32, (1, block_n), 1)
+    )
     filled = jnp.full((block_m, block_n), value_ref[0], jnp.float32)
-    x_ref[...] = jnp.where(above, filled, x_ref[...])
+    x_ref[...] = jnp.where(above, filled, x_in_ref[...])
 
 
 def _fill_upper_call(x, value):

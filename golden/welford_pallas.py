@@ -64,9 +64,10 @@ def _welford_layer_norm_kernel(x_ref, weight_ref, bias_ref, eps_ref, out_ref, *,
         start_n = j * 1024
         values = x_ref[:, pl.ds(start_n, 1024)].astype(jnp.float32)
         normed = (values - mean) * rstd
-        y = normed * weight_ref[
-            pl.ds(start_n, 1024)
-        ].astype(jnp.float32)[None, :] + bias_ref[pl.ds(start_n, 1024)].astype(jnp.float32)[None, :]
+        y = (
+            normed * weight_ref[pl.ds(start_n, 1024)].astype(jnp.float32)[None, :]
+            + bias_ref[pl.ds(start_n, 1024)].astype(jnp.float32)[None, :]
+        )
         out_ref[:, pl.ds(start_n, 1024)] = y.astype(out_ref.dtype)
 
     lax.fori_loop(0, pl.cdiv(n, 1024), body, None)

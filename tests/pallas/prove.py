@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +24,9 @@ class Snippet:
     """
 
     source: str
-    args: dict[str, str]
-    shapes: tuple[dict[str, int], ...]
-    values: dict[str, str] = field(default_factory=dict)
+    args: Mapping[str, str]
+    shapes: tuple[Mapping[str, int], ...]
+    values: Mapping[str, str | int] = field(default_factory=dict)
     reference: str = ""
 
 
@@ -51,6 +52,6 @@ def prove(folder: Path, snippets: dict[str, Snippet]) -> str:
     return "\n".join(errors) + (proofs.table(result) if result.failed else "")
 
 
-def _table(entries: dict[str, str] | dict[str, int]) -> str:
+def _table(entries: Mapping[str, str | int]) -> str:
     pairs = (f'{k} = "{v}"' if isinstance(v, str) else f"{k} = {v}" for k, v in entries.items())
     return "{ " + ", ".join(pairs) + " }"

@@ -8,6 +8,9 @@ import pytest
 
 from tests.pallas.generate import build_signatures, function
 from tests.pallas.test_kernels import MATMUL, SOFTMAX
+from transpile.emitters.common.tree import Var, postfix, ref
+from transpile.emitters.pallas.unify import Unifier
+from transpile.ir.dtypes import BF16, F32
 
 ATTENTION = """
 @helion.kernel()
@@ -123,3 +126,11 @@ def test_one_signature_keeps_its_numbers() -> None:
     text = build_signatures(ATTENTION, [{"q": "bf16[8,M,64]", "k": "bf16[2,N,64]"}])
     assert "* 0.125" in function(text, "_f_kernel")
     assert "group" not in function(text, "_f_call")
+
+
+def test_a_variable_that_one_signature_converts_is_converted() -> None:
+    single, half = Var("rows"), Var("rows")
+    unifier = Unifier(2, [])
+    unifier.var([single, half])
+    converted = postfix(ref(half, BF16), ".astype(jnp.float32)", F32)
+    assert unifier.expr([ref(single, F32), converted]).text() == "rows.astype(jnp.float32)"

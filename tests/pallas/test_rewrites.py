@@ -8,6 +8,7 @@ import torch
 from tests.frontend.lower import kernels
 from transpile.emitters.pallas.columns import keep_columns
 from transpile.emitters.pallas.gathers import rewrite_gathers
+from transpile.emitters.pallas.once import run_once
 from transpile.emitters.pallas.predicates import sink_new_axes
 from transpile.ir import ir
 from transpile.ir.interpreter import run_kernel
@@ -47,6 +48,25 @@ def f(x: torch.Tensor) -> torch.Tensor:
 """
 
 
+PARTIALS = """
+@helion.kernel()
+def f(x: torch.Tensor) -> torch.Tensor:
+    m, n = x.size()
+    block_m = hl.register_block_size(m)
+    out = x.new_zeros([n])
+    for outer in hl.tile(m, block_size=block_m):
+        total = hl.zeros([n], dtype=torch.float32)
+        for inner in hl.tile(outer.begin, outer.end):
+            total += x[inner, :].sum(0)
+        hl.atomic_add(out, [slice(None)], total)
+    return out
+"""
+
+
+def _once(kernel: ir.Kernel) -> ir.Kernel:
+    return run_once(kernel, {b.sym: 4 for b in kernel.blocks})
+
+
 def _run(kernel: ir.Kernel, arguments: dict[str, torch.Tensor]) -> torch.Tensor:
     blocks = {b.sym: 4 for b in kernel.blocks}
     result = run_kernel(kernel, {k: v.clone() for k, v in arguments.items()}, blocks)
@@ -59,8 +79,9 @@ def _run(kernel: ir.Kernel, arguments: dict[str, torch.Tensor]) -> torch.Tensor:
     [
         (ROWS, keep_columns, {"x": torch.arange(42.0).reshape(7, 6)}),
         (CAUSAL, sink_new_axes, {"x": torch.arange(63.0).reshape(7, 9)}),
+        (PARTIALS, _once, {"x": torch.arange(42.0).reshape(7, 6)}),
     ],
-    ids=["columns", "predicates"],
+    ids=["columns", "predicates", "loops that run once"],
 )
 def test_same_results(snippet: str, rewrite: object, arguments: dict[str, torch.Tensor]) -> None:
     assert callable(rewrite)
@@ -76,6 +97,16 @@ def test_row_statistics_keep_their_axis() -> None:
     reduces = [op for op in walk_kernel(kernel) if isinstance(op, ir.Reduce)]
     assert reduces
     assert all(op.keepdim for op in reduces)
+
+
+def test_a_loop_over_a_tile_in_one_block_is_the_tile() -> None:
+    before = kernels(PARTIALS, args={"x": "f32[M,N]"})[0]
+    outer, inner = (b.sym for b in before.blocks)
+    apart = run_once(before, {outer: 8, inner: 4})
+    assert any(isinstance(op, ir.ForTile) for op in walk_kernel(apart))
+    whole = run_once(before, {outer: 4, inner: 4})
+    assert not any(isinstance(op, ir.ForTile) for op in walk_kernel(whole))
+    assert not any(isinstance(op, ir.Elementwise) for op in walk_kernel(whole))  # 0 + sum
 
 
 def test_no_truth_value_is_reshaped() -> None:

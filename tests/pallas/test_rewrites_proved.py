@@ -92,6 +92,7 @@ GROUPS: dict[str, dict[str, Snippet]] = {
     },
     "narrow_integers": {
         "arithmetic_i8": _pair("x[tile] * y[tile] + torch.maximum(x[tile], y[tile])", "i8", "-128:128"),
+        "chosen_i8": _pair("torch.where(x[tile] < y[tile], x[tile], y[tile])", "i8", "-128:128"),
         "division_u8": _pair("x[tile] // (y[tile] + 1) + x[tile] % 7", "u8", "0:100"),
         "comparison_i16": _pair("torch.where(x[tile] < y[tile], -x[tile], abs(y[tile]))", "i16", "-30000:30000"),
         "bits_i8": _pair("(x[tile] & y[tile]) | (x[tile] ^ 5) << 1", "i8", "-128:128"),
@@ -177,7 +178,7 @@ def NAME(x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 GROUPS["control"] = {
     "flags": Snippet(FLAGS, {"x": "f32[M,N]"}, MATRICES, {}, "return (x > 1.5).any(1)"),
     "shifted": Snippet(
-        SHIFTED, {"x": "f32[M,N]", "n": "i32"}, ({"M": 9, "N": 131}, {"M": 1, "N": 260}), {"n": "3"},
+        SHIFTED, {"x": "f32[M,N]", "n": "i32"}, ({"M": 9, "N": 131}, {"M": 1, "N": 260}), {"n": 3},
         "return x[:, n:].clone()",
     ),
     "stacked": Snippet(

@@ -96,6 +96,14 @@ BUGS = {
     "slice past the end of a buffer": Bug(
         _jagged, "semaphores.at[slot]", "semaphores.at[slot + step]"
     ),
+    "read past the end of a buffer": Bug(
+        _jagged,
+        "jnp.where(inside, buffer_ref[slot], 0.0)",
+        "jnp.where(inside, buffer_ref[slot + 2 * step], 0.0)",
+    ),
+    "write past the end of a block": Bug(
+        _jagged, "out_ref[0] = lax.fori_loop", "out_ref[row] = lax.fori_loop"
+    ),
     # order and cores
     "output block visited again later": Bug(
         _row_sum,

@@ -56,6 +56,7 @@ def test_formulas_are_short() -> None:
     assert formula_of(bm // wm // 5 * 5) != formula_of(bm // wm)
     named_tiles = named(tiles, "TM", tiles)
     assert formula_of(named_tiles * (wm * 8)) == Constant("BM", 64)
+    assert not isinstance(tiles // named_tiles, Named)
     assert bm // bm == 1
     assert not isinstance(bm // bm, Named)
     assert formula_of(16 // bytes_of(F16)) == Operation("/", Number(16), BytesOf(F16), exact=True)

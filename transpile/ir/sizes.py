@@ -68,7 +68,7 @@ class Size:
             return value
         if isinstance(value, Sym):
             return Size((((value,), 1),))
-        return Size((((), int(value)),) if value else ())
+        return Size((((), value + 0),) if value else ())  # one that knows its formula still does
 
     @staticmethod
     def _collect(pairs: Iterable[tuple[Monomial, int]]) -> Size:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transpile.ir import ir
-from transpile.ir.dtypes import F32, DType, StandIn
+from transpile.ir.dtypes import F32, I32, I64, DType, StandIn
 from transpile.ir.printer import format_kernel
 from transpile.passes.simplify import simplify
 
@@ -32,13 +32,15 @@ def like(kernel: ir.Kernel, narrow: ir.Kernel) -> ir.Kernel | None:
 
 
 def _types(kernel: ir.Kernel, narrow: ir.Kernel) -> dict[DType, DType] | None:
-    """The f32 in ``kernel`` for each narrower type, None where that is not what differs."""
+    """The f32 in ``kernel`` for each narrower type, and the other type of indices; None where that
+    is not what differs."""
     if len(kernel.tensors) != len(narrow.tensors):
         return None
     found: dict[DType, DType] = {}
     for mine, theirs in zip(kernel.tensors, narrow.tensors, strict=True):
         if mine.dtype != theirs.dtype:
-            if mine.dtype != F32 or not theirs.dtype.is_half:
+            floats = mine.dtype == F32 and theirs.dtype.is_half
+            if not floats and {mine.dtype, theirs.dtype} != {I32, I64}:
                 return None
             found[theirs.dtype] = mine.dtype
     return found

@@ -16,6 +16,7 @@ from transpile.ir.walk import entry_axes, index_shape
 from transpile.thread.context import Lowering
 from transpile.thread.dot_layout import staging
 from transpile.thread.layout import Axis, Digits, Layout
+from transpile.thread.named import bytes_of, named
 from transpile.thread.plan import keys_of
 
 _BETTER = 4  # times as many neighbours in memory are worth two barriers
@@ -74,10 +75,12 @@ def neighbours(digits: Digits, simd: int) -> int:
     return run
 
 
-def row_padding(dtype: DType) -> int:
+def row_padding(dtype: DType, *, uniform: bool = False) -> int:
     """Elements between the rows of a buffer that is written along them and read across: one word,
-    so that neither has two lanes in one bank."""
-    return max(1, 32 // max(8, dtype.bits))
+    so that neither has two lanes in one bank. ``uniform``: for any dtype of up to a word."""
+    pad = max(1, 32 // max(8, dtype.bits))
+    whole = uniform and 8 <= dtype.bits <= 32
+    return named(pad, "PAD", 4 // bytes_of(dtype)) if whole else pad
 
 
 def padded_bytes(extents: tuple[int, ...], dtype: DType) -> int:

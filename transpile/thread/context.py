@@ -267,10 +267,7 @@ class Lowering:
 
     def size(self, size: Size) -> Expr:
         """A size of the host's, numbers known put in."""
-        sym = size.as_sym()
-        if sym is not None and sym in self.blocks and sym not in self.fixed:
-            return Const(self.blocks[sym], self.index_dtype)
-        known = size.substitute(self.fixed).substitute(self.blocks)
+        known = size.substitute(self.blocks).substitute(self.fixed).substitute(self.blocks)
         number = known.as_int()
         if number is not None:
             return Const(number, self.index_dtype)

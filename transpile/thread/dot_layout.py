@@ -19,7 +19,7 @@ from math import prod
 from transpile.ir.dtypes import BY_NAME, DType, StandIn
 from transpile.thread.ir import FragmentShape, Part
 from transpile.thread.layout import Axis, Digit, Digits, Layout
-from transpile.thread.named import Named, named, rounded_up, several
+from transpile.thread.named import Named, is_open, named, rounded_up, several
 
 VECTOR_BYTES = 16  # that are copied together
 
@@ -156,45 +156,47 @@ def register_operand(
 
 def staging(
     axes: Sequence[Axis], extents: Sequence[int], along: int, threads: int, vector: int,
-    name: str = "TILE", open_bytes: int | None = None,
+    name: str = "TILE", size: int | None = None,
 ) -> Layout:  # fmt: skip
     """The layout in which a tile is copied to shared memory: vectors along dimension ``along``,
     which is contiguous in memory, neighbouring threads on neighbouring vectors, all threads busy
     if the tile has work for them. Where that leaves most of them idle because the vectors of a row
     are no multiple of a power of two, there is room for more of them than there are. Numbers are
-    called after ``name``; ``open_bytes`` is the size of an element where the layout is to hold for
-    any."""
+    called after ``name``; ``size`` is that of an element in bytes where it is copied as it is."""
     total = prod(extents)
     width = min(vector, _power_in(extents[along]))
     while width > 1 and total // width < threads:
         width //= 2
-    if open_bytes is not None and width * open_bytes == VECTOR_BYTES:
-        width = named(width, "V", VECTOR_BYTES // open_bytes, is_open=True)
+    if size is not None and width * size == VECTOR_BYTES:
+        width = named(width, "V", VECTOR_BYTES // size, is_open=is_open(size))
     steps = [extent // (width if dim == along else 1) for dim, extent in enumerate(extents)]
     order = sorted(range(len(axes)), key=lambda d: (d != along, -d))
-    shares = _shares(steps, order, threads)
+    shares = _shares(steps, order, threads, name)
     if 4 * prod(shares) <= threads:
         padded = list(steps)
         padded[along] = 1 << (steps[along] - 1).bit_length()
-        if prod(more := _shares(padded, order, threads)) > prod(shares):
+        if prod(more := _shares(padded, order, threads, name)) > prod(shares):
             steps, shares = padded, more
     digits: list[Digits] = [()] * len(axes)
     stride = 1
     for dim in order:
-        own = shares[dim]
-        if isinstance(own, Named):
-            own = named(own, f"{name}_{'COLS' if dim == along else 'ROWS'}", own, is_open=own.open)
         vectors = width if dim == along else 1
-        digits[dim] = _spread(axes[dim], steps[dim] // own, own, stride, vectors)
-        stride *= own
+        digits[dim] = _spread(axes[dim], steps[dim] // shares[dim], shares[dim], stride, vectors)
+        stride *= shares[dim]
     return Layout(tuple(digits))
 
 
-def _shares(steps: Sequence[int], order: Sequence[int], threads: int) -> list[int]:
-    """How many threads divide the steps of each dimension, without rest; ``order`` by turns."""
+def _shares(steps: Sequence[int], order: Sequence[int], threads: int, name: str) -> list[int]:
+    """How many threads divide the steps of each dimension, without rest; ``order`` by turns. The
+    numbers are called after ``name``."""
     shares = [1] * len(steps)
     for dim in order:
-        shares[dim] = min(threads // prod(shares), _power_in(steps[dim]))
+        own = min(threads // prod(shares), _power_in(steps[dim]))
+        if isinstance(own, Named):
+            own = named(
+                own, f"{name}_{'COLS' if dim == order[0] else 'ROWS'}", own, is_open=own.open
+            )
+        shares[dim] = own
     return shares
 
 

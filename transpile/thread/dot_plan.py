@@ -337,14 +337,14 @@ class _Planner:
             return
         extents = self._room(operand)
         vector = self.limits.vector(value.dtype.bits)
-        open_bytes = None
+        size = None
         if self._is_copy(value) and value.dtype == operand.dtype:
             vector = self.limits.vector_bytes * 8 // value.dtype.bits
-            open_bytes = bytes_of(value.dtype) if self.limits.uniform else None
+            size = bytes_of(value.dtype) if self.limits.uniform else value.dtype.bits // 8
         dim = rank - 2 if operand.transposed else rank - 1
         axes = self._axes(value)
         threads, name = self.result.threads, self._name(operand)
-        layout = staging(axes, extents, dim, threads, vector, name, open_bytes)
+        layout = staging(axes, extents, dim, threads, vector, name, size)
         slots = tuple(
             None if size == ONE else Slot("copy", size, digits)
             for size, digits in zip(value.shape, layout.axes, strict=True)
@@ -353,9 +353,14 @@ class _Planner:
         operand.room = tuple(extents)
 
     def _name(self, operand: Operand) -> str:
-        """What numbers of its copy are called: after the tensor it comes from."""
-        loads = [m for v in (operand.value,) if isinstance(m := self.frames.makers.get(v), ir.Load)]
-        return loads[0].tensor.name.upper() if loads else operand.side.upper()
+        """What numbers of its copy are called: as the buffer, after the source's name or tensor."""
+        value = operand.value
+        maker = self.frames.makers.get(value)
+        while value.name is None and isinstance(maker, ir.Permute | ir.Cast | ir.Mask):
+            value = maker.value
+            maker = self.frames.makers.get(value)
+        loaded = maker.tensor.name if isinstance(maker, ir.Load) else operand.side
+        return (value.name or loaded).upper()
 
     def _room(self, operand: Operand) -> list[int]:
         """Extents of the operand's buffer: whole matrices."""

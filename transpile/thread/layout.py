@@ -25,7 +25,7 @@ from math import prod
 
 from transpile.ir.sizes import Size
 from transpile.thread.ir import Apply, Expr, Id, Var, add, integer, mul
-from transpile.thread.named import is_open, several
+from transpile.thread.named import is_open, same, several
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def thread_part(stride: int, count: int, threads: int, simd: int) -> Expr:
     """``(thread // stride) % count``, from the lane or the SIMD group where that is shorter."""
     if (is_open(stride) or is_open(count)) and stride < simd:
         base, span = Id("thread"), threads
-    elif stride * count <= simd and threads > simd:
+    elif stride < simd and stride * count <= simd and threads > simd:
         base, span = Id("lane"), simd
     elif stride >= simd:
         base, span, stride = Id("simdgroup"), threads // simd, stride // simd
@@ -149,7 +149,7 @@ def thread_part(stride: int, count: int, threads: int, simd: int) -> Expr:
     part: Expr = base
     if several(stride):
         part = Apply("floordiv", (part, integer(stride)), part.dtype)
-    if stride * count < span or is_open(count):
+    if stride * count < span or (is_open(count) and not same(count * stride, span)):
         part = Apply("mod", (part, integer(count)), part.dtype)
     return part
 

@@ -237,7 +237,10 @@ def load(
 ) -> Tile:
     """Reads a tile, in vectors where memory allows; ``other`` where it is out of range."""
     if own := access_of_its_own(low, op, layout):
-        tile, pad = load(low, op, own, other, name), row_padding(op.tensor.dtype)
+        tile, pad = (
+            load(low, op, own, other, name),
+            row_padding(op.tensor.dtype, uniform=low.limits.uniform),
+        )
         return exchange(low, tile, layout, name or op.result.name, op.tensor.name, pad)
     address = _address(low, op, layout)
     vector = address.vector()
@@ -298,7 +301,7 @@ def _to_store(
     if own is None or op.value in low.deferred:
         layout = own or layout
         return low.tile(op.value, low.sub(layout, op.value.shape, shape)), layout
-    value, pad = low.tile(op.value, layout), row_padding(op.value.dtype)
+    value, pad = low.tile(op.value, layout), row_padding(op.value.dtype, uniform=low.limits.uniform)
     return exchange(low, value, own, op.value.name, op.tensor.name, pad), own
 
 

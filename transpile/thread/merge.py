@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transpile.ir.dtypes import BF16, F16, F32, DType, StandIn
+from transpile.ir.dtypes import BF16, BY_NAME, F16, F32, I32, I64, DType
 from transpile.ir.ir import Span, Tensor
 from transpile.thread import ir
 from transpile.thread.named import (
@@ -35,8 +35,8 @@ class Different(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TypeParam(DType):
-    """An element type that differs from kernel to kernel: one of the floats with literals. As an
-    element type it is like one of them, by default the first."""
+    """An element type that differs from kernel to kernel: a float with literals, or a type of
+    indices. As an element type it is like one of them."""
 
     values: tuple[DType, ...] = ()
 
@@ -75,13 +75,15 @@ _APART: dict[type[Any], frozenset[str]] = {
     Tensor: frozenset({"name", "shape", "strides", "host", "param"}),
     ir.Kernel: frozenset({"name", "grid", "capacities", "multiple_of", "span"}),
 }
-_FLOATS = (F16, BF16, F32)
+_FLOATS = {F16, BF16, F32}
+_INDICES = {I32, I64}
 
 
 @dataclass(eq=False)
 class _Merger:
     like: int
     types: dict[tuple[DType, ...], TypeParam] = field(default_factory=dict)
+    names: dict[tuple[DType, ...], str] = field(default_factory=dict)
     numbers: dict[tuple[object, ...], NumberParam] = field(default_factory=dict)
     known: dict[tuple[int, ...], Any] = field(default_factory=dict)
     partners: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -89,9 +91,20 @@ class _Merger:
     def kernel(self, kernels: Sequence[ir.Kernel]) -> ir.Kernel:
         if any(k.capacities and not kernels[0].capacities for k in kernels):
             raise Different("one holds a row of limited length")
+        self._name_types(kernels)
         merged = self._node(kernels, "kernel")
         assert isinstance(merged, ir.Kernel)
         return merged
+
+    def _name_types(self, kernels: Sequence[ir.Kernel]) -> None:
+        """The first type of floats that differs is called T, others after their first tensor."""
+        places = list(zip(*(k.tensors for k in kernels), strict=False))
+        for tensors in sorted(places, key=lambda found: not found[0].dtype.is_float):
+            key = tuple(t.dtype for t in tensors)
+            if any(d != key[0] for d in key) and key not in self.names:
+                words = tensors[0].name.split("_")
+                camel = "".join(w[:1].upper() + w[1:] for w in words)
+                self.names[key] = f"T{camel}" if self.names else "T"
 
     def _any(self, items: Sequence[Any], where: str) -> Any:
         first = items[self.like]
@@ -145,12 +158,13 @@ class _Merger:
     def _dtype(self, items: Sequence[DType], where: str) -> DType:
         if all(i == items[0] for i in items):
             return items[0]
-        if not all(i in _FLOATS or isinstance(i, StandIn) for i in items):
+        plain = {BY_NAME[i.name] for i in items}
+        if not (plain <= _FLOATS or plain <= _INDICES):
             raise Different(f"{where}: {items[0]} and {items[-1]}")
         key = tuple(items)
         like = items[self.like]
         if key not in self.types:
-            name = f"T{len(self.types)}" if self.types else "T"
+            name = self.names.get(key, f"T{len(self.types)}" if self.types else "T")
             self.types[key] = TypeParam(
                 name, like.torch, like.category, like.bits, like.signed, values=key
             )

@@ -123,6 +123,11 @@ def formula_of(number: int) -> Formula:
     return number.formula if isinstance(number, Named) else Number(number)
 
 
+def same(a: int, b: int) -> bool:
+    """Whether the numbers are equal whatever the values of open ones."""
+    return a == b and formula_of(a) == formula_of(b)
+
+
 def rounded_up(a: int, b: int) -> int:
     """``a / b``, rounded up."""
     return a // b if a % b == 0 else -(-int(a) // int(b))
@@ -210,8 +215,12 @@ def _product(a: Formula, b: Formula, x: int | None, y: int | None) -> Formula:
 def _quotient(a: Formula, b: Formula, y: int | None, exact: bool) -> Formula:
     if y == 1:
         return a
-    if a == b:
+    if a == b or (isinstance(b, Constant) and a == b.definition):
         return Number(1)
+    if isinstance(a, Constant) and a.definition is not None and exact:
+        reduced = _quotient(a.definition, b, y, exact)
+        if not isinstance(reduced, Operation) or reduced.symbol != "/":
+            return reduced
     if isinstance(a, Operation) and a.symbol == "*":
         if a.rhs == b:
             return a.lhs

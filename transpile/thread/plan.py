@@ -194,9 +194,6 @@ class _Planner:
             use.meets.update(k for k in keys if k != key)
 
     def _extent(self, size: Size) -> int:
-        sym = size.as_sym()
-        if sym is not None and sym in self.blocks:
-            return self.blocks[sym]
         number = size.substitute(self.blocks).as_int()
         if number is not None:
             return max(1, number)

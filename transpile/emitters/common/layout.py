@@ -120,14 +120,15 @@ def wrap(text: str, indent: int) -> list[str]:
     pad = " " * indent
     if len(pad) + len(text) <= WIDTH:
         return [pad + text]
+    name, equals, value = text.partition(" = ")
     split = _largest_bracket(text)
     if split is not None and max(len(split[0]), len(split[2])) + indent <= WIDTH:
         head, inner, tail = split
-        return [pad + head, *_contents(head, inner, indent + 4), pad + tail]
-    head, equals, value = text.partition(" = ")
+        if not (equals and len(tail) > SHORT and _top_level_operators(tail[1:])):
+            return [pad + head, *_contents(head, inner, indent + 4), pad + tail]
     if not equals:
         return [pad + text]
-    return [f"{pad}{head} = (", *_expression(value, indent + 4), pad + ")"]
+    return [f"{pad}{name} = (", *_expression(value, indent + 4), pad + ")"]
 
 
 def filled(items: list[str], indent: int) -> list[str]:

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from transpile.emitters.common.hostsizes import HostSizes
 from transpile.emitters.msl.dtypes import NAMES, STRUCT, number
 from transpile.emitters.msl.names import Scope
+from transpile.emitters.msl.numbers import Numbers, Text, enclosed
 from transpile.emitters.msl.ops import ADD, ATOM, MUL, POSTFIX, UNARY
 from transpile.ir import ir as tile
 from transpile.ir.diagnostics import error
 from transpile.ir.dtypes import F32, I32, I64, DType
 from transpile.ir.sizes import Opaque, Size, Sym
 from transpile.thread import ir
+from transpile.thread.named import Named
 from transpile.thread.walk import all_nodes
-
-Text = tuple[str, int]
-"""Source text and the precedence of its outermost operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ class Arguments:
         self.tensors = {t: self.scope.declare(t.name) for t in kernel.tensors}
         self.members: dict[object, Member] = {}
         self.member_names = Scope()
+        self.numbers = Numbers(kernel, self.scope)
         self.named = dict(reversed(source.size_names))
         self.wide = self._wide()
 
@@ -98,6 +98,8 @@ class Arguments:
     def size(self, size: Size, dtype: DType) -> Text:
         """A size as an integer of the given type."""
         constant = size.as_int()
+        if isinstance(constant, Named):
+            return self.numbers.of(constant)
         if constant is not None:
             return number(constant, dtype), ATOM if constant >= 0 else UNARY
         sym, name = size.as_sym(), self.named.get(size)
@@ -147,7 +149,8 @@ class Arguments:
         for mono, coeff in size.terms:
             factors = [self._atom(atom, dtype) for atom in mono]
             if abs(coeff) != 1 or not factors:
-                factors.append((number(abs(coeff), dtype), ATOM))
+                one = Size.of(coeff if coeff > 0 else -coeff)
+                factors.append(self.size(one, dtype))
             text = " * ".join(enclosed(f, MUL + (i > 0)) for i, f in enumerate(factors))
             single = factors[0][1] if len(factors) == 1 else MUL
             terms += 1
@@ -166,8 +169,3 @@ class Arguments:
             return f"{atom.op}({lhs[0]}, {rhs[0]})", ATOM
         symbol = "/" if atom.op == "//" else "%"
         return f"{enclosed(lhs, MUL)} {symbol} {enclosed(rhs, MUL + 1)}", MUL
-
-
-def enclosed(text: Text, need: int) -> str:
-    """The text, in parentheses if it binds looser than ``need``."""
-    return text[0] if text[1] >= need else f"({text[0]})"

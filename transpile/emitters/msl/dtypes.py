@@ -65,7 +65,7 @@ def exists(dtype: DType) -> bool:
 
 def computes(dtype: DType) -> bool:
     """Whether arithmetic on it is its own: bfloats, and types that may be one, compute in f32."""
-    return dtype != BF16 and not isinstance(dtype, TypeParam)
+    return dtype != BF16 and not (isinstance(dtype, TypeParam) and dtype.is_float)
 
 
 _SUFFIX = {U32: "u", I64: "l", U64: "ul"}

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from transpile.emitters.msl import helpers, ops
-from transpile.emitters.msl.arguments import Arguments, Text, enclosed
+from transpile.emitters.msl.arguments import Arguments
 from transpile.emitters.msl.dtypes import computes, exists, is_byte_float, number, spelled
-from transpile.emitters.msl.numbers import Numbers
+from transpile.emitters.msl.numbers import Text, enclosed
 from transpile.emitters.msl.ops import ATOM, LAND, LOR, POSTFIX, TERNARY, UNARY, Spelling
 from transpile.emitters.msl.signs import Signs
 from transpile.ir.diagnostics import KtError, error
@@ -61,7 +61,7 @@ class Expressions:
         self.arguments = arguments
         self.signs = Signs(arguments.kernel.body)
         self.names: dict[ir.Var, str] = {}
-        self.numbers = Numbers(arguments.kernel, arguments.scope)
+        self.numbers = arguments.numbers
         self.helpers: set[str] = set()
         self.made: dict[str, str] = {}  # helpers made for one use, by name
         self.ids: set[str] = set()
@@ -390,8 +390,11 @@ class Expressions:
             return f"shuffle{kind}({self.text(expr.value)}, {by})", ATOM
         if dtype == BOOL:
             return f"bool(simd_shuffle{kind}(ushort({self.text(expr.value)}), {by}))", ATOM
-        if isinstance(dtype, TypeParam):
-            raise Different("lanes exchange bfloats as bits")
+        if isinstance(dtype, TypeParam) and dtype.is_int:
+            raise Different("lanes exchange 64 bits in halves")
+        if isinstance(dtype, TypeParam):  # bfloats cannot be exchanged, and a float holds them all
+            value = f"float({self.text(expr.value)})"
+            return f"{spelled(dtype)}(simd_shuffle{kind}({value}, {by}))", ATOM
         if dtype == BF16:
             value = f"as_type<ushort>({self.text(expr.value)})"
             return f"as_type<bfloat>(simd_shuffle{kind}({value}, {by}))", ATOM

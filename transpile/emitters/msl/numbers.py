@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from transpile.emitters.msl.arguments import Text, enclosed
 from transpile.emitters.msl.dtypes import spelled
 from transpile.emitters.msl.names import Scope
 from transpile.emitters.msl.ops import ADD, ATOM, MUL
 from transpile.ir.ir import Span
+from transpile.ir.sizes import Opaque, Size
 from transpile.thread import ir
 from transpile.thread.merge import NumberParam
 from transpile.thread.named import (
@@ -25,6 +25,14 @@ from transpile.thread.named import (
     formula_of,
 )
 from transpile.thread.walk import walk
+
+Text = tuple[str, int]
+"""Source text and the precedence of its outermost operator."""
+
+
+def enclosed(text: Text, need: int) -> str:
+    """The text, in parentheses if it binds looser than ``need``."""
+    return text[0] if text[1] >= need else f"({text[0]})"
 
 
 class Numbers:
@@ -140,6 +148,8 @@ def _in(item: Any) -> Iterator[Named]:
     elif isinstance(item, tuple):
         for part in item:
             yield from _in(part)
+    elif isinstance(item, Size | Opaque):
+        yield from _in(item.terms if isinstance(item, Size) else (item.lhs, item.rhs))
     elif isinstance(item, ir.Expr | ir.SharedBuffer):
         yield from _in_fields(item)
 

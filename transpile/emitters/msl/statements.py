@@ -95,7 +95,9 @@ class Statements:
                 name = vectors.names[stmt.var] = inner.declare(self._hint(stmt.var))
                 text = f"{self.exprs.type(stmt.var.dtype, loop.count)} {name} = {value[0]};"
             elif value is not None and isinstance(stmt, ir.Assign):
-                text = self._assigned_whole(stmt.target, value[0], vectors, unset, inner)
+                text = self._added_whole(stmt, vectors)
+                if text is None:
+                    text = self._assigned_whole(stmt.target, value[0], vectors, unset, inner)
             if text is not None:
                 texts.append((stmt, text))
                 continue
@@ -132,6 +134,20 @@ class Statements:
             return f"{place} = {value};"
         self.exprs.helpers.add("set_elements")
         return f"set_elements({place}, {value});"
+
+    def _added_whole(self, stmt: ir.Assign, vectors: Vectors) -> str | None:
+        """``v[i] += x`` where the statement adds to what it assigns."""
+        target, value = stmt.target, stmt.value
+        if not isinstance(target, ir.Element) or target.array.fragment is not None:
+            return None
+        adds = isinstance(value, ir.Apply) and value.name == "add" and value.dtype == F32
+        if not adds or not isinstance(value, ir.Apply) or value.args[0] != target:
+            return None
+        if target.array in vectors.left | vectors.kept or vectors.of(target) is None:
+            return None
+        added = vectors.of(value.args[1])
+        place = self.exprs.place_of(ir.Element(target.array, target.index))
+        return None if added is None else f"{place} += {added[0]};"
 
     def _comment(self, stmt: ir.Stmt, indent: int) -> list[str]:
         """The source statement whose code begins here, above the whole loop over registers; where

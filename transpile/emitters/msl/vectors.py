@@ -8,9 +8,9 @@ choose, helper functions) stays a loop.
 from __future__ import annotations
 
 from transpile.emitters.msl import ops
-from transpile.emitters.msl.arguments import Text, enclosed
 from transpile.emitters.msl.dtypes import computes
 from transpile.emitters.msl.expr import Expressions, directly
+from transpile.emitters.msl.numbers import Text, enclosed
 from transpile.emitters.msl.ops import ATOM
 from transpile.ir.dtypes import BF16, F16, F32, I32, U32, DType
 from transpile.thread import ir
@@ -28,7 +28,7 @@ _WORDS = (I32, U32)
 
 def _is_float(dtype: DType) -> bool:
     """Whether the type has vectors that compute."""
-    return dtype in _FLOATS or isinstance(dtype, TypeParam)
+    return dtype in _FLOATS or (isinstance(dtype, TypeParam) and dtype.is_float)
 
 
 class Vectors:

@@ -102,8 +102,8 @@ def _defaults(kernel: ir.Kernel) -> dict[Sym, int]:
     for phase in sorted(kernel.phases, key=lambda p: not _dots(p)):
         alone = dataclasses.replace(kernel, phases=(phase,))
         sizes = _phase_defaults(alone, phase) | sizes
-    for sym in _outer_blocks(kernel).values():
-        sizes.setdefault(sym, 1024)  # walked in smaller blocks; nothing is as large as it
+    for inner, outer in _outer_blocks(kernel).items():
+        sizes.setdefault(outer, sizes.get(inner, 1024))  # in one step, if the grid moves it
     return sizes
 
 

@@ -20,9 +20,11 @@ from transpile.emitters.pallas.memory import subscript
 from transpile.emitters.pallas.plan import Plan
 from transpile.emitters.pallas.promoted import lower_promoted
 from transpile.emitters.pallas.windows import GridDim, Window, plus
+from transpile.ir import ir
 from transpile.ir.dtypes import BOOL, I32
 from transpile.ir.ir import TileVar
 from transpile.ir.sizes import Size
+from transpile.ir.walk import walk
 
 
 def lower_body(ctx: Context, plan: Plan) -> None:
@@ -65,13 +67,16 @@ def _grid_position(ctx: Context, plan: Plan, dim: GridDim) -> None:
 
 def _copy_in(ctx: Context, plan: Plan, window: Window, old: Window) -> None:
     """``out_ref[...] = out_in_ref[...]`` when an output's window is first visited."""
-    rank = len(window.dims) or len(window.tensor.shape)
     if window.space == "smem":
         raise ctx.unsupported(
             f"`{window.tensor.name}`, which is modified element by element,", None,
             "scalars are written to memory of their own",
         )  # fmt: skip
-    del rank
+    if _written_last(plan, window):
+        loads = (op for op in walk(plan.phase.body) if isinstance(op, ir.Load))
+        ctx.windows.of |= {op: old for op in loads if op.tensor is window.tensor}
+        ctx.windows.direct[window.tensor] = old
+        return
     target = subscript(ref(window.ref), [], None, ())
     source = subscript(ref(old.ref), [], None, ())
     copy = Eval(Expr("{0} = {1}", (target, source), (0, 0)))
@@ -80,6 +85,32 @@ def _copy_in(ctx: Context, plan: Plan, window: Window, old: Window) -> None:
         ctx.emit(copy)
         return
     ctx.emit(Function(Var("_"), (), [copy], call("pl.when", first_step(still))))
+
+
+def _written_last(plan: Plan, window: Window) -> bool:
+    """True if each grid step writes its own window once and whole, and reads it before that only:
+    it can read the input."""
+    ops = list(walk(plan.phase.body))
+    mine = [op for op in ops if isinstance(op, ir.Load | ir.Store | ir.Atomic)
+            and op.tensor is window.tensor]  # fmt: skip
+    *reads, last = mine
+    return (
+        isinstance(last, ir.Store)
+        and last in plan.phase.body.ops
+        and all(isinstance(op, ir.Load) for op in reads)
+        and all(d in window.along for d in plan.grid)
+        and all(
+            entry.offset is None if isinstance(entry, ir.AtTile) else _is_whole(entry)
+            for entry in last.index
+        )
+        and not any(
+            isinstance(e, ir.AtTile) and e.tile in plan.nested for op in mine for e in op.index
+        )
+    )
+
+
+def _is_whole(entry: ir.Index) -> bool:
+    return isinstance(entry, ir.AtSlice) and entry.start is None
 
 
 def first_step(dims: list[GridDim]) -> Expr:

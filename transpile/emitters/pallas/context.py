@@ -330,8 +330,11 @@ class Context:
                 conditions.append(self.in_range(tile, shape, guard.dim))
                 continue
             ends: tuple[Expr, ...] = (tile.begin, tile.stop)
-            helper = "_mask_tail" if tile.whole else "_mask_outside"
-            if not tile.whole:
+            traced = not (tile.stop.is_literal or self.is_host_number(tile.stop))
+            if tile.whole or (tile.lower is None and traced):
+                helper = "_mask_tail"
+            else:
+                helper = "_mask_outside"
                 ends = (tile.begin, tile.lower or tile.begin, tile.stop)
             self.helpers.add(helper)
             slots = ", ".join(f"{{{i + 1}}}" for i in range(len(ends) + 1))
@@ -382,9 +385,10 @@ class Context:
         return self.conjunction([after, inside])
 
     def conjunction(self, masks: list[Expr]) -> Expr:
-        """All masks at once."""
-        total = masks[0]
-        for mask in masks[1:]:
+        """All masks at once, each of them once."""
+        first, *rest = {_key(mask): mask for mask in masks}.values()
+        total = first
+        for mask in rest:
             total = Expr(
                 "{0} & {1}", (total, mask), (BIT_AND, BIT_AND + 1), BIT_AND,
                 dtype=BOOL, shape=self.broadcast(total, mask),
@@ -445,6 +449,11 @@ def find_uses(body: ir.Block) -> tuple[dict[Value, Uses], dict[Value, int]]:
 
     visit(body)
     return found, home
+
+
+def _key(expr: Expr) -> object:
+    """Equal for expressions of the same text and variables."""
+    return expr.var or (expr.template, *map(_key, expr.args))
 
 
 def is_trivial(expr: Expr) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from transpile.emitters.common.tree import (
@@ -14,6 +15,7 @@ from transpile.emitters.common.tree import (
     call,
     lit,
     postfix,
+    retyped,
 )
 from transpile.emitters.pallas.context import Context
 from transpile.emitters.pallas.dtypes import NAMES, spell_number
@@ -147,6 +149,8 @@ def lower_reshape(ctx: Context, op: ir.Reshape) -> Expr:
     if (subscript := newaxis(op.value.shape, target)) is not None:
         return postfix(value, subscript, value.dtype, target)
     if (subscript := _dropped(op.value.shape, target)) is not None:
+        if (reduced := _without_kept_axis(value, target)) is not None:
+            return reduced
         return postfix(value, subscript, value.dtype, target)
     return call("jnp.reshape", value, ctx.shape(target), dtype=value.dtype, shape=target)
 
@@ -187,6 +191,25 @@ def _dropped(old: tuple[Size, ...], new: tuple[Size, ...]) -> str | None:
         else:
             return None
     return "[" + ", ".join(items) + "]" if i == len(new) else None
+
+
+_KEPT = re.compile(r", axis=(\d+), keepdims=True\)$")
+
+
+def _without_kept_axis(value: Expr, target: tuple[Size, ...]) -> Expr | None:
+    """A reduction that drops the axis itself."""
+    if value.template.startswith("{0}.astype("):
+        inner = _without_kept_axis(value.args[0], target)
+        return (
+            None if inner is None else retyped(value, args=(inner, *value.args[1:]), shape=target)
+        )
+    kept = _KEPT.search(value.template)
+    if kept is None:
+        return None
+    axis = int(kept[1])
+    if (*value.shape[:axis], *value.shape[axis + 1 :]) != target:
+        return None
+    return retyped(value, template=_KEPT.sub(f", axis={axis})", value.template), shape=target)
 
 
 def lower_broadcast(ctx: Context, op: ir.Broadcast) -> Expr:
@@ -324,6 +347,9 @@ def _product(ctx: Context, op: ir.Dot) -> Expr:
         rank - 1 if (side == 0) != (t is not None) else rank - 2 for side, t in enumerate(turned)
     )
     dims = f"((({contract[0]},), ({contract[1]},)), ({batch}, {batch}))"
+    if (contract, batch) == ((1, 1), "()"):
+        dims = "_NT_DIMS"
+        ctx.helpers.add(dims)
     return Expr(
         f"lax.dot_general({{0}}, {{1}}, {dims}, {keywords})", args, needs, dtype=wide,
         shape=op.result.shape,

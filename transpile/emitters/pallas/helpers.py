@@ -7,6 +7,8 @@ one calls itself.
 from __future__ import annotations
 
 HELPERS: dict[str, str] = {
+    "_NT_DIMS": """_NT_DIMS = (((1,), (1,)), ((), ()))  # of x @ y.T, without turning y
+""",
     "_select": '''def _select(keep, x, fill):
     """``jnp.where``; narrow types are selected as 32-bit ones, whose masks have any layout."""
     wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
@@ -216,11 +218,17 @@ def _scatter_rows(table, numbers, staging, scalars, copied, buffer, start=0):
 ''',
     "_take": '''def _take(x, index, axis):
     """torch.gather: picks by comparing with every position, as there is no gather across lanes."""
-    total = jnp.zeros(index.shape, x.dtype)
-    for i in range(x.shape[axis]):
-        row = lax.slice_in_dim(x, i, i + 1, axis=axis)
-        total = jnp.where(index == i, row, total)
-    return total
+    n = x.shape[axis]
+    wide = jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.int32
+    position = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    x_wide = x.astype(wide)
+
+    def pick(i, total):
+        row = jnp.sum(jnp.where(position == i, x_wide, 0), axis=axis, keepdims=True)
+        return jnp.where(index == i, row, total)
+
+    picked = lax.fori_loop(0, n, pick, jnp.zeros(index.shape, wide), unroll=n <= 16)
+    return picked.astype(x.dtype)
 ''',
     "_sort": '''def _sort(x, descending=False, k=None):
     """Values and positions along the last axis, sorted stably by a bitonic network (Batcher, 1968);

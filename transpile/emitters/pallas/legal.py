@@ -20,6 +20,9 @@ from transpile.ir.walk import clone, map_block, walk
 #: bit operations that 8- and 16-bit integers have
 _NATIVE_BITS = frozenset({"and", "or", "xor", "not", "shr"})
 
+#: what Mosaic would fold back to narrow integers, which it cannot compare: exact in float32
+_ORDERED = frozenset({"maximum", "minimum", "fmax", "fmin", "lt", "le", "gt", "ge"})
+
 
 def legalise(kernel: ir.Kernel) -> ir.Kernel:
     """A copy of the kernel whose values have types of the device; KtError for what has none."""
@@ -138,7 +141,7 @@ def _elementwise(op: ir.Elementwise) -> list[Op] | Op:
     dtype = numbers[0]
     wide: DType | None = None
     if _is_small(dtype) and op.name not in _NATIVE_BITS:
-        wide = I32
+        wide = F32 if op.name in _ORDERED else I32
     elif dtype.is_fp8 or (dtype == BF16 and spelling is not None and spelling.float32):
         wide = F32
     if wide is None:

@@ -157,6 +157,8 @@ def _whole(
             begin = ctx.windows.scalars_size(start)
             if begin is not None:
                 first = ctx.size(begin)
+                if begin + length == dim.size and not padded(ctx, dim):
+                    return Expr("{0}:", (first,), (TERNARY,)), None, None
                 return _range(first, ctx.size(begin + length)), None, None
             return lit(":"), ctx.expr(start), length
         case ir.AtTile(tile=tile, offset=offset):
@@ -222,7 +224,10 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
             "choose block sizes that divide the offset",
         )  # fmt: skip
     if mask is not None:
-        value = ctx.select(mask, ctx.cast(value, dtype), target, dtype, held=True)
+        held = target
+        if (before := ctx.windows.direct.get(op.tensor)) is not None:
+            held = read(ctx, op, before)
+        value = ctx.select(mask, ctx.cast(value, dtype), held, dtype, held=True)
     emit_store(ctx, target, stored(ctx, value, ir.TileType(dtype, shape), window))
 
 

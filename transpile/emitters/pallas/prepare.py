@@ -6,6 +6,7 @@ from transpile.emitters.pallas.blocks import tpu_schedule
 from transpile.emitters.pallas.columns import keep_columns
 from transpile.emitters.pallas.gathers import rewrite_gathers
 from transpile.emitters.pallas.legal import legalise
+from transpile.emitters.pallas.once import run_once
 from transpile.emitters.pallas.predicates import sink_new_axes
 from transpile.ir import ir
 from transpile.passes.fills import lift_fills
@@ -26,6 +27,7 @@ def prepared(kernel: ir.Kernel, arch: str) -> tuple[ir.Kernel, Schedule]:
             number = block.fixed.substitute(schedule.blocks).as_int()
         if number is not None:
             schedule.blocks.setdefault(block.sym, number)
-    kernel = simplify(squeeze(rewrite_gathers(legalise(kernel)), schedule.blocks))
+    kernel = run_once(rewrite_gathers(legalise(kernel)), schedule.blocks)
+    kernel = simplify(squeeze(kernel, schedule.blocks))
     kernel = simplify(remove_masks(lift_fills(kernel), schedule.blocks, False))
     return simplify(keep_columns(sink_new_axes(kernel))), schedule

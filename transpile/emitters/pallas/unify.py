@@ -203,7 +203,7 @@ class Unifier:
                 return _converted(inner, ref(var), first)
         if len(set(wanted)) == 1:
             template = f"{{0}}.astype({NAMES[wanted[0]]})"
-            return retyped(first, template=template, args=(inner,), needs=(ATOM,), prec=ATOM)
+            return Expr(template, (inner,), (ATOM,), ATOM, dtype=wanted[0], shape=first.shape)
         return _converted(inner, self._typed(wanted), first)
 
     def _typed(self, wanted: tuple[DType, ...]) -> Expr:

@@ -95,6 +95,8 @@ class Choices:
         """Python for the element type of a result as the kernel writes it: ``x.dtype`` of an
         operand of the same type, else the type itself."""
         dtypes = self.variation.dtypes
+        if len(dtypes[tensor]) > 1 and len(set(dtypes[tensor])) == 1:
+            return NAMES[on_device(dtypes[tensor][0])]  # it does not follow an operand's
         for seen in (lambda d: d, on_device):
             wanted = tuple(seen(d) for d in dtypes[tensor])
             for name in self.operands:

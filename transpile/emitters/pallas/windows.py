@@ -200,6 +200,7 @@ class Windows:
     outputs: list[Window] = field(default_factory=list)
     of: dict[Access, Window] = field(default_factory=dict)
     initial: dict[ir.Tensor, Window] = field(default_factory=dict)  # what an output held before
+    direct: dict[ir.Tensor, Window] = field(default_factory=dict)  # outputs that start undefined
     nested: dict[Value, GridDim] = field(default_factory=dict)  # tiles inside a grid tile
     loose: set[Value] = field(default_factory=set)  # tiles that begin anywhere
 
