@@ -349,7 +349,7 @@ template <typename T>
   threadgroup float sum_shared_1[THREADS / 32];
   int pid_m = int(tgid.x);
   float states_carry = 0.0f;
-  for (int tile_t = 0; tile_t < params.t; tile_t += 4096) {
+  for (int tile_t = 0; tile_t < params.t; tile_t += BT) {
     int t = tile_t + tid * 4;
     // return left_a * right_a, right_a * left_x + right_x
     float4 partial[BT / (THREADS * 4)];
@@ -433,7 +433,7 @@ template <typename T>
       }
     }
     // _, states = hl.associative_scan(compose, (decay, value), dim=1)
-    int difference = min(tile_t + 4096, params.t) - 1;
+    int difference = min(tile_t + BT, params.t) - 1;
     bool condition = tile_t == 0;
     float sum = 0.0f;
     float sum_2 = 0.0f;
@@ -599,7 +599,7 @@ template <typename T>
   threadgroup float sum_shared[THREADS / 32];
   int pid_m = int(tgid.x);
   float scan_carry = 0.0f;
-  for (int tile_n = 0; tile_n < params.n; tile_n += 4096) {
+  for (int tile_n = 0; tile_n < params.n; tile_n += BN) {
     int n = tile_n + tid * 4;
     // out[tile_m, :] = hl.cumsum(x[tile_m, :].to(torch.float32), dim=1).to(x.dtype)
     float4 partial[BN / (THREADS * 4)];
