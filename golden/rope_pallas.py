@@ -108,7 +108,7 @@ def _rope_interleaved_call(cos, sin, x):
         out_shape=jax.ShapeDtypeStruct((t, h, head_dim), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=19 << 20,
+            vmem_limit_bytes=20 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=6 * width * t * h,

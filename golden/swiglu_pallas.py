@@ -98,7 +98,7 @@ def _swiglu_bwd_call(grad_out, gate, up):
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"),
-            vmem_limit_bytes=16 << 20,
+            vmem_limit_bytes=17 << 20,
         ),
         cost_estimate=pl.CostEstimate(
             flops=8 * m * n,
