@@ -176,6 +176,8 @@ class _Kernel:
 
     def _jitted(self, mode: Any, static: set[str]) -> Callable[..., Any]:
         def run(**given: Any) -> Any:  # a new function for each mode: jax keeps traces by function
+            if mode not in (False, _EMPTY):
+                _describe_cpu()
             if mode == _EMPTY:
                 with _without_kernels(self):
                     return self.function(**given)
@@ -295,6 +297,16 @@ def _without_kernels(called: _Kernel) -> Iterator[None]:
     finally:
         _LAUNCH.reset(token)
         scope["pl"] = pallas
+
+
+@functools.cache
+def _describe_cpu() -> None:
+    """Inner pipelines ask the device for its tiling, also where they are interpreted."""
+    with contextlib.suppress(ImportError, AttributeError):  # not public; JAX may move it
+        from jax._src.pallas.mosaic import tpu_info
+
+        chip = tpu_info.ChipVersion.TPU_V6E
+        tpu_info.registry.setdefault("cpu", lambda: tpu_info.get_tpu_info_for_chip(chip, 1))
 
 
 def _is_array(value: Any) -> bool:

@@ -173,21 +173,48 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.
     return out.reshape(b, h, m, d), lse.reshape(b, h, m)
 
 
-def _attention_causal_kernel(q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_ref, *, block_m, t):
+def _attention_causal_kernel(
+    q_flat_ref, k_flat_hbm_ref, v_flat_hbm_ref, out_ref, lse_ref, k_flat_buffer, k_flat_sems,
+    v_flat_buffer, v_flat_sems,
+    *, block_m, t,
+):
+    pid_b = pl.program_id(0)
     pid_m = pl.program_id(1)
     q_tile = q_flat_ref[...]
     acc = jnp.zeros((block_m, 64), jnp.float32)
     last_key = jnp.minimum(pid_m * block_m + block_m, t)
     row_sum = jnp.zeros((block_m, 1), jnp.float32)
     row_max = jnp.full((block_m, 1), -jnp.inf, jnp.float32)
+    blocks_n = pl.cdiv(last_key, 512)
+
+    def copy_k_flat(j, slot):
+        return pltpu.make_async_copy(
+            k_flat_hbm_ref.at[pid_b, pl.ds(j * 512, 512)],
+            k_flat_buffer.at[slot], k_flat_sems.at[slot],
+        )
+
+    def copy_v_flat(j, slot):
+        return pltpu.make_async_copy(
+            v_flat_hbm_ref.at[pid_b, pl.ds(j * 512, 512)],
+            v_flat_buffer.at[slot], v_flat_sems.at[slot],
+        )
+
+    copy_k_flat(0, 0).start()
+    copy_v_flat(0, 0).start()
 
     def body(j, carry):
         row_sum, acc, row_max = carry
         start_n = j * 512
+        slot = lax.rem(j, 2)
+
+        @pl.when(j + 1 < blocks_n)
+        def _():
+            copy_k_flat(j + 1, 1 - slot).start()
+            copy_v_flat(j + 1, 1 - slot).start()
+
+        copy_k_flat(j, slot).wait()
         scores = lax.dot_general(
-            q_tile,
-            k_flat_ref[pl.ds(start_n, 512)],
-            _NT_DIMS,
+            q_tile, k_flat_buffer[slot], _NT_DIMS,
             preferred_element_type=jnp.float32,
         ) * 0.18033688011112042
         visible = (
@@ -201,14 +228,15 @@ def _attention_causal_kernel(q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_re
         correction = jnp.exp2(row_max - new_max)
         row_sum = row_sum * correction + jnp.sum(probs, axis=1, keepdims=True)
         acc *= correction
+        copy_v_flat(j, slot).wait()
         acc += jnp.dot(
             probs.astype(jnp.bfloat16),
-            _mask_tail(v_flat_ref[pl.ds(start_n, 512)], 0, start_n, last_key, 0.0),
+            _mask_tail(v_flat_buffer[slot], 0, start_n, last_key, 0.0),
             preferred_element_type=jnp.float32,
         )
         return row_sum, acc, new_max
 
-    row_sum, acc, row_max = lax.fori_loop(0, pl.cdiv(last_key, 512), body, (row_sum, acc, row_max))
+    row_sum, acc, row_max = lax.fori_loop(0, blocks_n, body, (row_sum, acc, row_max))
     out_ref[...] = (acc / row_sum).astype(out_ref.dtype)
     lse_ref[0] = ((row_max + jnp.log2(row_sum)) * 0.6931471805599453)[:, 0]
 
@@ -216,24 +244,32 @@ def _attention_causal_kernel(q_flat_ref, k_flat_ref, v_flat_ref, out_ref, lse_re
 def _attention_causal_call(q_flat, k_flat, v_flat):
     b_h, t, _ = q_flat.shape
     block_m = min(1024, t)
-    out, lse = kt.pallas_call(
+    # the kernel copies whole blocks
+    k_flat = jnp.pad(k_flat, ((0, 0), (0, -t % 512), (0, 0)))
+    v_flat = jnp.pad(v_flat, ((0, 0), (0, -t % 512), (0, 0)))
+    out, lse = pl.pallas_call(
         functools.partial(_attention_causal_kernel, block_m=block_m, t=t),
         grid=(b_h, pl.cdiv(t, block_m)),
         in_specs=[
             pl.BlockSpec((None, block_m, 64), lambda i, j: (i, j, 0)),
-            pl.BlockSpec((None, pl.cdiv(t, 512) * 512, 64), lambda i, j: (i, 0, 0)),
-            pl.BlockSpec((None, pl.cdiv(t, 512) * 512, 64), lambda i, j: (i, 0, 0)),
+            pl.BlockSpec(memory_space=pl.ANY),
+            pl.BlockSpec(memory_space=pl.ANY),
         ],
         out_specs=[
             pl.BlockSpec((None, block_m, 64), lambda i, j: (i, j, 0)),
             pl.BlockSpec((None, 1, block_m), lambda i, j: (i, 0, j)),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((2, 512, 64), k_flat.dtype),
+            pltpu.SemaphoreType.DMA((2,)),
+            pltpu.VMEM((2, 512, 64), v_flat.dtype),
+            pltpu.SemaphoreType.DMA((2,)),
         ],
         out_shape=[
             jax.ShapeDtypeStruct((b_h, t, 64), q_flat.dtype),
             jax.ShapeDtypeStruct((b_h, 1, t), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
-        spilled_bytes=4608 * block_m,
         name="attention_causal",
         interpret=kt.INTERPRET,
     )(q_flat, k_flat, v_flat)

@@ -38,20 +38,49 @@ def _mask_tail(x, axis, start, stop, fill):
 
 
 def _decode_attention_kernel(
-    lengths_ref, q_ref, k_ref, v_ref, sm_scale_ref, out_ref, *, group, head_dim,
+    lengths_ref, q_ref, k_hbm_ref, v_hbm_ref, sm_scale_ref, out_ref, k_buffer, k_sems, v_buffer,
+    v_sems,
+    *, group, head_dim,
 ):
     pid_batch = pl.program_id(0)
+    pid_head = pl.program_id(1)
     length = lengths_ref[pid_batch]
     q_tile = q_ref[...]
     acc = jnp.zeros((group, head_dim), jnp.float32)
     row_sum = jnp.zeros((group, 1), jnp.float32)
     row_max = jnp.full((group, 1), -jnp.inf, jnp.float32)
+    blocks_n = pl.cdiv(length, 512)
+
+    def copy_k(j, slot):
+        return pltpu.make_async_copy(
+            k_hbm_ref.at[pid_batch, pid_head, pl.ds(j * 512, 512)],
+            k_buffer.at[slot], k_sems.at[slot],
+        )
+
+    def copy_v(j, slot):
+        return pltpu.make_async_copy(
+            v_hbm_ref.at[pid_batch, pid_head, pl.ds(j * 512, 512)],
+            v_buffer.at[slot], v_sems.at[slot],
+        )
+
+    @pl.when(blocks_n > 0)
+    def _():
+        copy_k(0, 0).start()
+        copy_v(0, 0).start()
 
     def body(j, carry):
         row_sum, acc, row_max = carry
         start_n = j * 512
+        slot = lax.rem(j, 2)
+
+        @pl.when(j + 1 < blocks_n)
+        def _():
+            copy_k(j + 1, 1 - slot).start()
+            copy_v(j + 1, 1 - slot).start()
+
+        copy_k(j, slot).wait()
         scores = lax.dot_general(
-            q_tile, k_ref[pl.ds(start_n, 512)], _NT_DIMS,
+            q_tile, k_buffer[slot], _NT_DIMS,
             preferred_element_type=jnp.float32,
         )
         scores *= sm_scale_ref[0] * 1.4426950408889634
@@ -61,14 +90,15 @@ def _decode_attention_kernel(
         correction = jnp.exp2(row_max - new_max)
         row_sum = row_sum * correction + jnp.sum(probs, axis=1, keepdims=True)
         acc *= correction
+        copy_v(j, slot).wait()
         acc += jnp.dot(
             probs.astype(q_ref.dtype),
-            _mask_tail(v_ref[pl.ds(start_n, 512)], 0, start_n, length, 0.0),
+            _mask_tail(v_buffer[slot], 0, start_n, length, 0.0),
             preferred_element_type=jnp.float32,
         )
         return row_sum, acc, new_max
 
-    row_sum, acc, _ = lax.fori_loop(0, pl.cdiv(length, 512), body, (row_sum, acc, row_max))
+    row_sum, acc, _ = lax.fori_loop(0, blocks_n, body, (row_sum, acc, row_max))
     out_ref[...] = (acc / row_sum).astype(out_ref.dtype)
 
 
@@ -76,23 +106,34 @@ def _decode_attention_call(lengths, q, k, v, sm_scale):
     b = lengths.shape[0]
     _, kv_heads, group, head_dim = q.shape
     n = k.shape[2]
-    return kt.pallas_call(
+    # the kernel copies whole blocks
+    k = jnp.pad(k, ((0, 0), (0, 0), (0, -n % 512), (0, 0)))
+    v = jnp.pad(v, ((0, 0), (0, 0), (0, -n % 512), (0, 0)))
+    return pl.pallas_call(
         functools.partial(_decode_attention_kernel, group=group, head_dim=head_dim),
-        grid=(b, kv_heads),
-        in_specs=[
-            pl.BlockSpec(memory_space=pltpu.SMEM),
-            pl.BlockSpec((None, None, group, head_dim), lambda i, j: (i, j, 0, 0)),
-            pl.BlockSpec(
-                (None, None, pl.cdiv(n, 512) * 512, head_dim),
-                lambda i, j: (i, j, 0, 0),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(b, kv_heads),
+            in_specs=[
+                pl.BlockSpec(
+                    (None, None, group, head_dim),
+                    lambda i, j, lengths_ref: (i, j, 0, 0),
+                ),
+                pl.BlockSpec(memory_space=pl.ANY),
+                pl.BlockSpec(memory_space=pl.ANY),
+                pl.BlockSpec(memory_space=pltpu.SMEM),
+            ],
+            out_specs=pl.BlockSpec(
+                (None, None, group, head_dim),
+                lambda i, j, lengths_ref: (i, j, 0, 0),
             ),
-            pl.BlockSpec(
-                (None, None, pl.cdiv(n, 512) * 512, head_dim),
-                lambda i, j: (i, j, 0, 0),
-            ),
-            pl.BlockSpec(memory_space=pltpu.SMEM),
-        ],
-        out_specs=pl.BlockSpec((None, None, group, head_dim), lambda i, j: (i, j, 0, 0)),
+            scratch_shapes=[
+                pltpu.VMEM((2, 512, head_dim), k.dtype),
+                pltpu.SemaphoreType.DMA((2,)),
+                pltpu.VMEM((2, 512, head_dim), v.dtype),
+                pltpu.SemaphoreType.DMA((2,)),
+            ],
+        ),
         out_shape=jax.ShapeDtypeStruct((b, kv_heads, group, head_dim), q.dtype),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="decode_attention",

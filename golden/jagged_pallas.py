@@ -31,22 +31,45 @@ def _mask_outside(x, axis, start, first, stop, fill):
     return _select((position >= first) & (position < stop), x, fill)
 
 
-def _jagged_mean_kernel(offsets_ref, values_ref, out_ref, *, block_d):
+def _jagged_mean_kernel(
+    offsets_ref, values_hbm_ref, out_ref, values_buffer, values_sems, *, block_d,
+):
     pid_b = pl.program_id(0)
+    pid_d = pl.program_id(1)
     start = offsets_ref[pid_b]
     end = offsets_ref[pid_b + 1]
     acc = jnp.zeros((block_d,), jnp.float32)
-    aligned_l = (start // 8) * 8
+    aligned_l = (start // 256) * 256
+    blocks_l = pl.cdiv(end - aligned_l, 256)
+
+    def copy_values(j, slot):
+        return pltpu.make_async_copy(
+            values_hbm_ref.at[
+                pl.ds(pl.multiple_of(aligned_l + j * 256, 256), 256),
+                pl.ds(pid_d * block_d, block_d),
+            ],
+            values_buffer.at[slot], values_sems.at[slot],
+        )
+
+    @pl.when(blocks_l > 0)
+    def _():
+        copy_values(0, 0).start()
 
     def body(j, acc):
-        start_l = pl.multiple_of(aligned_l + j * 256, 8)
+        slot = lax.rem(j, 2)
+
+        @pl.when(j + 1 < blocks_l)
+        def _():
+            copy_values(j + 1, 1 - slot).start()
+
+        copy_values(j, slot).wait()
         acc += jnp.sum(
-            _mask_outside(values_ref[pl.ds(start_l, 256)], 0, start_l, start, end, 0.0),
+            _mask_outside(values_buffer[slot], 0, aligned_l + j * 256, start, end, 0.0),
             axis=0,
         )
         return acc
 
-    acc = lax.fori_loop(0, pl.cdiv(end - aligned_l, 256), body, acc)
+    acc = lax.fori_loop(0, blocks_l, body, acc)
     count = jnp.maximum(end - start, 1).astype(jnp.float32)
     out_ref[0] = acc / count
 
@@ -57,15 +80,21 @@ def _jagged_mean_call(offsets, values):
     width = offsets.shape[0]
     length, d = values.shape
     dim_0 = width - 1
-    block_d = min(1024, d)
-    return kt.pallas_call(
+    block_d = min(1024, max(128, pl.next_power_of_2(d)))
+    # the kernel copies whole blocks
+    values = jnp.pad(values, ((0, -length % 256), (0, -d % block_d)))
+    return pl.pallas_call(
         functools.partial(_jagged_mean_kernel, block_d=block_d),
-        grid=(dim_0, pl.cdiv(d, block_d)),
-        in_specs=[
-            pl.BlockSpec(memory_space=pltpu.SMEM),
-            pl.BlockSpec((pl.cdiv(length, 256) * 256 + 256, block_d), lambda i, j: (0, j)),
-        ],
-        out_specs=pl.BlockSpec((None, 1, block_d), lambda i, j: (i, 0, j)),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(dim_0, pl.cdiv(d, block_d)),
+            in_specs=[pl.BlockSpec(memory_space=pl.ANY)],
+            out_specs=pl.BlockSpec((None, 1, block_d), lambda i, j, offsets_ref: (i, 0, j)),
+            scratch_shapes=[
+                pltpu.VMEM((2, 256, block_d), values.dtype),
+                pltpu.SemaphoreType.DMA((2,)),
+            ],
+        ),
         out_shape=jax.ShapeDtypeStruct((dim_0, 1, d), values.dtype),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         name="jagged_mean",

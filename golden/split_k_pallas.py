@@ -118,9 +118,11 @@ def matmul_split_k(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _linear_split_k_kernel(
-    x_ref, w_ref, bias_ref, out_in_ref, out_ref,
+    x_hbm_ref, w_hbm_ref, bias_ref, out_in_ref, out_ref, x_buffer, x_sems, w_buffer, w_sems,
     *, block_m, block_n, block_split, k,
 ):
+    pid_m = pl.program_id(0)
+    pid_n = pl.program_id(1)
     pid_split = pl.program_id(2)
 
     @pl.when(pid_split == 0)
@@ -130,18 +132,51 @@ def _linear_split_k_kernel(
     acc = jnp.zeros((block_m, block_n), jnp.float32)
     first_k = pid_split * block_split
     end_k = jnp.minimum(pid_split * block_split + block_split, k)
-    aligned_k = (first_k // 128) * 128
+    aligned_k = (first_k // 512) * 512
+    blocks_k = pl.cdiv(end_k - aligned_k, 512)
+
+    def copy_x(j, slot):
+        return pltpu.make_async_copy(
+            x_hbm_ref.at[
+                pl.ds(pid_m * block_m, block_m),
+                pl.ds(pl.multiple_of(aligned_k + j * 512, 512), 512),
+            ],
+            x_buffer.at[slot], x_sems.at[slot],
+        )
+
+    def copy_w(j, slot):
+        return pltpu.make_async_copy(
+            w_hbm_ref.at[
+                pl.ds(pl.multiple_of(aligned_k + j * 512, 512), 512),
+                pl.ds(pid_n * block_n, block_n),
+            ],
+            w_buffer.at[slot], w_sems.at[slot],
+        )
+
+    @pl.when(blocks_k > 0)
+    def _():
+        copy_x(0, 0).start()
+        copy_w(0, 0).start()
 
     def body(j, acc):
-        start_k = pl.multiple_of(aligned_k + j * 512, 128)
+        start_k = aligned_k + j * 512
+        slot = lax.rem(j, 2)
+
+        @pl.when(j + 1 < blocks_k)
+        def _():
+            copy_x(j + 1, 1 - slot).start()
+            copy_w(j + 1, 1 - slot).start()
+
+        copy_x(j, slot).wait()
+        copy_w(j, slot).wait()
         acc += jnp.dot(
-            _mask_outside(x_ref[:, pl.ds(start_k, 512)], 1, start_k, first_k, end_k, 0.0),
-            _mask_outside(w_ref[pl.ds(start_k, 512)], 0, start_k, first_k, end_k, 0.0),
+            _mask_outside(x_buffer[slot], 1, start_k, first_k, end_k, 0.0),
+            _mask_outside(w_buffer[slot], 0, start_k, first_k, end_k, 0.0),
             preferred_element_type=jnp.float32,
         )
         return acc
 
-    acc = lax.fori_loop(0, pl.cdiv(end_k - aligned_k, 512), body, acc)
+    acc = lax.fori_loop(0, blocks_k, body, acc)
     chosen = pid_split * block_split == 0
     acc_1 = acc + bias_ref[...].astype(jnp.float32)[None, :]
     acc = jnp.where(chosen, acc_1, acc)
@@ -151,28 +186,37 @@ def _linear_split_k_kernel(
 def _linear_split_k_call(x, w, bias, out, split_size):
     m, k = x.shape
     n = w.shape[1]
-    block_m = min(1024, m, kt.block_rows(k, 32))
-    block_n = min(1024, n)
+    block_m = min(1024, max(32, pl.next_power_of_2(m)), kt.block_rows(k, 32))
+    block_n = min(1024, max(512, pl.next_power_of_2(n)))
     block_split = split_size
-    return kt.pallas_call(
+    # the kernel copies whole blocks
+    x = jnp.pad(x, ((0, -m % block_m), (0, -k % 512)))
+    w = jnp.pad(w, ((0, -k % 512), (0, -n % block_n)))
+    return pl.pallas_call(
         functools.partial(
             _linear_split_k_kernel,
             block_m=block_m, block_n=block_n, block_split=block_split, k=k,
         ),
         grid=(pl.cdiv(m, block_m), pl.cdiv(n, block_n), pl.cdiv(k, block_split)),
         in_specs=[
-            pl.BlockSpec((block_m, pl.cdiv(k, 512) * 512 + 512), lambda i, j, k: (i, 0)),
-            pl.BlockSpec((pl.cdiv(k, 512) * 512 + 512, block_n), lambda i, j, k: (0, j)),
+            pl.BlockSpec(memory_space=pl.ANY),
+            pl.BlockSpec(memory_space=pl.ANY),
             pl.BlockSpec((block_n,), lambda i, j, k: (j,)),
             pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
         ],
         out_specs=pl.BlockSpec((block_m, block_n), lambda i, j, k: (i, j)),
+        scratch_shapes=[
+            pltpu.VMEM((2, block_m, 512), x.dtype),
+            pltpu.SemaphoreType.DMA((2,)),
+            pltpu.VMEM((2, 512, block_n), w.dtype),
+            pltpu.SemaphoreType.DMA((2,)),
+        ],
         out_shape=jax.ShapeDtypeStruct((m, n), jnp.float32),
         input_output_aliases={3: 0},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
+            vmem_limit_bytes=34 << 20,
         ),
-        spilled_bytes=8 * block_m * block_n,
         name="linear_split_k",
         interpret=kt.INTERPRET,
     )(x, w, bias, out)

@@ -155,7 +155,9 @@ def test_data_dependent_loops_start_aligned_and_mask_both_ends() -> None:
     kernel = function(build(snippet, args={"x": "f32[L,D]", "offsets": "i32[9]"}), "_f_kernel")
     assert "pl.multiple_of(" in kernel
     assert "_mask_outside(" in kernel
-    assert "lax.fori_loop(0, pl.cdiv(end - aligned_l, 256), body, acc)" in kernel
+    assert "aligned_l = (start // 256) * 256" in kernel
+    assert "blocks_l = pl.cdiv(end - aligned_l, 256)" in kernel
+    assert "lax.fori_loop(0, blocks_l, body, acc)" in kernel
 
 
 def test_double_precision_is_refused() -> None:

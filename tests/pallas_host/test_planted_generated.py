@@ -1,7 +1,4 @@
-"""Bugs planted into what kt generates fail the check of `kt verify` on some shape.
-
-Bugs of copies and semaphores are planted into handmade kernels, see test_planted.
-"""
+"""Bugs planted into what kt generates fail the check of `kt verify` on some shape."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ SIZES = {
     "column_sum": {"M": 200, "N": 200},
     "segment_sum": {"L": 100, "D": 37, "S": 6},
 }
-OFFSETS = (0, 5, 5, 40, 77, 100)
+OFFSETS = (0, 16, 16, 40, 77, 100)
 
 
 class Bug(NamedTuple):
@@ -58,11 +55,23 @@ BUGS = {
     "output block visited again": Bug(
         "column_sum", r"out_specs=(.*)lambda i, j: \(i,\)", r"out_specs=\1lambda i, j: (j % 2,)"
     ),
-    "slice past the end": Bug("segment_sum", r"pl\.cdiv\(length, 16\) \* 16 \+ 16", "16"),
-    "rows before the segment not masked": Bug(
-        "segment_sum", r"start = (offsets_ref\[\w+\])", r"start = \1 // 8 * 8"
+    "copy past the end": Bug("segment_sum", r"    x = jnp\.pad\(x, .*\n", ""),
+    "copy not waited for": Bug("segment_sum", r"copy_x\(j, slot\)\.wait\(\)", "pass"),
+    "next copy not started": Bug("segment_sum", r"copy_x\(j \+ 1, .*\.start\(\)", "pass"),
+    "first copy not started": Bug("segment_sum", r"copy_x\(0, 0\)\.start\(\)", "pass"),
+    "copy started for an empty segment": Bug("segment_sum", r"pl\.when\(blocks > 0", "pl.when(blocks > -1"),
+    "copy into the buffer that is read": Bug(
+        "segment_sum", r"copy_x\(j \+ 1, 1 - slot\)", "copy_x(j + 1, slot)"
     ),
-    "start not aligned down": Bug("segment_sum", r"\(start // 8\) \* 8", "start // 8 * 8 + 8"),
+    "other buffer read": Bug("segment_sum", r"x_buffer\[slot\]", "x_buffer[1 - slot]"),
+    "one semaphore for both buffers": Bug("segment_sum", r"x_sems\.at\[slot\]", "x_sems.at[0]"),
+    "copy begun past the last block": Bug("segment_sum", r"j \+ 1 < blocks", "j < blocks"),
+    "rows before the segment not masked": Bug(
+        "segment_sum", r"start = (offsets_ref\[\w+\])", r"start = \1 // 16 * 16"
+    ),
+    "start not aligned down": Bug(
+        "segment_sum", r"\(start // 16\) \* 16", "start // 16 * 16 + 16"
+    ),
     "in place, from the block before": Bug(
         "scale", r"lambda i: \(i, 0\)\),\n(\s+)pl\.BlockSpec\(mem",
         r"lambda i: (jnp.maximum(i - 1, 0), 0)),\n\1pl.BlockSpec(mem",

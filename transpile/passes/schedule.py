@@ -19,6 +19,7 @@ from transpile.passes.roll import reduction_sizes
 
 PID_TYPES = ("flat", "xyz", "persistent_blocked", "persistent_interleaved")
 INDEXING = ("pointer", "block_ptr", "tensor_descriptor")
+LOOP_TYPES = ("unroll", "fori_loop", "emit_pipeline")
 
 #: singular spellings that helion.Config takes too
 ALIASES = {
@@ -39,7 +40,11 @@ ALIASES = {
 }
 
 #: keys that mean something on some targets only
-_OF_TARGET = {"metal": ("num_threads",), "cute": ("num_threads",)}
+_OF_TARGET = {
+    "metal": ("num_threads",),
+    "cute": ("num_threads",),
+    "pallas": ("pallas_loop_type",),
+}
 #: keys that mean something on some target other than Triton on NVIDIA; accepted and ignored there
 ELSEWHERE = frozenset(
     [
@@ -277,6 +282,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "maxnreg": (_is_count, "an integer of at least 1"),
     "num_ctas": (lambda v: _is_count(v, power=True), "a power of two"),
     "epilogue_subtile": (lambda v: v in (1, 2, 4), "1, 2 or 4"),
+    "pallas_loop_type": (lambda v: v in LOOP_TYPES, " or ".join(LOOP_TYPES)),
     "pid_type": (lambda v: v in PID_TYPES, " or ".join(PID_TYPES)),
 }
 

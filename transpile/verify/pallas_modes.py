@@ -30,7 +30,7 @@ _products = Products()
 
 @dataclass
 class Observed:
-    """What the simulator noticed while kernels ran."""
+    """What the simulator noticed while kernels ran: races, and copies that nothing waited for."""
 
     races: list[str] = field(default_factory=list)
 
@@ -72,7 +72,8 @@ def running(module: ModuleType, mode: Any, rounding: bool = False) -> Iterator[O
     finally:
         shim.INTERPRET, _products.rounding = before, False
         _forget_compiled(module)
-        observed.races += [line for line in printed.getvalue().splitlines() if "RACE" in line]
+        lines = printed.getvalue().splitlines()
+        observed.races += [line for line in lines if "RACE" in line or "non-zero count" in line]
 
 
 def _forget_compiled(module: ModuleType) -> None:

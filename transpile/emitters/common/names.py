@@ -95,6 +95,7 @@ class _Liveness:
         self.uses: dict[Var, list[tuple[int, _Region]]] = {}
         self.carriers: dict[Var, tuple[Stmt, _Region]] = {}
         self.spans: dict[Stmt, tuple[int, int]] = {}
+        self.captured: dict[Var, list[Var]] = {}  # what a nested function reads wherever it is used
         self.root = _Region(None, None)
         for param in params:
             self.defs[param] = [(0, self.root)]
@@ -106,7 +107,7 @@ class _Liveness:
             self.position += 2
             here = self.position
             for var in uses(stmt):
-                self.uses.setdefault(var, []).append((here, region))
+                self._use(var, here, region)
             match stmt:
                 case Assign(targets=targets):
                     for var in targets:
@@ -116,8 +117,9 @@ class _Liveness:
                         self.defs.setdefault(var, []).append((here, region))
                 case Function(name=name):  # a scope of its own: here it only reads
                     self.defs.setdefault(name, []).append((here, region))
-                    for var in free_variables(stmt):
-                        self.uses.setdefault(var, []).append((here, region))
+                    self.captured[name] = free_variables(stmt)
+                    for var in self.captured[name]:
+                        self._use(var, here, region)
                     continue
                 case _:
                     pass
@@ -125,6 +127,11 @@ class _Liveness:
                 self._construct(stmt, nested, region, here)
         self.position += 2
         region.end = self.position
+
+    def _use(self, var: Var, here: int, region: _Region) -> None:
+        self.uses.setdefault(var, []).append((here, region))
+        for inner in self.captured.get(var, ()):
+            self._use(inner, here, region)
 
     def _construct(
         self, stmt: Stmt, nested: tuple[list[Stmt], ...], region: _Region, here: int

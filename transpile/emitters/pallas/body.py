@@ -38,6 +38,10 @@ def lower_body(ctx: Context, plan: Plan) -> None:
         if old is not None and window.space != "hbm":  # there, it is the same memory
             _copy_in(ctx, plan, window, old)
     ops = plan.phase.body.ops
+    for loop, (form, _) in plan.windows.loops.items():
+        for init in loop.inits if form == "pipeline" else ():
+            if ctx.uses[init].count == 1:
+                init.name = None  # the scratch buffer has it
     if plan.loop is None:
         lower_block(ctx, ops)
         return

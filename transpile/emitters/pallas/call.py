@@ -53,7 +53,9 @@ class Call:
         self.specs = [self._spec(w) for w in self.inputs]
         self.out_specs = [self._spec(w) for w in self.outputs]
         self.out_shapes = [self._out_shape(w) for w in self.outputs]
-        self.scratch = [e.text() for _, e in ctx.scratch]
+        self.scratch = [self._scratch(e.text()) for _, e in ctx.scratch]
+        self.padded: dict[ir.Tensor, str] = {}
+        self.padding = self._padding()
         self.cost = self._cost()
         self.extra = self._unknown_sizes()
         self.numbers = {s: self.sizes.hint(s) for s in ctx.numbers}
@@ -83,7 +85,8 @@ class Call:
             return f"pl.BlockSpec({_tuple(shape)})"
         block, where = _tuple(shape), f"lambda {self._letters()}: {_tuple(index)}"
         one = f"pl.BlockSpec({block}, {where})"
-        return one if len(one) <= WIDTH - 17 else _bracketed("pl.BlockSpec(", [block, where])
+        room = WIDTH - (23 if self.prefetch else 17)
+        return one if len(one) <= room else _bracketed("pl.BlockSpec(", [block, where])
 
     def _extent(self, dim: WindowDim) -> str:
         if dim.kind == "squeezed":
@@ -101,10 +104,12 @@ class Call:
         if window.view:
             shape = self._rows_shape(window)
         else:
-            shape = [self.sizes.expr(s).text() for s in window.tensor.shape]
+            shape = [self._padded_extent(window, d) for d in range(len(window.tensor.shape))]
         if window.unit:
             shape.insert(-1, "1")
-        return f"jax.ShapeDtypeStruct({_tuple(shape)}, {self._out_dtype(window.tensor)})"
+        dims, dtype = _tuple(shape), self._out_dtype(window.tensor)
+        one = f"jax.ShapeDtypeStruct({dims}, {dtype})"
+        return one if len(one) <= WIDTH - 20 else _bracketed("jax.ShapeDtypeStruct(", [dims, dtype])
 
     def _out_dtype(self, tensor: ir.Tensor) -> str:
         return self.choices.device_dtype(tensor.name)
@@ -176,8 +181,8 @@ class Call:
             extent, block = self.sizes.turns[sym]
             return [self.sizes.expr(s).text() for s in (extent, Size.of(block))]
         dynamic = self.plan.schedule.dynamic_blocks
-        limits = [*([dynamic[sym]] if sym in dynamic else []), *self.sizes.clamps(sym)]
-        texts = [self.sizes.expr(e).text() for e in limits]
+        texts = [self.sizes.expr(dynamic[sym]).text()] if sym in dynamic else []
+        texts += self.sizes.limits(sym)
         if sym in self.sizes.rows:
             width, least = self.sizes.rows[sym]
             texts.append(f"kt.block_rows({self.sizes.expr(width).text()}, {least})")
@@ -218,7 +223,7 @@ class Call:
     def text(self) -> str:
         """The function, with ``{call}`` and ``{kernel}`` for the names."""
         call = self._pallas_call()
-        body = [*self._unpacking(), *self._extras()]
+        body = [*self._unpacking(), *self._extras(), *self.padding]
         results = [self._result(w) for w in self.outputs]
         names = [w.tensor.name for w in self.outputs]
         parameters = [*self.parameters, *self.choices.asked.values()]
@@ -239,6 +244,8 @@ class Call:
             text += self._unrolled(window)
         elif window.unit:
             text += ".squeeze(-2)"
+        if window in self.plan.windows.hbm.values():
+            text += self._cut(window)
         if window.tensor.name in self.variation.widens:
             text += f".astype({self.choices.host_dtype(window.tensor.name)})"
         return text
@@ -276,8 +283,72 @@ class Call:
         width = self._rows_width(window)
         return [rows, width if isinstance(width, str) else self.sizes.expr(width).text()]
 
+    def _scratch(self, text: str) -> str:
+        """What allocates a scratch buffer; results are no variables yet."""
+        for window in self.outputs:
+            if text.endswith(f", {window.tensor.name}.dtype)"):
+                head = text.removesuffix(f"{window.tensor.name}.dtype)")
+                return f"{head}{self._out_dtype(window.tensor)})"
+        return text
+
+    def _padded_extent(self, window: Window, d: int) -> str:
+        """A dimension of a result, in whole blocks where the kernel copies such."""
+        text = self.sizes.expr(window.tensor.shape[d]).text()
+        copied = window in self.plan.windows.hbm.values()
+        if not copied or not self._missing(window.tensor, d):
+            return text
+        block = self._missing(window.tensor, d).rpartition(" % ")[2]
+        return f"pl.cdiv({text}, {block}) * {block}"
+
+    def _cut(self, window: Window) -> str:
+        """``[:m, :n]`` of a result that has whole blocks."""
+        items = [
+            f":{self.sizes.expr(s).text()}" if self._missing(window.tensor, d) else ":"
+            for d, s in enumerate(window.tensor.shape)
+        ]
+        while items and items[-1] == ":":
+            items.pop()
+        return f"[{', '.join(items)}]" if items else ""
+
+    def _padding(self) -> list[str]:
+        """Lines that pad what loops copy to whole blocks."""
+        lines = []
+        for tensor, window in self.plan.windows.hbm.items():
+            if window in self.outputs:
+                continue
+            widths = [self._missing(tensor, d) for d in range(len(tensor.shape))]
+            if not any(widths):
+                continue
+            alone = all(w.space == "hbm" for w in self.inputs if w.tensor is tensor)
+            name = tensor.name if alone else f"{tensor.name}_blocks"
+            self.padded[tensor] = name
+            pairs = ", ".join(f"(0, {w or 0})" for w in widths)
+            comma = "," if len(widths) == 1 else ""
+            lines += wrap(f"{name} = jnp.pad({tensor.name}, ({pairs}{comma}))", 4)
+        return ["    # the kernel copies whole blocks", *lines] if lines else []
+
+    def _missing(self, tensor: ir.Tensor, d: int) -> str:
+        """Python for what a dimension lacks to whole blocks; "" where it never lacks anything."""
+        extent = tensor.shape[d]
+        blocks = {
+            c.index[d].tile.type.block  # type: ignore[union-attr]
+            for _, copies in self.plan.windows.loops.values()
+            for c in copies
+            if c.tensor is tensor and isinstance(c.index[d], ir.AtTile)
+        }
+        if not blocks:
+            return ""
+        largest = max(blocks, key=lambda b: self.plan.schedule.blocks[b])
+        number = self.sizes.block_number(largest)
+        if number is not None and extent.divisible_by(number, self.kernel.multiple_of):
+            return ""
+        block = self.sizes.expr(Size.of(largest)).text()
+        return f"-{self.sizes.expr(extent).text()} % {block}"
+
     def _operand(self, window: Window) -> str:
         text = window.tensor.name
+        if window in self.plan.windows.hbm.values():
+            return self.padded.get(window.tensor, text)
         if window.view == "lanes":
             text = f"kt.lanes({text})"
         elif window.view and window.parts is not None:

@@ -24,7 +24,7 @@ from transpile.emitters.pallas.dtypes import NAMES, bytes_of, spell_number
 from transpile.emitters.pallas.lanes import LANES
 from transpile.emitters.pallas.sizes import Sizes
 from transpile.emitters.pallas.unseen import Unseen
-from transpile.emitters.pallas.windows import Windows
+from transpile.emitters.pallas.windows import Window, Windows
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
 from transpile.ir.dtypes import BOOL, I32, DType
@@ -76,6 +76,9 @@ class Context:
         self.body: list[Stmt] = []
         self.helpers: set[str] = set()
         self.pending: list[Value] = []  # inlined expressions that read refs
+        self.slots: dict[Window, Expr] = {}  # of buffers: the one that this turn reads
+        self.writes: dict[Window, tuple[list[Stmt], list[Stmt]]] = {}  # around a store to a buffer
+        self.waits: dict[Window, Stmt] = {}  # for copies that nothing has read yet
         self.comments = dict(kernel.comments)
         self.errors: list[KtError] = []
         self.combines: dict[str, str] = {}

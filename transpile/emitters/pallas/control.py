@@ -8,10 +8,8 @@ from transpile.emitters.common.tree import (
     ADD,
     BIT_AND,
     COMPARE,
-    FLOOR,
     MUL,
     TERNARY,
-    UNARY,
     Assign,
     Copy,
     Eval,
@@ -27,9 +25,18 @@ from transpile.emitters.common.tree import (
     ref,
 )
 from transpile.emitters.pallas.context import Context, Tile
+from transpile.emitters.pallas.copies import (
+    define_copies,
+    finish,
+    is_positive,
+    start_first,
+    turn_over,
+)
 from transpile.emitters.pallas.expr import PURE
 from transpile.emitters.pallas.memory import lower_atomic, lower_load, lower_store
+from transpile.emitters.pallas.pipeline import lower_pipeline
 from transpile.emitters.pallas.special import SPECIAL
+from transpile.emitters.pallas.walked import LoopBlocks, floored, loop_blocks, stable, with_axis
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError
 from transpile.ir.dtypes import BOOL, I32
@@ -132,68 +139,64 @@ def _derived(expr: Expr, name: str) -> str:
 # -- loops -----------------------------------------------------------------------------------------
 
 
-def axis_name(name: str) -> str:
-    """``k`` of ``tile_k``."""
-    for affix in ("tile_", "block_", "_tile", "_block"):
-        name = name.removeprefix(affix) if affix.endswith("_") else name.removesuffix(affix)
-    return "" if name in ("tile", "block") else name
-
-
-def with_axis(prefix: str, name: str | None) -> str:
-    """``start`` and ``tile_k`` make ``start_k``."""
-    axis = axis_name(name or "")
-    return f"{prefix}_{axis}" if axis else prefix
-
-
 def lower_for_tile(ctx: Context, op: ir.ForTile) -> None:
-    """A loop over tiles of whole dimensions in VMEM, as ``lax.fori_loop``."""
-    tile_var = op.body.params[0]
-    block = ctx.block(op.block)
-    begin, end = ctx.expr(op.begin), ctx.expr(op.end)
-    align = ctx.alignment(tile_var, op)
-    begin = _stable(ctx, begin, with_axis("first", tile_var.name))
-    end = _stable(ctx, end, with_axis("end", tile_var.name))
-    first = begin
-    lower = None
-    if align > 1 and not ctx.is_multiple(op.begin, align):
-        down = binary("*", _floored(begin, align), lit(str(align)), MUL, I32)
-        first = ctx.let(with_axis("aligned", tile_var.name), down, "drop")
-        lower = begin
-    extent = end if first.text() == "0" else binary("-", end, first, ADD, I32)
+    """A loop over tiles, in the form that was chosen for it."""
+    form, copies = ctx.windows.loops.get(op, ("whole", []))
+    blocks = loop_blocks(ctx, op, whole=bool(copies))
     step = Var("j")
-    start = binary("*", ref(step, I32), block, MUL, I32)
-    if first.text() != "0":
-        start = binary("+", first, start, ADD, I32)
-        if align > 1 and tile_var not in ctx.windows.nested:
-            start = call("pl.multiple_of", start, lit(str(align)), dtype=I32)
     lead: list[Stmt] = []
     saved, ctx.body = ctx.body, lead
-    bound = ctx.let(with_axis("start", tile_var.name), start, "inline")
+    here = blocks.position(ref(step, I32), exact=not copies)
+    bound = ctx.let(with_axis("start", blocks.tile.name), here, "inline")
     ctx.body = saved
-    whole = lower is None and first.text() == "0" and (end.is_literal or ctx.is_host_number(end))
-    ctx.tiles[tile_var] = Tile(
-        bound, end, op.block, whole, lower, begin, ref(step, I32) if first.text() == "0" else None
-    )
-    if (outer := ctx.windows.nested.get(tile_var)) is not None:
-        tile = ctx.tiles[tile_var]
-        tile.local = binary("*", ref(step, I32), block, MUL, I32)
-        tile.stop, tile.whole = ctx.size(outer.end), True
-    count = call("pl.cdiv", extent, block, dtype=I32)
-    known = (ctx.known(extent), ctx.known(block))
-    if known[0] is not None and known[1]:
-        count = lit(str(-(-known[0] // known[1])))
+    number = ref(step, I32) if blocks.first.text() == "0" else None
+    ctx.tiles[blocks.tile] = _tile(ctx, blocks, step, bound, number)
+    count = blocks.count()
+    if form == "whole":
+        if _is_written_out(ctx, blocks, count):
+            start = Var(with_axis("start", blocks.tile.name))
+            number = floored(ref(start, I32), blocks.block)
+            ctx.tiles[blocks.tile] = _tile(ctx, blocks, step, ref(start, I32), number)
+            positions = call("range", blocks.begin, blocks.end, blocks.block)
+            _python_loop(ctx, op, start, positions)
+            return
+    elif form == "copies":
+        positive = blocks.first.text() == "0" and is_positive(ctx, op.end)
+        count = stable(ctx, count, with_axis("blocks", blocks.tile.name))
+        define_copies(ctx, op, copies, blocks.position)
+        start_first(ctx, copies, count, positive)
+        lead += turn_over(ctx, op, copies, step, count)
+        _fori(ctx, op, count, step, lead, op.body.params[1:])
+        finish(ctx, copies, count)
+        return
+    else:
+
+        def lower() -> None:
+            ctx.body += lead
+            lower_block(ctx, op.body.ops)
+
+        lower_pipeline(ctx, op, copies, step, count, blocks.number(), lower)
+        return
     _fori(ctx, op, count, step, lead, op.body.params[1:])
 
 
-def _floored(begin: Expr, align: int) -> Expr:
-    return Expr(f"{{0}} // {align}", (begin,), (UNARY,), FLOOR, dtype=I32)
+def _tile(ctx: Context, blocks: LoopBlocks, step: Var, start: Expr, number: Expr | None) -> Tile:
+    """The tile of turn ``step``, which begins at ``start``."""
+    static = blocks.end.is_literal or ctx.is_host_number(blocks.end)
+    whole = blocks.lower is None and blocks.first.text() == "0" and static
+    tile = Tile(start, blocks.end, blocks.op.block, whole, blocks.lower, blocks.begin, number)
+    if (outer := ctx.windows.nested.get(blocks.tile)) is not None:
+        tile.local = binary("*", ref(step, I32), blocks.block, MUL, I32)
+        tile.stop, tile.whole = ctx.size(outer.end), True
+    return tile
 
 
-def _stable(ctx: Context, expr: Expr, name: str) -> Expr:
-    """An expression that is read more than once, as a variable."""
-    if expr.var is not None or expr.is_literal:
-        return expr
-    return ctx.let(name, expr, "drop")
+def _is_written_out(ctx: Context, blocks: LoopBlocks, count: Expr) -> bool:
+    """True for a loop whose turns are few, or are to be written out, and known to Python."""
+    static = all(e.is_literal or ctx.is_host_number(e) for e in (blocks.begin, blocks.end))
+    asked = ctx.sizes.schedule.config.get("pallas_loop_type") == "unroll"
+    turns = ctx.known(count)
+    return static and (asked or (turns is not None and turns <= _UNROLLED))
 
 
 def lower_for_range(ctx: Context, op: ir.ForRange) -> None:
@@ -228,7 +231,17 @@ def lower_for_range(ctx: Context, op: ir.ForRange) -> None:
 
 
 def _unrolled(ctx: Context, op: ir.ForRange, begin: Expr, end: Expr, step: Expr) -> None:
-    """A Python loop, run when jax traces the kernel."""
+    """A Python loop over numbers."""
+    target = Var(op.body.params[0].name or "i")
+    ctx.values[op.body.params[0]] = ref(target, I32)
+    args = [begin, end, step]
+    if step.text() == "1":
+        args = [end] if begin.text() == "0" else [begin, end]
+    _python_loop(ctx, op, target, call("range", *args))
+
+
+def _python_loop(ctx: Context, op: ir.ForTile | ir.ForRange, target: Var, positions: Expr) -> None:
+    """``for target in positions``, run when jax traces the kernel."""
     params = op.body.params[1:]
     inits = zip(params, op.inits, strict=True)
     pairs = [(Var(p.name or "t"), ctx.carried(i, p)) for p, i in inits]
@@ -239,19 +252,14 @@ def _unrolled(ctx: Context, op: ir.ForRange, begin: Expr, end: Expr, step: Expr)
     for (var, _), param, result in zip(pairs, params, op.results, strict=True):
         ctx.values[param] = ref(var, param.dtype, ctx.held_shape(param))
         ctx.values[result] = ref(var, result.dtype, ctx.held_shape(result))
-    target = Var(op.body.params[0].name or "i")
-    ctx.values[op.body.params[0]] = ref(target, I32)
     ctx.python_numbers.add(target)
-    args = [begin, end, step]
-    if step.text() == "1":
-        args = [end] if begin.text() == "0" else [begin, end]
     saved, ctx.body, pending, ctx.pending = ctx.body, [], ctx.pending, []
     lower_block(ctx, op.body.ops)
     if pairs:
         outs = [ctx.carried(y, p) for y, p in zip(op.body.yields, params, strict=True)]
         ctx.emit(Copy([(v, y) for (v, _), y in zip(pairs, outs, strict=True)]))
     body, ctx.body, ctx.pending = ctx.body, saved, pending
-    ctx.emit(For(target, call("range", *args), body, tuple(v for v, _ in pairs)))
+    ctx.emit(For(target, positions, body, tuple(v for v, _ in pairs)))
 
 
 def _fori(
@@ -373,7 +381,7 @@ def _both_branches(ctx: Context, op: ir.If, cond: Expr) -> None:
 
     What the sides store, they store under their condition.
     """
-    cond = _stable(ctx, cond, "chosen")
+    cond = stable(ctx, cond, "chosen")
     contrary = Expr("jnp.logical_not({0})", (cond,), (0,), dtype=BOOL)
     for test, block in ((cond, op.then), (contrary, op.orelse)):
         ctx.conditions.append(test)

@@ -78,6 +78,10 @@ def read(ctx: Context, op: Access, window: Window | None = None) -> Expr:
     shape = index_shape(op.index)
     dtype = on_device(op.tensor.dtype)
     base = ref(window.ref)
+    if window.space == "buffer":
+        if (wait := ctx.waits.pop(window, None)) is not None:
+            ctx.emit(wait)
+        return subscript(base, [ctx.slots[window]], dtype, shape)
     if window.space in ("smem", "prefetch"):
         return subscript(base, [ctx.expr(e.value) for e in op.index], dtype, ())  # type: ignore[union-attr]
     entries, rolls = _subscripts(ctx, op, window)
@@ -211,8 +215,11 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
 
         scatter(ctx, op, value)
         return
-    mask = kept_lanes(ctx, op)
     dtype = on_device(op.tensor.dtype)
+    if window.space == "buffer":
+        store_block(ctx, window, stored(ctx, value, ir.TileType(dtype, shape), window))
+        return
+    mask = kept_lanes(ctx, op)
     if window.space == "smem":
         scalar = value if value.shape == () else postfix(value, "[0]", value.dtype)
         emit_store(ctx, read(ctx, op), ctx.cast(scalar, dtype))
@@ -229,6 +236,18 @@ def lower_store(ctx: Context, op: ir.Store) -> None:
             held = read(ctx, op, before)
         value = ctx.select(mask, ctx.cast(value, dtype), held, dtype, held=True)
     emit_store(ctx, target, stored(ctx, value, ir.TileType(dtype, shape), window))
+
+
+def store_block(ctx: Context, window: Window, value: Expr) -> None:
+    """Into the buffer of this turn, as soon as the copy from it has ended; then its next copy."""
+    before, after = ctx.writes.get(window, ([], []))
+    for stmt in before:
+        ctx.emit(stmt)
+    emit_store(
+        ctx, subscript(ref(window.ref), [ctx.slots[window]], value.dtype, value.shape), value
+    )
+    for stmt in after:
+        ctx.emit(stmt)
 
 
 def stored(ctx: Context, value: Expr, want: ir.TileType, window: Window) -> Expr:

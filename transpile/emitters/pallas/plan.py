@@ -8,6 +8,7 @@ from transpile.emitters.common.names import mangle
 from transpile.emitters.common.tree import Var
 from transpile.emitters.pallas.blocks import minimums
 from transpile.emitters.pallas.lanes import replicated_columns
+from transpile.emitters.pallas.loops import choose, rounded
 from transpile.emitters.pallas.sizes import Sizes, block_variable
 from transpile.emitters.pallas.variation import General
 from transpile.emitters.pallas.windows import GridDim, Scalars, Windows
@@ -55,6 +56,10 @@ class Plan:
         self.windows.loose = self._loose()
         self.windows.nested = self.nested
         self.fresh = {t for t in kernel.tensors if self._is_fresh(t)}
+        self.windows.loops = choose(self)
+        for _, copied in self.windows.loops.values():
+            for block, least in rounded(self, copied).items():
+                self.sizes.round_up(block, least)
         self.windows.build(phase.body, self._modified())
         self._order()
 
@@ -63,6 +68,8 @@ class Plan:
     def _promoted(self) -> ir.ForTile | None:
         """The loop that becomes the innermost grid axis: the only one, over a whole dimension, with
         a product in it."""
+        if self.schedule.config.get("pallas_loop_type") is not None:
+            return None
         loops = [op for op in self.phase.body.ops if isinstance(op, ir.ForTile | ir.ForRange)]
         others = [op for op in self.phase.body.ops if isinstance(op, ir.If | ir.While)]
         if len(loops) != 1 or others or not isinstance(loops[0], ir.ForTile):
@@ -226,7 +233,7 @@ class Plan:
 
     def _order(self) -> None:
         """Outputs' blocks must be visited in one go: axes that do not move an output come last."""
-        outputs = self.windows.outputs
+        outputs = [w for w in self.windows.outputs if w not in self.windows.hbm.values()]
         last = [d for d in self.grid if d.loop is not None]
         rest = [d for d in self.grid if d.loop is None]
         rest.sort(key=lambda d: sum(d not in w.along for w in outputs))

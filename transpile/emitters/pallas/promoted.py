@@ -16,12 +16,13 @@ from transpile.emitters.common.tree import (
     lit,
     ref,
 )
+from transpile.emitters.pallas.carried import inline_carried, scratch, typed, update
 from transpile.emitters.pallas.context import Context
-from transpile.emitters.pallas.control import at_step, lower_block, with_axis
-from transpile.emitters.pallas.dtypes import NAMES, spell_number
+from transpile.emitters.pallas.control import at_step, lower_block
+from transpile.emitters.pallas.dtypes import spell_number
 from transpile.emitters.pallas.lanes import replicated_columns
-from transpile.emitters.pallas.memory import emit_store, subscript
 from transpile.emitters.pallas.plan import Plan
+from transpile.emitters.pallas.walked import with_axis
 from transpile.emitters.pallas.windows import GridDim
 from transpile.ir import ir
 from transpile.ir.dtypes import I32
@@ -36,7 +37,7 @@ def lower_promoted(ctx: Context, plan: Plan, loop: ir.ForTile) -> None:
     starts = _only_start(before, loop, plan.phase.body)
     dim = next(d for d in plan.grid if d.loop is loop)
     axis = plan.grid.index(dim)
-    refs = [_scratch(ctx, p) for p in loop.body.params[1:]]
+    refs = [scratch(ctx, p) for p in loop.body.params[1:]]
     numbers = [_number(ctx, init) for init in loop.inits]
     if dim.turns is None or None in numbers:
         numbers = [None] * len(refs)
@@ -51,7 +52,7 @@ def lower_promoted(ctx: Context, plan: Plan, loop: ir.ForTile) -> None:
         outs = _turns(ctx, dim, loop, refs, [_resumed(ctx, r, axis, n) for r, n in pairs])
     ctx.pending = []
     for result, out in zip(loop.results, outs, strict=True):
-        ctx.values[result] = _typed(out, ctx, result)
+        ctx.values[result] = typed(out, ctx, result)
     if rest:
         _last_step(ctx, dim, axis, loop, rest)
 
@@ -117,11 +118,11 @@ def _needed(before: list[ir.Op], starts: set[ir.Op]) -> set[ir.Op]:
 
 def _one_block(ctx: Context, loop: ir.ForTile, refs: list[Expr]) -> None:
     """One block of the loop, on what the scratch buffers hold."""
-    _inline_carried(ctx, loop)
+    inline_carried(ctx, loop)
     for param, r in zip(loop.body.params[1:], refs, strict=True):
-        ctx.define(param, _typed(r, ctx, param))
+        ctx.define(param, typed(r, ctx, param))
     lower_block(ctx, loop.body.ops)
-    _update(ctx, loop, refs)
+    update(ctx, loop, refs)
 
 
 def _turns(
@@ -176,52 +177,3 @@ def _last_step(ctx: Context, dim: GridDim, axis: int, loop: ir.ForTile, rest: li
     lower_block(ctx, rest)
     body, ctx.body = ctx.body, saved
     ctx.emit(Function(Var("_"), (), body, call("pl.when", at_step(dim.pid, last))))
-
-
-def _inline_carried(ctx: Context, loop: ir.ForTile) -> None:
-    """No names for what is read from scratch once, or only written back."""
-    names = {p.name for p in loop.body.params[1:]}
-    carried = {*loop.body.params[1:], *loop.body.yields}
-    for op in loop.body.ops:
-        carried |= {r for r in op.results if r.name in names and not isinstance(op, ir.Load)}
-    for value in carried:
-        if (use := ctx.uses.get(value)) is not None and use.count == 1:
-            value.name = None
-
-
-def _typed(r: Expr, ctx: Context, value: ir.Value) -> Expr:
-    if r.var is not None:
-        return r
-    shape = ctx.held_shape(value)
-    return Expr(r.template, r.args, r.needs, dtype=value.dtype, shape=shape, is_load=True)
-
-
-def _scratch(ctx: Context, value: ir.Value) -> Expr:
-    """A scratch buffer for a carried value; the expression reads all of it."""
-    var = Var(f"{value.name or 'carry'}_ref")
-    dtype = NAMES[value.dtype]
-    shape = ctx.shape(ctx.held_shape(value)) if value.shape else lit("(1,)")
-    space = "VMEM" if value.shape else "SMEM"
-    ctx.scratch.append((var, Expr(f"pltpu.{space}({{0}}, {dtype})", (shape,), (0,))))
-    ctx.scratch_values[var] = value
-    return subscript(
-        ref(var), [] if value.shape else [lit("0")], value.dtype, ctx.held_shape(value)
-    )
-
-
-def _update(ctx: Context, loop: ir.ForTile, refs: list[Expr]) -> None:
-    """Write the carried values back, after all of the old ones are read."""
-    params = loop.body.params[1:]
-    values = [ctx.carried(y, p) for y, p in zip(loop.body.yields, params, strict=True)]
-    written: set[Var] = set()
-    for i, r in enumerate(refs):
-        if written & set(values[i].vars()):
-            hint = params[i].name or "t"
-            values[i] = ctx.let(f"new_{hint}", values[i], "")
-        written |= {r.args[0].var} if r.args[0].var is not None else set()
-    order = sorted(range(len(refs)), key=lambda i: values[i].var is not None)
-    for r, value in ((refs[i], values[i]) for i in order):
-        if value.template == "{0} + {1}" and value.args[0].text() == r.text():
-            ctx.emit(Eval(Expr("{0} += {1}", (r, value.args[1]), (0, 0))))
-        else:
-            emit_store(ctx, r, value)

@@ -69,7 +69,10 @@ class Sizes:
         known = [e.as_int() for e in extents]
         if any(k is None for k in known):
             return None
-        return min(size, *(k for k in known if k is not None))
+        limits = [k for k in known if k is not None]
+        if (least := self._least.get(sym)) is not None:
+            limits = [max(least, 1 << (k - 1).bit_length()) for k in limits]
+        return min(size, *limits)
 
     def clamps(self, sym: Sym) -> list[Size]:
         """Dimensions that a block is no longer than; none where it is walked in steps."""
@@ -80,6 +83,20 @@ class Sizes:
     def clamp(self, sym: Sym, extents: list[Size]) -> None:
         """The block is ``min(block, extents...)``."""
         self._clamps[sym] = extents
+
+    _least: dict[Sym, int] = field(default_factory=dict)
+
+    def round_up(self, sym: Sym, least: int) -> None:
+        """Where the block is cut to a dimension, it stays a power of two of at least ``least``:
+        copies have to be of whole tiles."""
+        self._least[sym] = least
+
+    def limits(self, sym: Sym) -> list[str]:
+        """Python for what a block is no larger than."""
+        found = [self.expr(e).text() for e in self.clamps(sym)]
+        if (least := self._least.get(sym)) is None:
+            return found
+        return [f"max({least}, pl.next_power_of_2({text}))" for text in found]
 
     def expr(self, size: Size) -> Expr:
         """Python for a size: a number, a variable, or arithmetic on variables."""

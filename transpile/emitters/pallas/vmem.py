@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 from transpile.emitters.pallas.context import Context
 from transpile.emitters.pallas.dtypes import on_device
-from transpile.emitters.pallas.plan import Plan
 from transpile.emitters.pallas.temporaries import Temporaries
 from transpile.emitters.pallas.windows import Window
 from transpile.ir import ir
 from transpile.ir.diagnostics import KtError, error
 from transpile.ir.dtypes import DType
 from transpile.ir.sizes import ONE, ZERO, Size, Sym
+
+if TYPE_CHECKING:
+    from transpile.emitters.pallas.plan import Plan
 
 MIB = 1 << 20
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from transpile.emitters.common.tree import ADD, MUL, Expr, Var, binary, lit, ref
 from transpile.emitters.pallas.dtypes import bytes_of
@@ -18,7 +18,10 @@ from transpile.ir.diagnostics import error
 from transpile.ir.dtypes import I32
 from transpile.ir.ir import TileVar, Value
 from transpile.ir.sizes import ZERO, Size, Sym
-from transpile.ir.walk import walk
+from transpile.ir.walk import operands, walk
+
+if TYPE_CHECKING:
+    from transpile.emitters.pallas.loops import Copied, Form
 
 Access = ir.Load | ir.Store | ir.Atomic
 
@@ -90,7 +93,7 @@ class Window:
     tensor: ir.Tensor
     dims: list[WindowDim]
     ref: Var
-    space: Literal["vmem", "smem", "prefetch", "hbm"] = "vmem"
+    space: Literal["vmem", "smem", "prefetch", "hbm", "buffer"] = "vmem"
     unit: bool = False
     written: bool = False
     view: Literal["", "rows", "lanes"] = ""  # of a tensor in HBM that index tiles access
@@ -165,12 +168,17 @@ class Scalars:
             if part is None:
                 return None
             index.append(part)
-        var = self.prefetched.setdefault(op.tensor, Var(f"{op.tensor.name}_ref", argument=True))
-        var.name = var.hint
+        var = self.prefetch(op.tensor)
         slots = ", ".join(f"{{{i + 1}}}" for i in range(len(index)))
         return Expr(
             f"{{0}}[{slots}]", (ref(var), *index), (0,) * (len(index) + 1), dtype=I32, is_load=True
         )
+
+    def prefetch(self, tensor: ir.Tensor) -> Var:
+        """The ref of a tensor of numbers that is a scalar-prefetch argument."""
+        var = self.prefetched.setdefault(tensor, Var(f"{tensor.name}_ref", argument=True))
+        var.name = var.hint
+        return var
 
 
 _ARITHMETIC = frozenset({"add", "sub", "mul", "floordiv", "mod"})
@@ -203,20 +211,52 @@ class Windows:
     direct: dict[ir.Tensor, Window] = field(default_factory=dict)  # outputs that start undefined
     nested: dict[Value, GridDim] = field(default_factory=dict)  # tiles inside a grid tile
     loose: set[Value] = field(default_factory=set)  # tiles that begin anywhere
+    loops: dict[ir.ForTile, tuple[Form, list[Copied]]] = field(default_factory=dict)
+    hbm: dict[ir.Tensor, Window] = field(default_factory=dict)  # what loops copy from
 
     def build(self, body: ir.Block, modified: set[ir.Tensor]) -> None:
         """Windows for all accesses. ``modified``: written tensors whose old content counts."""
         accesses: dict[ir.Tensor, list[Access]] = {}
+        self._prefetch_bounds()
+        copied = {op: c for _, copies in self.loops.values() for c in copies for op in c.accesses}
         for op in walk(body):
             if isinstance(op, ir.Load | ir.Store | ir.Atomic):
-                accesses.setdefault(op.tensor, []).append(op)
+                others = accesses.setdefault(op.tensor, [])
+                if op not in copied:
+                    others.append(op)
         for tensor, ops in accesses.items():
-            self._dims(tensor, ops)  # finds the numbers that index maps read
+            if ops:
+                self._dims(tensor, ops)  # finds the numbers that index maps read
+        self.of |= {op: c.window for op, c in copied.items()}
+        tensors = {c.tensor for c in copied.values()}
+        stored = {c.tensor for c in copied.values() if c.stored}
         for tensor, ops in accesses.items():
+            if tensor in tensors:
+                self.hbm[tensor] = Window(tensor, [], Var(f"{tensor.name}_hbm_ref"), "hbm")
+                outside = self.outputs if tensor in stored else self.inputs
+                outside.append(self.hbm[tensor])
+            if not ops:
+                continue
             if all(isinstance(op, ir.Load) for op in ops):
                 self._read(tensor, ops)
             else:
                 self._written(tensor, ops, tensor in modified)
+
+    def _prefetch_bounds(self) -> None:
+        """Numbers that bound loops with copies are there before the kernel starts."""
+        makers = self.scalars.makers
+        seen: set[Value] = set()
+        found = [v for loop in self.loops for v in (loop.begin, loop.end)]
+        while found:
+            value = found.pop()
+            maker = makers.get(value)
+            if maker is None or value in seen:
+                continue
+            seen.add(value)
+            if isinstance(maker, ir.Load) and maker.tensor.dtype.is_int and not maker.result.shape:
+                self.scalars.prefetch(maker.tensor)
+            else:
+                found += operands(maker)
 
     def _read(self, tensor: ir.Tensor, ops: list[Access]) -> None:
         if tensor in self.scalars.prefetched:
