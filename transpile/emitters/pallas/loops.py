@@ -36,8 +36,8 @@ ASKED: dict[str, Form] = {"unroll": "whole", "fori_loop": "copies", "emit_pipeli
 #: /tpu7x (of a v5p and a 7x, one core's half)
 BANDWIDTH = {"tpu-v5e": 819e9, "tpu-v5p": 1382e9, "tpu-v6e": 1640e9, "tpu-7x": 3690e9}
 
-#: seconds from the start of a copy that nothing hides to its end, for a small block; from libtpu's
-#: static simulator (benchmarks/pallas.py), the same within a tenth on v5e, v6e and 7x
+#: seconds from the start of a copy that nothing hides to its end, for a small block: an assumption,
+#: the order of a round trip to HBM; the choice changes where it is off by a few times, not less
 LATENCY = 1e-6
 
 _SHARE = 2  # windows of one loop take at most one part in so many of vector memory
