@@ -193,7 +193,9 @@ def _uint4_matmul_halves_call(packed, x_low, x_high, zero, scale):
         ),
         cost_estimate=pl.CostEstimate(
             flops=4 * m * n * half_k,
-            bytes_accessed=packed.nbytes + 2 * x_low.nbytes + 2 * zero.nbytes + m * n * x_low.dtype.itemsize,
+            bytes_accessed=(
+                packed.nbytes + 2 * x_low.nbytes + 2 * zero.nbytes + m * n * x_low.dtype.itemsize
+            ),
             transcendentals=0,
         ),
         name="uint4_matmul_halves",

@@ -219,7 +219,9 @@ def _layer_norm_bwd_call(weight, grad_out, rstd, x, mean, num_ctas):
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
         cost_estimate=pl.CostEstimate(
             flops=13 * n * m,
-            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + 2 * rstd.nbytes + 2 * 4 * num_ctas * n,
+            bytes_accessed=(
+                weight.nbytes + 3 * grad_out.nbytes + 2 * rstd.nbytes + 2 * 4 * num_ctas * n
+            ),
             transcendentals=0,
         ),
         name="layer_norm_bwd",
@@ -273,7 +275,12 @@ def _layer_norm_bwd_no_bias_call(weight, grad_out, rstd, x, mean, num_ctas):
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
         cost_estimate=pl.CostEstimate(
             flops=1538 * m,
-            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + 2 * rstd.nbytes + num_ctas * 128 * rstd.dtype.itemsize,
+            bytes_accessed=(
+                weight.nbytes
+                + 3 * grad_out.nbytes
+                + 2 * rstd.nbytes
+                + num_ctas * 128 * rstd.dtype.itemsize
+            ),
             transcendentals=0,
         ),
         name="layer_norm_bwd",

@@ -134,7 +134,9 @@ def _rms_norm_bwd_call(weight, grad_out, rstd, x):
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
         cost_estimate=pl.CostEstimate(
             flops=9 * n * m,
-            bytes_accessed=weight.nbytes + 3 * grad_out.nbytes + rstd.nbytes + 4 * pl.cdiv(m, block_m) * n,
+            bytes_accessed=(
+                weight.nbytes + 3 * grad_out.nbytes + rstd.nbytes + 4 * pl.cdiv(m, block_m) * n
+            ),
             transcendentals=0,
         ),
         name="rms_norm_bwd",

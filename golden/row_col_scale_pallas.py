@@ -45,7 +45,13 @@ def _row_col_scale_call(row_scale, col_scale, acc, bias):
         ),
         cost_estimate=pl.CostEstimate(
             flops=3 * m * n,
-            bytes_accessed=row_scale.nbytes + col_scale.nbytes + acc.nbytes + bias.nbytes + m * n * bias.dtype.itemsize,
+            bytes_accessed=(
+                row_scale.nbytes
+                + col_scale.nbytes
+                + acc.nbytes
+                + bias.nbytes
+                + m * n * bias.dtype.itemsize
+            ),
             transcendentals=0,
         ),
         name="row_col_scale",

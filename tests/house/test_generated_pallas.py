@@ -41,6 +41,13 @@ def test_no_private_function_has_an_argument_that_it_does_not_read(module: Path)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.stem)
+def test_lines_have_at_most_100_columns(module: Path) -> None:
+    """But for the first: it names the source file and its hash."""
+    _, *lines = module.read_text().splitlines()
+    assert not [line for line in lines if len(line) > 100]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.stem)
 def test_every_function_is_called(module: Path) -> None:
     tree = ast.parse(module.read_text())
     names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}

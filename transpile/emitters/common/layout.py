@@ -128,7 +128,7 @@ def wrap(text: str, indent: int) -> list[str]:
             return [pad + head, *_contents(head, inner, indent + 4), pad + tail]
     if not equals:
         return [pad + text]
-    return [f"{pad}{name} = (", *_expression(value, indent + 4), pad + ")"]
+    return [f"{pad}{name} = (", *expression(value, indent + 4), pad + ")"]
 
 
 def filled(items: list[str], indent: int) -> list[str]:
@@ -146,7 +146,7 @@ def _contents(head: str, inner: str, indent: int) -> list[str]:
     """What stands in a broken bracket: the arguments of a call, entries, or one expression."""
     items = _split_commas(inner)
     if len(items) == 1 and not _is_call(head):
-        return _expression(inner, indent)
+        return expression(inner, indent)
     return _packed(items, indent)
 
 
@@ -163,7 +163,7 @@ def _packed(items: list[str], indent: int) -> list[str]:
         if len(item) <= SHORT:
             line = f"{item},"
         else:
-            lines += _expression(item, indent, ",")
+            lines += expression(item, indent, ",")
     return lines + ([" " * indent + line] if line else [])
 
 
@@ -173,7 +173,7 @@ _OPERATORS = (
 )  # fmt: skip
 
 
-def _expression(text: str, indent: int, after: str = "") -> list[str]:
+def expression(text: str, indent: int, after: str = "") -> list[str]:
     """An expression inside brackets, broken before its loosest operators or in its brackets;
     ``after`` follows it."""
     pad = " " * indent
@@ -184,7 +184,7 @@ def _expression(text: str, indent: int, after: str = "") -> list[str]:
         if len(parts) > 1:
             ends = [""] * (len(parts) - 1) + [after]
             pairs = zip(parts, ends, strict=True)
-            return [line for part, end in pairs for line in _expression(part, indent, end)]
+            return [line for part, end in pairs for line in expression(part, indent, end)]
     split = _largest_bracket(text)
     if split is None:
         return [pad + text + after]

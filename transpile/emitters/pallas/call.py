@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transpile.emitters.common.layout import WIDTH, filled, wrap
+from transpile.emitters.common.layout import WIDTH, expression, filled, wrap
 from transpile.emitters.common.tree import MUL, Var
 from transpile.emitters.pallas.context import Context
 from transpile.emitters.pallas.cost import cost
@@ -445,12 +445,12 @@ class Call:
             moved[text] = moved.get(text, 0) + 1
         terms = [text if n == 1 else f"{n} * {text}" for text, n in moved.items()]
         entries = [
-            f"flops={self._products(found.flops)}",
-            f"bytes_accessed={' + '.join(terms)}",
-            f"transcendentals={self._products(found.transcendentals)}",
+            _keyword("flops", self._products(found.flops)),
+            _keyword("bytes_accessed", " + ".join(terms)),
+            _keyword("transcendentals", self._products(found.transcendentals)),
         ]
         one = f"cost_estimate=pl.CostEstimate({', '.join(entries)})"
-        if len(one) <= WIDTH - 9:
+        if len(one) <= WIDTH - 9 and "\n" not in one:
             return one
         return _bracketed("cost_estimate=pl.CostEstimate(", entries)
 
@@ -529,6 +529,14 @@ def _list(name: str, items: list[str]) -> str:
         return one
     entries = ["    " + item.replace("\n", "\n    ") + "," for item in items]
     return "\n".join([f"{name}=[", *entries, "]"])
+
+
+def _keyword(name: str, value: str) -> str:
+    """``name=value``, an argument on lines of its own, 12 columns in."""
+    if len(name) + len(value) + 14 <= WIDTH:
+        return f"{name}={value}"
+    lines = [line[12:] for line in expression(value, 16)]
+    return "\n".join([f"{name}=(", *lines, ")"])
 
 
 def _bracketed(head: str, entries: list[str]) -> str:
