@@ -482,6 +482,7 @@ def pallas_call(
     compiler_params: Any,
     name: str,
     spilled_bytes: int = 0,
+    pipeline_buffers: Sequence[Any] = (),
     **options: Any,
 ) -> Callable[..., Any]:
     """``pl.pallas_call`` with as much vector memory as its blocks need, which depend on the shapes.
@@ -489,6 +490,7 @@ def pallas_call(
     Args:
         kernel, out_shape, compiler_params, name, options: as for ``pl.pallas_call``.
         spilled_bytes: what values take that the compiler may have to keep in memory.
+        pipeline_buffers: ``pltpu.VMEM(...)`` that ``pltpu.emit_pipeline`` makes in the kernel.
 
     Raises:
         KtError: the blocks do not fit into the memory of a core; it lists them.
@@ -501,6 +503,9 @@ def pallas_call(
 
     def call(*operands: Any) -> Any:
         needs = _buffers(kernel, given, operands, out_shape)
+        for buffer in pipeline_buffers:
+            row = f"{_described(tuple(buffer.shape), buffer.dtype)}, emit_pipeline"
+            needs[row] = needs.get(row, 0) + _tiled(buffer.shape, buffer.dtype)
         needs["values that may be spilled"] = spilled_bytes
         most = _VMEM.get(_device_kind(), _MOST_VMEM) - _KEPT
         check_vmem(name, needs, most)

@@ -157,3 +157,27 @@ def test_only_axes_along_which_an_output_is_shared_are_sequential() -> None:
     assert '("parallel", "parallel", "arbitrary")' in build(MATMUL, args=args)
     assert '("parallel",)' in build(SOFTMAX, args={"x": "f32[M,N]"})
     assert 'name="f"' in build(SOFTMAX, args={"x": "f32[M,N]"})
+
+
+def test_buffers_of_pipelines_are_counted() -> None:
+    """y's blocks of 2048 x 4096 are there twice, 64 MiB, beside the rest: a v5p has no more."""
+    args = {"x": "f32[1024,4096]", "y": "f32[4096,8192]"}
+    blocks = [128, 4096, 2048]
+    options = {"pallas_loop_type": "emit_pipeline", "block_sizes": blocks}
+    found = refusal(MATMUL, args=args, arch="tpu-v5p", **options)
+    assert "64.00 MiB  y (2048, 4096) f32, twice by emit_pipeline" in str(found.why)
+    assert "2.00 MiB  x (128, 2048) f32, twice by emit_pipeline" in str(found.why)
+    sizes = re.search(r"block_sizes=(\[.*?\])", str(found.remedy))
+    assert sizes is not None
+    chosen = ast.literal_eval(sizes[1])
+    build(MATMUL, args=args, arch="tpu-v5p", **(options | {"block_sizes": chosen}))
+
+
+def test_buffers_of_pipelines_are_measured_at_run_time() -> None:
+    args = {"x": "f32[M,K]", "y": "f32[K,N]"}
+    sizes = {"pallas_loop_type": "emit_pipeline", "block_sizes": [4096, 4096, 4096]}
+    call = function(build(MATMUL, args=args, **sizes), "_f_call")
+    assert "kt.pallas_call(" in call
+    assert call.count("pltpu.VMEM((2, ") == 2
+    small = build(MATMUL, args=args, **(sizes | {"block_sizes": [128, 128, 128]}))
+    assert "pipeline_buffers" not in small

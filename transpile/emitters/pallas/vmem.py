@@ -22,6 +22,7 @@ from transpile.ir.dtypes import DType
 from transpile.ir.sizes import ONE, ZERO, Size, Sym
 
 if TYPE_CHECKING:
+    from transpile.emitters.pallas.loops import Copied
     from transpile.emitters.pallas.plan import Plan
 
 MIB = 1 << 20
@@ -96,6 +97,12 @@ class Needs:
                 name = (var.name or var.hint).removesuffix("_ref")
                 what = f"{name} {_shape(value.shape, ctx)} {value.dtype}, scratch"
                 self.buffers.append(Buffer(what, value.shape, _width(value.dtype), 1))
+        self.buffers += [
+            self._pipelined(copied, ctx)
+            for form, copies in plan.windows.loops.values()
+            for copied in copies
+            if form == "pipeline"
+        ]
         found = Temporaries(plan.phase.body, plan.loop, self._guess)
         self.spilled = [
             Buffer("values that may be spilled", shape, width, count)
@@ -115,6 +122,13 @@ class Needs:
         copies = 2 if self.plan.grid else 1
         what += ", twice" if copies == 2 else ""
         return Buffer(what, tuple(shape), _width(window.tensor.dtype), copies, tuple(steps))
+
+    def _pipelined(self, copied: Copied, ctx: Context) -> Buffer:
+        """The two buffers that ``pltpu.emit_pipeline`` makes for an operand or a result."""
+        shape = tuple(size for size in copied.blocks if size is not None)
+        dtype = on_device(copied.tensor.dtype)
+        what = f"{copied.tensor.name} {_shape(shape, ctx)} {dtype}, twice by emit_pipeline"
+        return Buffer(what, shape, _width(copied.tensor.dtype), 2)
 
     def _guess(self, shape: tuple[Size, ...], width: int) -> int:
         size = Buffer("", shape, width, 1).size(self.plan.schedule.blocks, _NOMINAL)
