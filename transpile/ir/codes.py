@@ -304,7 +304,8 @@ CODES: dict[str, CodeInfo] = {
         "schedule key left out",
         "A note, no error: the target cannot follow a key of the config. Warp specialisation hangs "
         "on sm_90 with Triton 3.6 and is written for sm_100 only (`--arch sm_100`). Triton has no "
-        "block pointers any more: `block_ptr` means pointers.",
+        "block pointers any more: `block_ptr` means pointers. On Pallas it names the loops that "
+        "cannot have the form that `pallas_loop_type` asks for.",
     ),
     "KT0605": _I(
         "tile too large for registers",

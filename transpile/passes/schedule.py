@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transpile.ir import ir
-from transpile.ir.diagnostics import KtError, error
+from transpile.ir.diagnostics import Diagnostic, KtError, error
 from transpile.ir.sizes import Size, Sym
 from transpile.passes.defaults import Defaults, choose
 from transpile.passes.roll import reduction_sizes
@@ -97,6 +97,7 @@ class Schedule:
     indexing: str = "pointer"  # of accesses for which the config says nothing
     arch: str = ""
     left_out: set[str] = field(default_factory=set)  # keys that cannot be followed
+    notes: list[Diagnostic] = field(default_factory=list)  # loops that cannot follow a key
     reduction_loops: tuple[int | None, ...] = ()
     tunable: tuple[Sym, ...] = ()  # block sizes that `block_sizes` gives, in order
 

@@ -33,6 +33,7 @@ from transpile.emitters.pallas.copies import (
     turn_over,
 )
 from transpile.emitters.pallas.expr import PURE
+from transpile.emitters.pallas.loops import left_out
 from transpile.emitters.pallas.memory import lower_atomic, lower_load, lower_store
 from transpile.emitters.pallas.pipeline import lower_pipeline
 from transpile.emitters.pallas.special import SPECIAL
@@ -196,6 +197,13 @@ def _is_written_out(ctx: Context, blocks: LoopBlocks, count: Expr) -> bool:
     static = all(e.is_literal or ctx.is_host_number(e) for e in (blocks.begin, blocks.end))
     asked = ctx.sizes.schedule.config.get("pallas_loop_type") == "unroll"
     turns = ctx.known(count)
+    if asked and not static:
+        ctx.sizes.schedule.notes.append(left_out(
+            ctx.kernel, blocks.op, "unroll",
+            "its bounds depend on data or on the grid position; a `fori_loop` over windows that "
+            "span the dimension is written",
+            'say "fori_loop", which copies the blocks between the bounds, or leave the key out',
+        ))  # fmt: skip
     return static and (asked or (turns is not None and turns <= _UNROLLED))
 
 

@@ -32,7 +32,9 @@ def emit(source: SourceInfo, groups: list[list[ir.Kernel]], options: EmitOptions
             problems += failed.diagnostics
     if problems:
         raise KtError(*dict.fromkeys(problems))
-    return EmitResult({f"{source.stem}_pallas.py": _module(source, variants, options)})
+    text = _module(source, variants, options)
+    notes = [n for group in variants for v in group for n in v.schedule.notes]
+    return EmitResult({f"{source.stem}_pallas.py": text}, tuple(dict.fromkeys(notes)))
 
 
 def _module(source: SourceInfo, groups: list[list[Signature]], options: EmitOptions) -> str:

@@ -20,6 +20,7 @@ from transpile.emitters.pallas.dtypes import bytes_of
 from transpile.emitters.pallas.vmem import PHYSICAL, tile_bytes
 from transpile.emitters.pallas.windows import Access, Window
 from transpile.ir import ir
+from transpile.ir.diagnostics import Diagnostic, note
 from transpile.ir.ir import TileVar, Value
 from transpile.ir.sizes import ZERO, Size, Sym
 from transpile.ir.walk import walk
@@ -94,9 +95,12 @@ def choose(plan: Plan) -> dict[ir.ForTile, tuple[Form, list[Copied]]]:
         if not isinstance(op, ir.ForTile) or op is plan.loop or asked == "unroll":
             continue
         copied = _candidates(plan, op)
-        if all(c.stored for c in copied) or (asked is None and op.body.params[0] in plan.nested):
+        if asked is None and op.body.params[0] in plan.nested:
             continue  # a part of the grid tile's window
         top = op in plan.phase.body.ops
+        plan.schedule.notes += _fallbacks(plan, op, asked, copied)
+        if all(c.stored for c in copied):
+            continue
         if asked == "emit_pipeline" and top:
             found[op] = "pipeline", copied
         elif asked is not None or _needs_copies(plan, op, copied):
@@ -203,7 +207,7 @@ def _candidates(plan: Plan, loop: ir.ForTile) -> list[Copied]:
     for op in walk(loop.body):
         if not isinstance(op, ir.Load) or op.tensor in written:
             continue
-        if not _copyable(plan, loop, op, inside):
+        if _obstacle(plan, loop, op, inside):
             continue
         name = op.tensor.name
         key = (op.tensor, op.index)
@@ -231,7 +235,7 @@ def _storable(plan: Plan, loop: ir.ForTile, op: ir.Store, inside: set[Value]) ->
     if others or op.mask is not None or tensor not in plan.fresh:
         return False
     top = loop in plan.phase.body.ops and _spans_dimension(plan, loop)
-    if not top or not _copyable(plan, loop, op, inside):
+    if not top or _obstacle(plan, loop, op, inside):
         return False
     end = plan.windows.scalars.makers[loop.end]
     own = next(d for d, e in enumerate(op.index)
@@ -257,46 +261,103 @@ def _defined(block: ir.Block) -> set[Value]:
     return found
 
 
-def _copyable(plan: Plan, loop: ir.ForTile, op: Access, inside: set[Value]) -> bool:
-    """True if each entry of the index is a whole block that is known before the loop begins."""
-    rank = len(op.index)
-    tile = loop.body.params[0]
-    axes = 0
-    own = 0
-    for d, (entry, extent) in enumerate(zip(op.index, op.tensor.shape, strict=True)):
-        tiled = d >= rank - 2  # memory is in tiles of the last two axes
-        match entry:
-            case ir.AtTile(tile=at, offset=None):
-                if not _whole_blocks(plan, at, op, rank - 1 - d):
-                    return False
-                if at is tile:
-                    own += 1
-                elif at in inside or not (
-                    at in plan.windows.scalars.grid and plan.windows.scalars.grid[at].begin == ZERO
-                ):
-                    return False
-                axes += 1
-            case ir.AtScalar(value=value):
-                if tiled or value in inside:
-                    return False
-            case ir.AtSlice(start=None, length=length):
-                if length != extent:
-                    return False
-                axes += 1
-            case _:
-                return False
-    return own == 1 and axes > 1 and op.tensor.dtype.bits >= 8 and not op.tensor.dtype.is_bool
+def _obstacle(plan: Plan, loop: ir.ForTile, op: Access, inside: set[Value]) -> str:
+    """Why blocks cannot be copied; "" if each entry of the index is a whole block that is known
+    before the loop begins."""
+    name, tile = op.tensor.name, loop.body.params[0]
+    for d in range(len(op.index)):
+        if found := _obstacle_at(plan, op, d, tile, inside):
+            return found
+    tiles = [e.tile for e in op.index if isinstance(e, ir.AtTile)]
+    if tiles.count(tile) != 1:
+        return f"`{name}` is not indexed by the loop's tile"
+    if sum(not isinstance(e, ir.AtScalar) for e in op.index) < 2:
+        return f"`{name}` has no second axis that blocks span"
+    if op.tensor.dtype.bits < 8 or op.tensor.dtype.is_bool:
+        return f"elements of `{name}` have no bytes of their own in HBM"
+    return ""
 
 
-def _whole_blocks(plan: Plan, tile: Value, op: Access, position: int) -> bool:
-    """True if the block is of a known size that copies may have at this axis, from the last."""
+def _obstacle_at(plan: Plan, op: Access, d: int, own: Value, inside: set[Value]) -> str:
+    """The same for one entry of the index; ``own`` is the loop's tile."""
+    name, position = op.tensor.name, len(op.index) - 1 - d
+    whole = {own, *(tile for tile, dim in plan.windows.scalars.grid.items() if dim.begin == ZERO)}
+    match op.index[d]:
+        case ir.AtTile(tile=at) | ir.AtScalar(value=at) if at in inside - {own}:
+            return f"where `{name}` is accessed follows from what the loop computes"
+        case ir.AtScalar():
+            if position > 1:
+                return ""  # memory is in tiles of the last two axes
+            return f"one element of an axis of `{name}` is less than a tile of memory"
+        case ir.AtTile(tile=at, offset=None) if at in whole:
+            return _part_of_a_tile(plan, at, op, position)
+        case ir.AtSlice(start=None, length=length) if length == op.tensor.shape[d]:
+            return ""
+        case _:
+            return f"`{name}` is not accessed in whole blocks"
+
+
+def _part_of_a_tile(plan: Plan, tile: Value, op: Access, position: int) -> str:
+    """Why copies cannot have blocks of this size at this axis, counted from the last; "" if they
+    can."""
     assert isinstance(tile.type, TileVar)
-    size = plan.schedule.blocks.get(tile.type.block)
-    if size is None or tile.type.block in plan.schedule.dynamic_blocks:
-        return False
+    block, name = tile.type.block, op.tensor.name
+    size = plan.schedule.blocks.get(block)
+    if size is None or block in plan.schedule.dynamic_blocks:
+        return f"a block size of `{name}` is known at run time only"
     packing = 4 // min(4, bytes_of(op.tensor.dtype))
     need = {0: 128, 1: 8 * packing}.get(position, 1)
-    return size % need == 0
+    if size % need == 0:
+        return ""
+    return f"blocks of `{name}` have {size} elements along an axis that needs a multiple of {need}"
+
+
+def _fallbacks(
+    plan: Plan, loop: ir.ForTile, asked: str | None, copied: list[Copied]
+) -> list[Diagnostic]:
+    """A note if the loop cannot have the form that is asked for."""
+    if asked is None:
+        return []
+    if all(c.stored for c in copied):
+        return [left_out(plan.kernel, loop, asked, *_why_windows(plan, loop))]
+    if asked == "emit_pipeline" and loop not in plan.phase.body.ops:
+        why = 'it is inside another loop or a branch; copies are written, as for "fori_loop"'
+        return [left_out(plan.kernel, loop, asked, why, 'say "fori_loop"')]
+    return []
+
+
+def _why_windows(plan: Plan, loop: ir.ForTile) -> tuple[str, str]:
+    """Why a loop can copy none of its operands, and what to do."""
+    written = {op.tensor for op in walk(plan.phase.body) if isinstance(op, ir.Store | ir.Atomic)}
+    tile, inside = loop.body.params[0], _defined(loop.body)
+    for op in walk(loop.body):
+        if not isinstance(op, ir.Load) or tile not in _tiles(op):
+            continue
+        writes = f"the kernel writes `{op.tensor.name}`, too"
+        why = writes if op.tensor in written else _obstacle(plan, loop, op, inside)
+        larger = "multiple of" in why
+        return (
+            f"{why}; windows that span the dimension are written",
+            "choose such block sizes" if larger else 'say "unroll", or leave the key out',
+        )
+    return "it reads no block of a tensor", "leave the key out"
+
+
+def _tiles(op: Access) -> set[Value]:
+    return {entry.tile for entry in op.index if isinstance(entry, ir.AtTile)}
+
+
+def left_out(kernel: ir.Kernel, loop: ir.ForTile, asked: str, why: str, remedy: str) -> Diagnostic:
+    """KT0604 for a loop that has not the form that the config asks for."""
+    name = loop.body.params[0].name
+    where = f"the loop over `{name}`" if name else "a loop"
+    return note(
+        "KT0604",
+        f'`pallas_loop_type="{asked}"` of `{kernel.name}` is left out in {where}',
+        loop.span or kernel.span,
+        why=why,
+        remedy=remedy,
+    )
 
 
 def rounded(plan: Plan, copied: list[Copied]) -> dict[Sym, int]:
