@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kt_command import ROOT
 from transpile.ir import ir as tile
 from transpile.ir.dtypes import ALL, BF16, F4E2M1X2, F8E4M3, F8E5M2, F16, F32, I8, I32, I64, U32
 from transpile.ir.ops import ELEMENTWISE
@@ -52,8 +53,16 @@ def test_every_code_of_the_8_bit_floats(dtype):
     np.testing.assert_array_equal(numerics.encoded(value, dtype)[known], codes.numpy()[known])
 
 
-@pytest.mark.parametrize("dtype", [I8, I32, I64, F16, BF16, F32], ids=str)
-@pytest.mark.parametrize("name", sorted(ELEMENTWISE.keys() - {"where"}))
+BITS = {"and", "or", "xor", "not", "shl", "shr"}  # of integers only
+CASES = [
+    (name, dtype)
+    for name in sorted(ELEMENTWISE.keys() - {"where"})
+    for dtype in (I8, I32, I64, F16, BF16, F32)
+    if not (dtype.is_float and name in BITS)
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
 def test_operations_are_those_of_torch(name, dtype):
     generator = torch.Generator().manual_seed(1)
     op = ELEMENTWISE[name]
@@ -63,15 +72,12 @@ def test_operations_are_those_of_torch(name, dtype):
         value = torch.randint(-80, 80, (500,), generator=generator)  # sinh is finite
     args = [reference.cast(value.roll(i), dtype, False) for i in range(op.arity)]
     if name in ("shl", "shr"):
-        args[1] = args[1].clamp(0, dtype.bits - 1) if dtype.is_int else args[1]
+        args[1] = args[1].clamp(0, dtype.bits - 1)
     if name in ("floordiv", "mod") and dtype.is_int:
         args[1] = args[1] | 1
     if name == "pow" and dtype.is_int:
         args = [args[0] % 5 - 2, args[1] % 7 - 2]
-    try:
-        want = reference.elementwise(name, args)
-    except (NotImplementedError, RuntimeError):
-        pytest.skip(f"torch has no {name} of {dtype}")
+    want = reference.elementwise(name, args)
     result = next(d for d in ALL if reference.torch_dtype(d) is want.dtype)
     given = [(a.float() if dtype.is_float else a).numpy() for a in args]
     with np.errstate(all="ignore"):
@@ -135,4 +141,4 @@ def test_views_of_one_array_are_one_memory():
 
 def test_the_interpreter_needs_no_torch():
     check = "import sys, transpile.thread.machine; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check], check=False, cwd=ROOT).returncode == 0
