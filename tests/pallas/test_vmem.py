@@ -181,3 +181,27 @@ def test_buffers_of_pipelines_are_measured_at_run_time() -> None:
     assert call.count("pltpu.VMEM((2, ") == 2
     small = build(MATMUL, args=args, **(sizes | {"block_sizes": [128, 128, 128]}))
     assert "pipeline_buffers" not in small
+
+
+def test_pipelines_one_after_the_other_have_the_same_memory() -> None:
+    snippet = """
+@helion.kernel()
+def f(x: torch.Tensor) -> torch.Tensor:
+    m, n = x.size()
+    out = torch.empty([m], dtype=torch.float32, device=x.device)
+    for tile_m in hl.tile(m):
+        top = hl.full([tile_m], float("-inf"), dtype=torch.float32)
+        for tile_n in hl.tile(n):
+            top = torch.maximum(top, x[tile_m, tile_n].amax(-1))
+        total = hl.zeros([tile_m], dtype=torch.float32)
+        for tile_n in hl.tile(n):
+            total = total + torch.exp(x[tile_m, tile_n] - top[:, None]).sum(-1)
+        out[tile_m] = total
+    return out
+"""
+    options = {"pallas_loop_type": "emit_pipeline", "block_sizes": [2048, 2048, 4096]}
+    found = refusal(snippet, args={"x": "f32[4096,8192]"}, arch="tpu-v5p", **options)
+    rows = [line for line in str(found.why).split("\n") if "emit_pipeline" in line]
+    assert [row.strip() for row in rows] == [
+        "64.00 MiB  x (2048, 4096) f32, twice by emit_pipeline"
+    ]

@@ -54,7 +54,7 @@ class Call:
         self.out_specs = [self._spec(w) for w in self.outputs]
         self.out_shapes = [self._out_shape(w) for w in self.outputs]
         self.scratch = [self._scratch(e.text()) for _, e in ctx.scratch]
-        self.pipelined = self._pipelined() if self.computes else []
+        self.pipelined = self._pipelined(needs) if self.computes else []
         self.padded: dict[ir.Tensor, str] = {}
         self.padding = self._padding()
         self.cost = self._cost()
@@ -292,14 +292,13 @@ class Call:
                 return f"{head}{self._out_dtype(window.tensor)})"
         return text
 
-    def _pipelined(self) -> list[str]:
+    def _pipelined(self, needs: Needs) -> list[str]:
         """The buffers that ``pltpu.emit_pipeline`` makes in the kernel."""
         texts = []
-        for form, copies in self.plan.windows.loops.values():
-            for copied in copies if form == "pipeline" else []:
-                shape = [self.sizes.expr(s).text() for s in copied.blocks if s is not None]
-                dtype = self._out_dtype(copied.tensor)
-                texts.append(f"pltpu.VMEM({_tuple(['2', *shape])}, {dtype})")
+        for copied in needs.pipelined:
+            shape = [self.sizes.expr(s).text() for s in copied.blocks if s is not None]
+            dtype = self._out_dtype(copied.tensor)
+            texts.append(f"pltpu.VMEM({_tuple(['2', *shape])}, {dtype})")
         return texts
 
     def _padded_extent(self, window: Window, d: int) -> str:

@@ -97,12 +97,10 @@ class Needs:
                 name = (var.name or var.hint).removesuffix("_ref")
                 what = f"{name} {_shape(value.shape, ctx)} {value.dtype}, scratch"
                 self.buffers.append(Buffer(what, value.shape, _width(value.dtype), 1))
-        self.buffers += [
-            self._pipelined(copied, ctx)
-            for form, copies in plan.windows.loops.values()
-            for copied in copies
-            if form == "pipeline"
-        ]
+        pipelines = [c for form, c in plan.windows.loops.values() if form == "pipeline"]
+        #: what the largest copies: pipelines one after the other have the same memory
+        self.pipelined = max(pipelines, key=lambda c: self._rank(c, ctx), default=[])
+        self.buffers += [self._pipelined(c, ctx) for c in self.pipelined]
         found = Temporaries(plan.phase.body, plan.loop, self._guess)
         self.spilled = [
             Buffer("values that may be spilled", shape, width, count)
@@ -129,6 +127,10 @@ class Needs:
         dtype = on_device(copied.tensor.dtype)
         what = f"{copied.tensor.name} {_shape(shape, ctx)} {dtype}, twice by emit_pipeline"
         return Buffer(what, shape, _width(copied.tensor.dtype), 2)
+
+    def _rank(self, copies: list[Copied], ctx: Context) -> int:
+        buffers = [self._pipelined(c, ctx) for c in copies]
+        return sum(b.size(self.plan.schedule.blocks, _NOMINAL) or 0 for b in buffers)
 
     def _guess(self, shape: tuple[Size, ...], width: int) -> int:
         size = Buffer("", shape, width, 1).size(self.plan.schedule.blocks, _NOMINAL)
