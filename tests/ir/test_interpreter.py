@@ -356,3 +356,14 @@ def test_random_numbers_are_tritons(
         return b.emit(ir.Random(what, b.const(seed, I64), x, results=(result,)))
 
     assert compute(write, torch.tensor([0, 1, 2, 1000], dtype=kind(offset))).tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["floordiv", "mod"])
+def test_the_largest_unsigned_divisor_is_not_minus_one(name: str) -> None:
+    from transpile.ir.reference import numerics
+
+    a = torch.arange(256, dtype=torch.int64)
+    b = torch.full_like(a, 255)
+    wanted = numerics.elementwise(name, [a, b])
+    got = numerics.elementwise(name, [a.to(torch.uint8), b.to(torch.uint8)])
+    assert torch.equal(got.to(torch.int64), wanted)

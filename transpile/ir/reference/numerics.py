@@ -92,9 +92,10 @@ def _safe_divisor(divide: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor
 
     Division by -1 is a negation, as the least integer has no quotient.
     """
-    quotient = divide(a, torch.where((b == 0) | (b == -1), torch.ones_like(b), b))
+    minus_one = b == -1 if b.dtype.is_signed else torch.zeros_like(b, dtype=torch.bool)
+    quotient = divide(a, torch.where((b == 0) | minus_one, torch.ones_like(b), b))
     by_minus_one = -a if divide is torch.floor_divide else torch.zeros_like(a)
-    return torch.where(b == -1, by_minus_one, quotient)
+    return torch.where(minus_one, by_minus_one, quotient)
 
 
 def _fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
