@@ -2,7 +2,6 @@
 
     python benchmarks/pallas.py examples      the default config of every example
     python benchmarks/pallas.py numbers       products, attention, rows, and what bounds them
-    python benchmarks/pallas.py vmem          vector memory: kt's estimate against what libtpu needs
     python benchmarks/pallas.py tune examples/matmul.py::matmul --sizes M=2048,K=2048,N=2048 \\
         --arg 'x=bf16[M,K]' --arg 'y=bf16[K,N]' --configs '[{"block_sizes": [512, 512, 512]}]'
 
@@ -29,7 +28,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,16 +103,6 @@ class Profiler:
             self.pool = None
             return "takes too long"
 
-    def memory(self, arch: str, case: Case) -> tuple[int, int] | str:
-        """Bytes of vector memory: the estimate, and what the compiler needs."""
-        if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _start)
-        try:
-            return self.pool.submit(_memory, arch, case).result()
-        except BrokenProcessPool:
-            self.pool = None
-            return "libtpu aborts"
-
 
 # -- in the other process ----------------------------------------------------------------------
 
@@ -143,50 +131,6 @@ def _simulate(arch: str, case: Case) -> Estimate | str:
     memory = made.memory_analysis()
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return Estimate(cycles, moved, taken)
-
-
-def _memory(arch: str, case: Case) -> tuple[int, int] | str:
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import tpu as pltpu
-
-    from transpile.emitters.pallas.phase import draft
-    from transpile.emitters.pallas.prepare import prepared
-    from transpile.emitters.pallas.vmem import Needs
-    from transpile.verify.pallas_compile import compile_for
-
-    module, loaded = build(case)
-    kernel = next(k for k in loaded.kernels if k.name == case.kernel)
-    made = draft(*_first(prepared(kernel, f"tpu-{arch}")))
-    said = Needs(made.plan, made.ctx).total
-    function, arrays = _call(case)
-    limit, params = 1 << 16, pltpu.CompilerParams
-
-    def pallas_call(*args: Any, compiler_params: Any = None, **options: Any) -> Any:
-        asked = replace(compiler_params or params(), vmem_limit_bytes=limit)
-        return pl.pallas_call(*args, compiler_params=asked, **options)
-
-    module.pl = SimpleNamespace(**(vars(pl) | {"pallas_call": pallas_call}))
-    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
-    for _ in range(12):  # the compiler says how much the first allocation that fails would take
-        for value in vars(module).values():
-            if isinstance(getattr(value, "compiled", None), dict):
-                value.compiled.clear()
-        try:
-            compile_for(arch, function, arrays)
-        except Exception as exc:  # noqa: BLE001 - the compiler's complaint is the result
-            size = re.search(r"Scoped allocation with size ([\d.]+)([KMG]?)", str(exc))
-            if size is None:
-                return f"{type(exc).__name__}: {' '.join(str(exc).split())[:120]}"
-            shown = (float(size[1]) + 0.005) * units[size[2]]  # it is rounded
-            limit = max(limit + 1024, int(shown))
-        else:
-            return (said or 0), limit
-    return "no end"
-
-
-def _first(prepared: tuple[Any, Any]) -> tuple[Any, int, Any]:
-    kernel, schedule = prepared
-    return kernel, 0, schedule
 
 
 def _call(case: Case) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -412,64 +356,6 @@ def attention(profiler: Profiler, archs: Sequence[str]) -> None:
     table("bf16 attention, cycles: kt / jax's flash_attention", ["shape", "blocks", *archs], rows)
 
 
-#: static sizes; file, kernel, signature, block sizes
-VMEM_CASES: tuple[tuple[str, str, dict[str, str], list[int]], ...] = (
-    ("matmul", "matmul", {"x": "bf16[4096,4096]", "y": "bf16[4096,4096]"}, [512, 512, 512]),
-    ("matmul", "matmul", {"x": "bf16[4096,4096]", "y": "bf16[4096,4096]"}, [1024, 1024, 4096]),
-    ("matmul", "matmul", {"x": "f32[2048,4096]", "y": "f32[4096,2048]"}, [512, 1024, 2048]),
-    ("matmul", "matmul", {"x": "bf16[1000,3000]", "y": "bf16[3000,1000]"}, [512, 512, 1024]),
-    ("matmul", "matmul", {"x": "f32[1000,3000]", "y": "f32[3000,1000]"}, [256, 512, 512]),
-    ("matmul", "matmul", {"x": "bf16[8192,8192]", "y": "bf16[8192,8192]"}, [1024, 1024, 8192]),
-    ("bmm", "bmm", {"x": "bf16[4,1024,2048]", "y": "bf16[4,2048,1024]"}, [1, 512, 512, 1024]),
-    ("softmax", "softmax", {"x": "f32[4096,1024]"}, [256]),
-    ("softmax", "softmax", {"x": "f32[4096,8192]"}, [256]),
-    ("softmax", "softmax", {"x": "f32[512,16384]"}, [128]),
-    ("softmax", "softmax_decomposed", {"x": "bf16[4096,4096]"}, [256]),
-    ("softmax", "softmax_decomposed", {"x": "bf16[4096,8192]"}, [512]),
-    ("rms_norm", "rms_norm_fwd", {"x": "bf16[4096,4096]", "weight": "bf16[4096]"}, [256]),
-    ("rms_norm", "rms_norm_fwd", {"x": "f32[1024,8192]", "weight": "f32[8192]"}, [256]),
-    ("layer_norm", "layer_norm_fwd",
-     {"x": "bf16[4096,4096]", "weight": "bf16[4096]", "bias": "bf16[4096]"}, [256]),
-    ("layer_norm", "layer_norm_fwd",
-     {"x": "f32[4096,2048]", "weight": "f32[2048]", "bias": "f32[2048]"}, [512]),
-    ("attention", "attention",
-     dict.fromkeys("qkv", "bf16[1,8,4096,128]"), [1, 512, 512]),
-    ("attention", "attention",
-     dict.fromkeys("qkv", "bf16[1,8,4096,128]"), [1, 1024, 1024]),
-    ("attention", "attention", dict.fromkeys("qkv", "f32[1,8,2048,64]"), [1, 512, 512]),
-    ("add", "add", {"x": "f32[8192,8192]", "y": "f32[8192,8192]"}, [1024, 1024]),
-    ("add", "add", {"x": "bf16[8192,8192]", "y": "bf16[8192,8192]"}, [1024, 2048]),
-)  # fmt: skip
-
-
-def vmem(profiler: Profiler, archs: Sequence[str], names: Sequence[str]) -> None:
-    """Vector memory that kt says a kernel needs, over the least limit that libtpu accepts."""
-    rows, ratios = [], []
-    for file, kernel, args, blocks in VMEM_CASES:
-        if names and file not in names:
-            continue
-        config = json.dumps({"block_sizes": blocks})
-        case = Case(str(ROOT / f"examples/{file}.py"), kernel, (("_", 1),),
-                    tuple(args.items()), config)  # fmt: skip
-        cells = []
-        for arch in archs:
-            found = profiler.memory(arch, case)
-            if isinstance(found, str):
-                cells.append(found[:60])
-                continue
-            said, needed = found
-            ratios.append(said / needed)
-            cells.append(f"{said / 2**20:.2f} / {needed / 2**20:.2f} ({ratios[-1]:.2f})")
-        shown = ", ".join(dict.fromkeys(args.values()))
-        rows.append([kernel, shown[:44], str(blocks), *cells])
-        print(*rows[-1], sep="  ", flush=True)
-    table("MiB that kt says / that libtpu needs", ["kernel", "arguments", "blocks", *archs], rows)
-    ratios.sort()
-    if ratios:
-        middle = ratios[len(ratios) // 2]
-        print(f"\nratios: least {ratios[0]:.2f}, median {middle:.2f}, most {ratios[-1]:.2f}")
-
-
 def tune(profiler: Profiler, archs: Sequence[str], options: argparse.Namespace) -> None:
     """Cycles of one kernel under several configs, the fastest first."""
     path, _, name = options.kernel.partition("::")
@@ -487,7 +373,7 @@ def tune(profiler: Profiler, archs: Sequence[str], options: argparse.Namespace) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("section", choices=["examples", "numbers", "vmem", "tune"])
+    parser.add_argument("section", choices=["examples", "numbers", "tune"])
     parser.add_argument("kernel", nargs="?", default="", help="FILE::KERNEL, for tune")
     parser.add_argument("--arch", default="v5e,v6e", help="of v5e, v6e, 7x")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=SPEC")
@@ -499,8 +385,6 @@ def main() -> None:
     profiler = Profiler()
     if options.section == "examples":
         examples(profiler, archs, options.only)
-    elif options.section == "vmem":
-        vmem(profiler, archs, options.only)
     elif options.section == "numbers":
         gemm(profiler, archs)
         rows_kernels(profiler, archs)

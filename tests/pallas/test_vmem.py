@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,8 @@ from tests.pallas.generate import build, function
 from tests.pallas.test_kernels import ELEMENTWISE, MATMUL, SOFTMAX
 from transpile.emitters.pallas.vmem import MIB, tile_bytes
 from transpile.ir.diagnostics import Diagnostic, KtError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ATTENTION = """
 @helion.kernel()
@@ -205,3 +211,21 @@ def f(x: torch.Tensor) -> torch.Tensor:
     assert [row.strip() for row in rows] == [
         "64.00 MiB  x (2048, 4096) f32, twice by emit_pipeline"
     ]
+
+
+def test_the_compiler_takes_what_is_said(tmp_path: Path) -> None:
+    """A v5e's compiler takes small kernels with the estimate as the limit, and needs most of it."""
+    for package in ("torch", "jax", "libtpu"):
+        pytest.importorskip(package)
+    figures = tmp_path / "figures.json"
+    script = ROOT / "benchmarks" / "pallas_vmem.py"
+    command = [sys.executable, str(script), "--quick", "--arch", "v5e", "--json", str(figures)]
+    answer = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    cases = json.loads(figures.read_text())
+    assert {case["kernel"] for case in cases} >= {"matmul", "softmax", "rms_norm_fwd", "add"}
+    for case in cases:
+        assert case["accepted"], case
+        assert case["needed"] <= case["estimate"] < case["needed"] + 2 * MIB, case

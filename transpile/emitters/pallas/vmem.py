@@ -2,7 +2,7 @@
 
 A buffer is rounded up to whole tiles of its element type; a window of a kernel with a grid is there
 twice, so that the next one is copied in while this one is computed on (docs.jax.dev/en/latest/
-pallas/tpu, "pipelining"). benchmarks/pallas.py compares the estimate with what libtpu needs.
+pallas/tpu, "pipelining"). benchmarks/pallas_vmem.py compares the estimate with what libtpu needs.
 """
 
 from __future__ import annotations
