@@ -427,8 +427,10 @@ class Call:
         if self.plan.grid:
             kinds = ['"arbitrary"' if d.arbitrary else '"parallel"' for d in self.plan.grid]
             params.append(f"dimension_semantics={_tuple(kinds)}")
-        if not self.computes and self.total is not None and self.total > UNASKED:
-            params.append(f"vmem_limit_bytes={-(-self.total // MIB)} << 20")
+        # Turns that are written out overlap; the estimate takes them to be one at a time.
+        room = (self.total or 0) + (4 * MIB if self.sizes.turns else 0)
+        if not self.computes and room > UNASKED:
+            params.append(f"vmem_limit_bytes={-(-room // MIB)} << 20")
         if params:
             one = f"compiler_params=pltpu.CompilerParams({', '.join(params)})"
             head = "compiler_params=pltpu.CompilerParams("
